@@ -1,0 +1,48 @@
+# Needs make and Python 3.11 or newer; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := run
+.PHONY: run test lint torch table clean
+
+run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
+	$(BIN)/shadowflow shadow
+
+test: .venv/.dev         ## every test, the fast ones first
+	$(BIN)/python -m pytest -m "" -n 2 --dist worksteal
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check
+
+torch: .venv/.torch      ## with it, the tests of the PyTorch side run instead of being skipped
+
+table: .venv/.cli        ## measures every claim anew
+	$(BIN)/shadowflow verify --json docs/verify.json
+	$(BIN)/python docs/make_table.py
+
+clean:
+	rm -rf .venv build dist results .pytest_cache .hypothesis .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "shadowflow needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.cli: $(SOURCES) | .venv/.python
+	$(PIP) -e '.[cli]'
+	@touch $@
+
+.venv/.dev: $(SOURCES) | .venv/.python
+	$(PIP) -e '.[dev]'
+	@touch $@ .venv/.cli
+
+.venv/.torch: $(SOURCES) | .venv/.python
+	$(PIP) -e '.[torch]'
+	@touch $@
