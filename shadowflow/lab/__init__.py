@@ -1,0 +1,1 @@
+"""Real losses to run an optimizer on."""

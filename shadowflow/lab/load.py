@@ -1,0 +1,82 @@
+"""A problem from a file of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shadowflow.problem import Problem
+
+
+def load_problem(where: str) -> tuple[Problem, Any, str]:
+    """Run a Python file and take a `(problem, params)` tuple from it.
+
+    Args:
+        where: `path/to/file.py:name`.
+
+    Returns:
+        The problem, the parameters to start from, and a label `file.py:name:digest`, the digest
+        being that of the file's text: an edited file is another problem.
+
+    Raises:
+        ValueError: no such form, file or name.
+        TypeError: the name holds something else.
+
+    Example:
+        >>> load_problem("mine.py")
+        Traceback (most recent call last):
+        ValueError: --problem: expected path/to/file.py:name, got 'mine.py'; ...
+    """
+    file, colon, name = where.rpartition(":")
+    if not (colon and file.endswith(".py") and name.isidentifier()):
+        raise ValueError(
+            f"--problem: expected path/to/file.py:name, got {where!r}; "
+            "name is a (problem, params) tuple in that file"
+        )
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(
+            f"--problem: expected a Python file, got {file!r}, which does not exist; "
+            f"relative paths start at {Path.cwd()}"
+        )
+    found = _public_names(path)
+    if name not in found:
+        raise ValueError(
+            f"--problem: expected a name of {file}, got {name!r}; "
+            f"it defines {', '.join(sorted(found)) or 'nothing'}"
+        )
+    problem, params = _checked(found[name], where)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return problem, params, f"{path.name}:{name}:{digest}"
+
+
+def _public_names(path: Path) -> dict[str, Any]:
+    module_name = f"_shadowflow_problem_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    return {name: value for name, value in vars(module).items() if not name.startswith("__")}
+
+
+def _checked(value: object, where: str) -> tuple[Problem, Any]:
+    from shadowflow.problem import Problem
+
+    if not isinstance(value, tuple):
+        got = f"a {type(value).__name__}"
+    elif len(value) != 2:
+        got = f"a tuple of {len(value)}"
+    elif not isinstance(value[0], Problem):
+        got = f"a tuple that starts with a {type(value[0]).__name__}"
+    else:
+        return value[0], value[1]
+    raise TypeError(
+        f"--problem {where}: expected a (problem, params) tuple, got {got}; "
+        "for example (shadowflow.Problem(loss), params)"
+    )

@@ -1,0 +1,146 @@
+"""Small models and the problems made of them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from shadowflow.lab.data import load_digits
+from shadowflow.problem import Problem
+
+Layers = list[dict[str, Array]]
+
+
+def mlp_init(
+    key: PRNGKeyArray, sizes: Sequence[int] = (64, 32, 32, 10), dtype: DTypeLike = jnp.float32
+) -> Layers:
+    """Parameters of a multilayer perceptron.
+
+    Args:
+        key: randomness of the weights.
+        sizes: width of the input, of each hidden layer, and of the output.
+        dtype: of every array.
+
+    Returns:
+        One dict per layer: "weight" of shape (inputs, outputs), normal with variance 1/inputs, and
+        "bias" of shape (outputs,), zero.
+
+    Raises:
+        ValueError: fewer than two sizes, or a size below 1.
+
+    Example:
+        >>> [layer["weight"].shape for layer in mlp_init(jax.random.key(0))]
+        [(64, 32), (32, 32), (32, 10)]
+    """
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(
+            f"sizes: expected at least two widths of 1 or more, got {tuple(sizes)}; "
+            "for example (64, 32, 10)"
+        )
+    return [
+        {
+            "weight": jax.random.normal(layer_key, (inputs, outputs), dtype) / math.sqrt(inputs),
+            "bias": jnp.zeros(outputs, dtype),
+        }
+        for layer_key, (inputs, outputs) in zip(
+            jax.random.split(key, len(sizes) - 1), itertools.pairwise(sizes), strict=True
+        )
+    ]
+
+
+def mlp_apply(
+    params: Layers, images: Float[Array, "batch inputs"]
+) -> Float[Array, "batch outputs"]:
+    """Logits of a multilayer perceptron with GELU between its layers.
+
+    Args:
+        params: as of `mlp_init`.
+        images: one row per example; computed on in the dtype of the parameters.
+
+    Returns:
+        One row of logits per example.
+
+    Example:
+        >>> mlp_apply(mlp_init(jax.random.key(0)), jnp.zeros((5, 64))).shape
+        (5, 10)
+    """
+    values = jnp.asarray(images, params[0]["weight"].dtype)
+    for layer in params[:-1]:
+        values = jax.nn.gelu(values @ layer["weight"] + layer["bias"][None, :])
+    return values @ params[-1]["weight"] + params[-1]["bias"][None, :]
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, ""]:
+    """Mean cross entropy of logits against class numbers.
+
+    Example:
+        >>> float(cross_entropy(jnp.zeros((3, 10)), jnp.arange(3)) - jnp.log(10.0))
+        0.0
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+@functools.cache
+def _digits() -> Problem:
+    images, labels = load_digits()
+
+    def loss(params: Layers) -> Float[Array, ""]:
+        return cross_entropy(mlp_apply(params, jnp.asarray(images)), jnp.asarray(labels))
+
+    return Problem(loss)
+
+
+def digits_problem(seed: int = 0) -> tuple[Problem, Layers]:
+    """The default problem: a 64–32–32–10 perceptron on all 1,797 digits at once.
+
+    The loss is one object however often this is called, so that what was compiled for it is found
+    again.
+
+    Args:
+        seed: of the weights at the start.
+
+    Returns:
+        The problem (full batch, mean cross entropy) and the float32 parameters to start from.
+
+    Raises:
+        ImportError: scikit-learn is missing.
+
+    Example:
+        >>> problem, params = digits_problem()
+        >>> problem is digits_problem(seed=1)[0]
+        True
+    """
+    return _digits(), mlp_init(jax.random.key(seed))
+
+
+def _bilinear_loss(params: Float[Array, "2"]) -> Float[Array, ""]:
+    return 0.5 * (1.5 - 2 * params[0] * params[1]) ** 2
+
+
+@functools.cache
+def _bilinear() -> Problem:
+    return Problem(_bilinear_loss)
+
+
+def bilinear_problem() -> tuple[Problem, Float[Array, "2"]]:
+    """The two-dimensional loss ½(3/2 − 2 θ₁ θ₂)², whose minimizers are the hyperbola θ₁ θ₂ = 3/4.
+
+    Returns:
+        The problem and the start (2.8, 3.5), of shape (2,), in the default float dtype.
+
+    Example:
+        >>> problem, params = bilinear_problem()
+        >>> params.shape
+        (2,)
+    """
+    return _bilinear(), jnp.array([2.8, 3.5])
