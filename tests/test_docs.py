@@ -1,0 +1,39 @@
+"""The README's Python, read as one script from top to bottom, and every example run as they are."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def scripts():
+    """Name and source of everything that the documentation asks a reader to run."""
+    text = README.read_text() if README.exists() else ""
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    if blocks:
+        yield "README.md", "\n".join(blocks)
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        yield path.name, path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [pytest.param(text, id=name) for name, text in scripts()])
+def test_runs(source, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(source)
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

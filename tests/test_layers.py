@@ -1,0 +1,136 @@
+"""The order of the package: imports run downwards only, files and functions stay short."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "shadowflow"
+LAYERS = (
+    {"cli"},
+    {"report"},
+    {"paper"},
+    {"lab"},
+    {"monitor", "steer"},
+    {"bias", "convergence", "symbolic"},
+    {"shadow"},
+    {"validity"},
+    {"methods"},
+    {"problem", "iterate", "memory", "zoo"},
+    {"optimizer"},
+    {"trees", "checks"},
+)
+DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
+BESIDE = {("iterate", "problem"), ("iterate", "memory")}
+MAY_IMPORT_ALL = {"cli", "report", "paper"}  # `import shadowflow`: names from lab downwards
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module):
+    """`shadowflow.methods.taylor` → "methods"; `shadowflow` → ""."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imported(path):
+    """Every module that a file imports, at its top or inside a function, by its full name."""
+    package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            dots = "." * node.level
+            base = importlib.util.resolve_name(dots + (node.module or ""), package)
+            for alias in node.names:
+                below = Path(*base.split("."), alias.name)
+                is_module = any(
+                    (ROOT.parent / below).with_suffix(end).exists() for end in ("", ".py")
+                )
+                yield f"{base}.{alias.name}" if is_module else base
+
+
+def may_import(part, other):
+    if other == "":
+        return part in MAY_IMPORT_ALL
+    return part == other or DEPTH[part] < DEPTH[other] or (part, other) in BESIDE
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "allowed"),
+    [
+        ("methods", "optimizer", True),
+        ("iterate", "problem", True),
+        ("optimizer", "zoo", False),
+        ("problem", "iterate", False),
+        ("bias", "convergence", False),
+        ("lab", "", False),
+    ],
+)
+def test_the_rule_itself(part, other, allowed):
+    assert may_import(part, other) == allowed
+
+
+def test_the_reader_sees_imports_in_functions_and_relative_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path / "shadowflow")
+    file = tmp_path / "shadowflow" / "methods" / "taylor.py"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "shadowflow" / "trees.py").touch()
+    file.write_text("from .. import trees, adam\ndef f():\n    from ..zoo import sgd\n")
+    assert set(imported(file)) == {"shadowflow.trees", "shadowflow", "shadowflow.zoo"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_run_downwards(path):
+    part = part_of(name_of(path))
+    assert part in DEPTH, f"{part} has no place in LAYERS"
+    for module in imported(path):
+        if module.partition(".")[0] == "shadowflow":
+            assert may_import(part, part_of(module)), f"{name_of(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_pickle(path):
+    roots = {module.partition(".")[0] for module in imported(path)}
+    assert not roots & {"pickle", "cloudpickle", "dill", "shelve", "joblib"}
+
+
+def code_lines(node, lines):
+    """Lines of a function that are neither blank, nor a comment, nor its docstring."""
+    numbers = set(range(node.lineno, node.end_lineno + 1))
+    if ast.get_docstring(node) is not None:
+        numbers -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    texts = (lines[number - 1].strip() for number in numbers)
+    return sum(bool(text) and not text.startswith("#") for text in texts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    lines = text.splitlines()
+    assert len(lines) <= LONGEST_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert code_lines(node, lines) <= LONGEST_FUNCTION, node.name
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import shadowflow",
+        "import shadowflow.report.settings",
+        "from shadowflow.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from shadowflow.cli import main\ntry: main(['shadow', '--help'])\nexcept SystemExit: pass",
+    ],
+)
+def test_jax_is_not_loaded_before_it_is_needed(code):
+    heavy = "{'jax', 'numpy', 'matplotlib', 'sklearn'}"
+    check = f"\nimport sys\nassert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code + check], check=True, cwd=ROOT.parent)
