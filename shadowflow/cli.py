@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 try:
     import tyro
@@ -17,6 +17,9 @@ except ImportError as error:
 from tyro.conf import CascadeSubcommandArgs, FlagCreatePairsOff, arg, subcommand
 
 from shadowflow.report.settings import METHODS, OPTIMIZERS, Choice, Method, Setting
+
+if TYPE_CHECKING:
+    from shadowflow.problem import Problem
 
 Opt = Choice | Annotated[None, subcommand("embedded")]
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
@@ -82,7 +85,7 @@ class Shadow:
             for name, arguments, rate in chosen
         ]
 
-    def _problem(self):
+    def _problem(self) -> tuple[Problem, Any, str]:
         if self.problem is None:
             from shadowflow.lab.models import digits_problem
 

@@ -1,0 +1,119 @@
+"""Refusals: every bad input is met at once by an exception that says expected, got, remedy."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+
+def is_concrete(value) -> bool:
+    """False for a traced value, whose number cannot be looked at."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def number(name: str, value, *, least=None, below=None, above=None) -> None:
+    """Refuse ``value`` unless it is finite and lies in the stated range; traced values pass."""
+    if not is_concrete(value):
+        return
+    limits = [
+        *([f"at least {least}"] if least is not None else []),
+        *([f"above {above}"] if above is not None else []),
+        *([f"below {below}"] if below is not None else []),
+    ]
+    allowed = "a finite number " + " and ".join(limits)
+    try:
+        numbers = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected {allowed}, got {value!r}.") from None
+    inside = np.isfinite(numbers)
+    if least is not None:
+        inside &= numbers >= least
+    if above is not None:
+        inside &= numbers > above
+    if below is not None:
+        inside &= numbers < below
+    if isinstance(value, bool) or not np.all(inside):
+        raise ValueError(f"{name}: expected {allowed}, got {value!r}.")
+
+
+def decay(name: str, value) -> None:
+    """Refuse a decay outside [0, 1)."""
+    number(name, value, least=0, below=1)
+
+
+def count(name: str, value) -> int:
+    """``value`` as an int; refuse what is not a whole number of at least 0."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < 0:
+        raise ValueError(f"{name}: expected a whole number of at least 0, got {value!r}.")
+    return int(value)
+
+
+def choice(name: str, value, allowed: Iterable) -> None:
+    """Refuse a value that is not among ``allowed``, naming those that are."""
+    allowed = list(allowed)
+    if value not in allowed:
+        listed = ", ".join(repr(item) for item in allowed)
+        raise ValueError(f"{name}: expected one of {listed}, got {value!r}.")
+
+
+def learning_rate(value) -> None:
+    """Refuse a learning rate that is neither a positive finite number nor a schedule."""
+    if not callable(value):
+        number("learning_rate", value, above=0)
+
+
+def function(name: str, value) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{name}: expected a function, got {value!r}.")
+
+
+def params(tree: PyTree) -> PyTree:
+    """``tree`` with its leaves as JAX arrays; refuse an empty tree and leaves that are not float."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves or all(np.size(leaf) == 0 for _, leaf in leaves):
+        raise ValueError(
+            f"params: expected a pytree with at least one float parameter, got {tree!r}; "
+            "pass the parameters themselves, for example a dict of arrays."
+        )
+    for path, leaf in leaves:
+        place = "params" + jax.tree_util.keystr(path)
+        try:
+            dtype = jnp.result_type(leaf)
+        except TypeError:
+            raise TypeError(f"{place}: expected a float array, got {leaf!r}.") from None
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{place}: expected a float array, got dtype {dtype}; convert it with "
+                ".astype(float), or leave it out and close over it in the loss."
+            )
+        if is_concrete(leaf) and not np.all(np.isfinite(np.asarray(leaf, dtype=float))):
+            raise ValueError(f"{place}: expected finite numbers, got NaN or infinity.")
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def pointwise(name: str, call: Callable, leaf: jax.ShapeDtypeStruct) -> None:
+    """Refuse ``call`` unless it returns one array of ``leaf``'s shape and dtype."""
+    out = jax.eval_shape(call)
+    shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
+    if shape != leaf.shape or dtype != leaf.dtype:
+        got = f"shape {shape} and dtype {dtype}" if shape is not None else repr(out)
+        raise ValueError(
+            f"{name}: expected a pointwise function, which keeps shape {leaf.shape} and dtype "
+            f"{leaf.dtype}, got {got}; write it with per-coordinate operations."
+        )
+
+
+def schedule_rate(value, step: int) -> float:
+    """A schedule's value at ``step`` as a float; refuse one that is negative or not finite."""
+    rate = float(value)
+    if not math.isfinite(rate) or rate < 0:
+        raise ValueError(
+            f"learning_rate: expected the schedule to give finite numbers of at least 0, "
+            f"got {rate} at step {step}."
+        )
+    return rate

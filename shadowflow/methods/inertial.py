@@ -1,0 +1,120 @@
+"""The inertial flow: the moments stay as states, and only the step is corrected.
+
+In units of steps s, a = ln(1/β), κ = (a/2)/sinh(a/2):
+  m' = −a (m − ψ(g̃)),  θ' = −h Φ(m̂),  g̃ = ∇E(θ + ½ h Φ),
+  m̂ = [ψ(g̃) + (m − ψ(g̃)) β^{½} κ] / (1 − β^{s+½} κ), the denominator 1 without bias correction.
+The average is followed exactly (its flow over one step is β), β^{½} κ makes the mean of m̂ over
+a step the value after the update, and the half step centres the gradient. Full batch only;
+order 2, at any decay, from a cold or a settled start.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .. import memory as mem
+from .. import trees
+from ..memory import Memory
+from ..optimizer import Moment, Optimizer, State, decay_power
+from ..problem import Problem
+from . import solver
+
+
+def half_phase(decay: Array) -> Array:
+    """κ = (a/2) / sinh(a/2) for a = ln(1/decay); 1 in the limits decay → 1 and decay = 0."""
+    some = decay > 0
+    half = -jnp.log(jnp.where(some, decay, 0.5)) / 2
+    return jnp.where(some, half / jnp.sinh(half), 1.0)
+
+
+class Inertial(eqx.Module):
+    """One step of the inertial flow, for ``drive``.
+
+    The carry is (θ, state, memory, last direction). The record is (half the change of the
+    direction since the last step, the direction): the size of what a first-order inertial
+    flow, which reads gradient and moments half a step late, would miss.
+    """
+
+    problem: Problem
+    optimizer: Optimizer
+
+    def init(self, params: PyTree, memory: Memory, state: State) -> tuple:
+        """The carry of ``drive`` before the first step."""
+        return params, state, memory, trees.scale(jnp.nan, trees.zeros_like(params))
+
+    def __call__(self, carry, rate):
+        params, state, memory, last = carry
+        memory = mem.with_rate(memory, rate)
+        reference = self.optimizer.transformed(self.problem.gradient(params))
+        field = lambda s, y: self._field(memory, state, reference, s, y)  # noqa: E731
+        drift = tuple(trees.zeros_like(params) if m.has_memory else None
+                      for m in self.optimizer.moments)  # fmt: skip
+        moved, drift = solver.one_step(
+            field, (params, drift), traceable=self.problem.traceable
+        )
+        moments = self._moments(state, reference, drift, 1.0)
+        direction = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
+        change = trees.norm(trees.subtract(direction, last)) / 2
+        record = (jnp.where(jnp.isnan(change), 0.0, change), trees.norm(direction))
+        finite = trees.all_finite((moved, moments))
+        state = State(moments, state.step + 1)
+        return (moved, state, mem.advance(self.optimizer, memory), direction), record, finite
+
+    def _moments(self, state: State, reference: tuple, drift: tuple, s) -> tuple:
+        """m(s) = β^s m + (1 − β^s) ψ_reference + drift: exact while the gradient stands still."""
+        moments = []
+        for moment, old, psi, extra in zip(self.optimizer.moments, state.moments, reference,
+                                           drift, strict=True):  # fmt: skip
+            if old is None:
+                moments.append(None)
+                continue
+            faded = decay_power(moment.rate, jnp.asarray(s, trees.real_dtype()))
+            still = trees.add(trees.scale(faded, old), 1 - faded, psi)
+            moments.append(trees.add(still, 1, extra))
+        return tuple(moments)
+
+    def _field(self, memory: Memory, state: State, reference: tuple, s, y):
+        params, drift = y
+        moments = self._moments(state, reference, drift, s)
+        late = self._direction(memory, moments, self.problem.gradient(params), params, s)
+        there = trees.add(params, memory.rate / 2, late)
+        gradient = self.problem.gradient(there)
+        direction = self._direction(memory, moments, gradient, there, s)
+        fresh = self.optimizer.transformed(gradient)
+        pull = tuple(
+            None
+            if extra is None
+            else trees.scale(_speed(moment.rate), _pull(psi, base, extra))
+            for moment, extra, psi, base in zip(
+                self.optimizer.moments, drift, fresh, reference, strict=True
+            )
+        )
+        return trees.scale(-memory.rate, direction), pull
+
+    def _direction(self, memory: Memory, moments: tuple, gradient: PyTree, params: PyTree, s):
+        fresh = self.optimizer.transformed(gradient)
+        read = tuple(
+            self._read(moment, memory, old, psi, s)
+            for moment, old, psi in zip(self.optimizer.moments, moments, fresh, strict=True)
+        )
+        return self.optimizer.direction(read, params, memory.count)
+
+    def _read(self, moment: Moment, memory: Memory, old: PyTree, psi: PyTree, s) -> PyTree:
+        if old is None:
+            return psi
+        decay = moment.rate
+        share = jnp.sqrt(decay) * half_phase(decay)
+        mixed = trees.add(trees.scale(1 - share, psi), share, old)
+        if not moment.bias_correction or memory.settled:
+            return mixed
+        now = jnp.asarray(s, decay.dtype) + memory.count
+        return trees.scale(1 / (1 - decay_power(decay, now) * share), mixed)
+
+
+def _speed(decay: Array) -> Array:
+    """a = ln(1/decay); 0 for decay 0, whose moment is read from the gradient alone."""
+    return jnp.where(decay > 0, -jnp.log(jnp.where(decay > 0, decay, 0.5)), 0.0)
+
+
+def _pull(psi: PyTree, base: PyTree, extra: PyTree) -> PyTree:
+    return trees.subtract(trees.subtract(psi, base), extra)

@@ -1,0 +1,127 @@
+"""Running a memoryless method: its iteration, and its flow piece by piece.
+
+A memoryless method is a function ``direction(problem, optimizer, memory, params, phase)`` that
+returns the directions of first and second order. Each runner is one step for ``drive``: its
+record is (norm of the correction, norm of the first-order step).
+"""
+
+from collections.abc import Callable, Iterator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .. import memory as mem
+from .. import trees
+from ..iterate import Chunk
+from ..memory import Memory
+from ..optimizer import Optimizer
+from ..problem import Problem
+from . import solver, taylor
+
+
+STRIDE = 128
+
+
+class Runner(eqx.Module):
+    """What both runners know."""
+
+    problem: Problem
+    optimizer: Optimizer
+    direction: Callable = eqx.field(static=True)
+    order: int = eqx.field(static=True)
+
+    def init(self, params: PyTree, memory: Memory, state) -> tuple:
+        """The carry of ``drive`` before the first step."""
+        del state
+        return params, memory
+
+    def _chosen(self, pair: tuple[PyTree, PyTree]) -> PyTree:
+        return pair[self.order - 1]
+
+
+def sizes(first: PyTree, second: PyTree) -> tuple:
+    """(|second − first|, |first|), the record that validity is judged by."""
+    return trees.norm(trees.subtract(second, first)), trees.norm(first)
+
+
+class Iteration(Runner):
+    """θ ← θ − h · direction(θ), phase 0."""
+
+    def __call__(self, carry, rate):
+        params, memory = carry
+        memory = mem.with_rate(memory, rate)
+        pair = self.direction(self.problem, self.optimizer, memory, params, 0.0)
+        moved = trees.add(params, -rate, self._chosen(pair))
+        return (moved, mem.advance(self.optimizer, memory)), sizes(*pair), trees.all_finite(moved)
+
+
+class Flow(Runner):
+    """θ' = −direction(θ) with phase ½, the step number fixed over the step, also at its end.
+
+    Integrated beside it: the first-order direction along the same path, whose difference is
+    the correction. A first-order flow takes the correction at the start of the step instead.
+    """
+
+    def __call__(self, carry, rate):
+        params, memory = carry
+        memory = mem.with_rate(memory, rate)
+        if self.order == 1:
+            pair = self.direction(self.problem, self.optimizer, memory, params, 0.5)
+            record = sizes(*pair)
+            field = lambda s, y: trees.scale(-rate, first_order(self, memory, y))  # noqa: E731
+            moved = solver.one_step(field, params, traceable=self.problem.traceable)
+        else:
+            field = lambda s, y: paired(self, memory, y[0])  # noqa: E731
+            start = (params, trees.zeros_like(params))
+            moved, first = solver.one_step(field, start, traceable=self.problem.traceable)
+            correction, step = sizes(first, trees.subtract(moved, params))
+            safe = jnp.where(rate > 0, rate, 1.0)
+            record = (correction / safe, step / safe)
+        return (moved, mem.advance(self.optimizer, memory)), record, trees.all_finite(moved)
+
+
+def first_order(runner: Runner, memory: Memory, params: PyTree) -> PyTree:
+    """F_n(θ): one gradient."""
+    gradient = runner.problem.gradient(params)
+    return taylor.present(runner.optimizer, memory, params, gradient).direction
+
+
+def paired(runner: Runner, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
+    """−h · (second order, first order): the field, and what it would be without correction."""
+    first, second = runner.direction(runner.problem, runner.optimizer, memory, params, 0.5)
+    return trees.scale(-memory.rate, second), trees.scale(-memory.rate, first)
+
+
+def strides(runner: Flow, carry: tuple, rates) -> Iterator[Chunk]:
+    """A settled flow: its field does not depend on the step, so the solver chooses its own."""
+    params, memory = carry
+    for start in range(0, len(rates), STRIDE):
+        length = min(STRIDE, len(rates) - start)
+        steps = jnp.minimum(jnp.arange(STRIDE + 1.0), length)
+        path, records = _stride(runner, memory, params, steps)
+        finite = [np.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in map(np.asarray,
+                  jax.tree.leaves(path))]  # fmt: skip
+        good = int(np.argmin([*np.all(finite, axis=0)[1 : length + 1], False]))
+        params = jax.tree.map(lambda leaf, n=good: leaf[n], path)
+        yield Chunk((params, memory), jax.tree.map(lambda leaf: leaf[1:], path), records,
+                    length, good)  # fmt: skip
+
+
+@eqx.filter_jit
+def _stride(runner: Flow, memory: Memory, params: PyTree, steps):
+    if runner.order == 1:
+        field = lambda y: trees.scale(-memory.rate, first_order(runner, memory, y))  # noqa: E731
+        path = solver.over_many(field, params, steps)
+        starts = jax.tree.map(lambda leaf: leaf[:-1], path)
+        pair = lambda y: sizes(*paired(runner, memory, y)[::-1])  # noqa: E731
+        correction, plain = jax.lax.map(pair, starts)
+    else:
+        field = lambda y: paired(runner, memory, y[0])  # noqa: E731
+        path, first = solver.over_many(field, (params, trees.zeros_like(params)), steps)
+        moved, first = (jax.tree.map(lambda leaf: jnp.diff(leaf, axis=0), tree)
+                        for tree in (path, first))  # fmt: skip
+        correction, plain = jax.vmap(sizes)(first, moved)
+    return path, (correction / memory.rate, plain / memory.rate)

@@ -1,0 +1,60 @@
+"""Arithmetic on pytrees of parameters; every scalar takes the dtype of the leaf it meets."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+
+def cast(scalar, leaf: Array) -> Array:
+    """``scalar`` as an array of ``leaf``'s dtype."""
+    return jnp.asarray(scalar, leaf.dtype)
+
+
+def scale(scalar, tree: PyTree) -> PyTree:
+    """``scalar * tree``, leaf by leaf, in the dtype of each leaf."""
+    return jax.tree.map(lambda leaf: cast(scalar, leaf) * leaf, tree)
+
+
+def add(tree: PyTree, scalar, other: PyTree) -> PyTree:
+    """``tree + scalar * other``, leaf by leaf, in the dtype of each leaf of ``tree``."""
+    return jax.tree.map(lambda a, b: a + cast(scalar, a) * b, tree, other)
+
+
+def subtract(tree: PyTree, other: PyTree) -> PyTree:
+    """``tree - other``, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, tree, other)
+
+
+def zeros_like(tree: PyTree) -> PyTree:
+    """Zeros with the shapes and dtypes of ``tree``."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def real_dtype() -> jnp.dtype:
+    """The dtype of scalars about a run (weights, times, norms): JAX's default float."""
+    return jnp.zeros(()).dtype
+
+
+def total(tree: PyTree) -> Array:
+    """The sum over all coordinates of all leaves, as a scalar."""
+    return sum((jnp.sum(leaf).astype(real_dtype()) for leaf in jax.tree.leaves(tree)), 0.0)
+
+
+def inner(tree: PyTree, other: PyTree) -> Array:
+    """The inner product over all coordinates of all leaves."""
+    return total(jax.tree.map(jnp.multiply, tree, other))
+
+
+def norm(tree: PyTree) -> Array:
+    """The two-norm over all coordinates of all leaves."""
+    return jnp.sqrt(inner(tree, tree))
+
+
+def all_finite(tree: PyTree) -> Array:
+    """True where every coordinate of every leaf is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def where(condition, tree: PyTree, other: PyTree) -> PyTree:
+    """``tree`` where the scalar ``condition`` is true, else ``other``."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), tree, other)

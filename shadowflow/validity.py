@@ -1,0 +1,108 @@
+"""Where a shadow holds: judged from the run itself, in numbers and in words.
+
+The theory is asymptotic. The running maximum of |second-order correction| / |first-order step|
+says how far into its range a run went: up to 0.1 it holds, up to 0.4 in part, beyond it does
+not (the ratio at one instant recovers while the run is already far off; hence the maximum).
+"""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from .optimizer import Optimizer
+
+HOLDS, PARTLY = 0.1, 0.4
+UNSETTLED = 0.05
+
+
+@dataclass(frozen=True)
+class Validity:
+    """How far a result can be trusted.
+
+    steps: step numbers, int array [steps]; ratio: the correction relative to the first-order
+    step, per step; running_max: its running maximum; level: "holds", "partly", "does not hold"
+    or "below rounding"; verdict: the same in words, with the reason.
+    """
+
+    steps: np.ndarray
+    ratio: np.ndarray
+    running_max: np.ndarray
+    level: str
+    verdict: str
+
+
+def judge(steps, correction, plain, *, params: PyTree, rates, unsettled: str = "",
+          failed_at: int | None = None, memoryless: bool = True) -> Validity:  # fmt: skip
+    """The validity of a run from the sizes of its corrections and of its first-order steps.
+
+    correction, plain: per step, in parameters per unit of time; rates: learning rates; params:
+    any parameters of the run, for the size of rounding; unsettled: a remark for the verdict.
+    """
+    correction, plain = np.asarray(correction, float), np.asarray(plain, float)
+    still = np.where(correction == 0, 0.0, np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(plain > 0, correction / plain, still)
+    ratio = np.where(np.isnan(ratio), np.inf, ratio)
+    running = np.maximum.accumulate(ratio) if len(ratio) else ratio
+    level, reason = _level(np.asarray(steps), ratio, memoryless)
+    if failed_at is not None:
+        level = "does not hold"
+        reason = f"a non-finite number began at step {failed_at}; {reason}"
+    elif level == "holds" and _below_rounding(correction, rates, params):
+        level = "below rounding"
+        reason = (
+            f"cannot be told from rounding: the correction adds up to less than the rounding of "
+            f"{_dtype(params)}; use float64"
+        )
+    verdict = ". ".join(filter(None, [_sentence(level, reason), unsettled])) + "."
+    return Validity(np.asarray(steps), ratio, running, level, verdict)
+
+
+def _level(steps: np.ndarray, ratio: np.ndarray, memoryless: bool) -> tuple[str, str]:
+    what = "the second-order correction" if memoryless else "half the turn of the direction"
+    if not len(ratio):
+        return "holds", "no step was taken"
+    worst = int(np.argmax(ratio))
+    size = f"{ratio[worst]:.2g} of the step" if np.isfinite(ratio[worst]) else "no finite size"
+    reason = f"{what} reached {size} (at step {steps[worst]})"
+    if ratio[worst] <= HOLDS:
+        return "holds", f"{what} stayed within {size} (largest at step {steps[worst]})"
+    if ratio[worst] <= PARTLY:
+        return "partly", reason
+    remedy = "; method='inertial' follows further" if memoryless else ""
+    return "does not hold", reason + remedy
+
+
+def _sentence(level: str, reason: str) -> str:
+    opening = {"holds": "holds", "partly": "holds in part", "does not hold": "does not hold"}
+    return f"{opening[level]}: {reason}" if level in opening else reason
+
+
+def _dtype(params: PyTree) -> str:
+    return str(jax.tree.leaves(params)[0].dtype)
+
+
+def _below_rounding(correction: np.ndarray, rates, params: PyTree) -> bool:
+    eps = float(np.finfo(jax.tree.leaves(params)[0].dtype).eps)
+    size = np.sqrt(sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(params)))
+    total = float(np.sum(correction * np.asarray(rates)[: len(correction)]))
+    return len(correction) > 0 and total < eps * size * np.sqrt(len(correction))
+
+
+def memory_remark(optimizer: Optimizer, start: int | None, end: int) -> str:
+    """What to say about the memory's transient; "" where it is over at step ``end``."""
+    decays = [float(m.decay) for m in optimizer.moments if m.has_memory]
+    longest = max(decays, default=0.0)
+    if start is None:
+        if longest == 0:
+            return ""
+        return f"It assumes a settled memory: many times {1 / (1 - longest):.0f} steps before"
+    left = longest ** (end + 1)
+    if left < UNSETTLED:
+        return ""
+    return (
+        f"The memory has not settled by step {end} ({longest:g}^{end} = {left:.2g}): "
+        "the limits (1+b)/(1-b) do not apply yet, the weights of this step do"
+    )
