@@ -5,10 +5,11 @@ import hashlib
 import inspect
 import sys
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
-from shadowflow import cli, zoo
+from shadowflow import cli, methods, zoo
 from shadowflow.report import settings
 from shadowflow.report.settings import OPTIMIZERS, Setting
 
@@ -34,6 +35,11 @@ def test_every_optimizer_of_the_zoo_is_offered():
         )
     }
     assert public == set(OPTIMIZERS)
+
+
+def test_every_method_is_offered():
+    assert set(get_args(settings.Method)) == set(methods.METHODS)
+    assert set(settings.METHODS) <= set(methods.METHODS)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -160,6 +166,8 @@ def test_settings_are_checked_where_they_are_made():
         Setting("adamax")
     with pytest.raises(ValueError, match="opt:adam: expected arguments among b1, b2"):
         Setting("adam", {"decay": 0.9})
+    with pytest.raises(ValueError, match="--methods: expected one or more of taylor .* got tailor"):
+        Setting(methods=("tailor",))
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from shadowflow.optimizer import Optimizer
 
 Argument = float | bool | str
-Method = Literal["taylor", "displaced", "differences", "collocation", "inertial"]
-METHODS: tuple[Method, ...] = ("taylor", "displaced", "differences", "inertial")
+Method = Literal["taylor", "displaced", "linearized", "inertial"]
+METHODS: tuple[Method, ...] = ("taylor", "displaced", "inertial")
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,10 @@ class Setting:
             raise ValueError(f"--steps: expected 1 or more, got {self.steps}; for example 200")
         if self.seed < 0:
             raise ValueError(f"--seed: expected 0 or more, got {self.seed}; for example 0")
-        if not self.methods:
+        if not self.methods or set(self.methods) - set(get_args(Method)):
             raise ValueError(
-                f"--methods: expected at least one, got none; for example {' '.join(METHODS)}"
+                f"--methods: expected one or more of {' '.join(get_args(Method))}, "
+                f"got {' '.join(self.methods) or 'none'}"
             )
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
         object.__setattr__(self, "arguments", _completed(self.optimizer, self.arguments))
