@@ -166,7 +166,9 @@ def test_settings_are_checked_where_they_are_made():
         Setting("adamax")
     with pytest.raises(ValueError, match="opt:adam: expected arguments among b1, b2"):
         Setting("adam", {"decay": 0.9})
-    with pytest.raises(ValueError, match="--methods: expected one or more of taylor .* got tailor"):
+    with pytest.raises(
+        ValueError, match=r"--methods: expected one or more of taylor .* got tailor"
+    ):
         Setting(methods=("tailor",))
 
 
