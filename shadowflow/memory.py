@@ -175,7 +175,7 @@ def mean_ways(optimizer: Optimizer, memory: Memory, direction: Callable) -> tupl
     first = 0 if memory.window is None else _later(n - memory.window)
     kept = [i for i, sums in enumerate(memory.sums) if sums is not None]
     decays = [optimizer.moments[i].rate for i in kept]
-    start = [1 - decay_power(decay, jnp.asarray(first + 1.0)) for decay in decays]
+    start = [1 - decay_power(decay, jnp.asarray(first, trees.real_dtype()) + 1) for decay in decays]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
     def body(step, carry):
