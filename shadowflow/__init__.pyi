@@ -1,3 +1,9 @@
+from .bias import ImplicitBias as ImplicitBias, implicit_bias as implicit_bias
+from .convergence import (
+    Comparison as Comparison,
+    compare as compare,
+    convergence as convergence,
+)
 from .iterate import Trajectory as Trajectory, iterate as iterate
 from .optimizer import (
     Moment as Moment,
@@ -6,8 +12,17 @@ from .optimizer import (
     identity as identity,
     safe_sqrt as safe_sqrt,
     square as square,
+    state_from_optax as state_from_optax,
 )
 from .problem import Problem as Problem
+from .shadow import (
+    Shadow as Shadow,
+    memoryless_step as memoryless_step,
+    modified_field as modified_field,
+    settled_state as settled_state,
+    shadow as shadow,
+)
+from .validity import Validity as Validity
 from .zoo import (
     adam as adam,
     adamw as adamw,

@@ -73,7 +73,7 @@ def function(name: str, value) -> None:
 
 
 def params(tree: PyTree) -> PyTree:
-    """``tree`` with its leaves as JAX arrays; refuse an empty tree and leaves that are not float."""
+    """``tree`` with its leaves as JAX arrays; refuse an empty tree and what is not float."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves or all(np.size(leaf) == 0 for _, leaf in leaves):
         raise ValueError(

@@ -156,7 +156,8 @@ def drive(chunks: Iterable[Chunk], params: PyTree, steps: int, save_every: int,
           progress: Callable | None) -> Run:  # fmt: skip
     """Take chunks from ``params`` on until one ends early, keeping every ``save_every``-th step."""
     saved, records, kept, done, carry = [_stacked(params)], [], [0], 0, None
-    for carry, path, record, length, good in chunks:
+    for chunk in chunks:
+        carry, path, record, length, good = chunk
         numbers = done + 1 + np.arange(good)
         chosen = (numbers % save_every == 0) | (numbers == steps)
         if good < length and good > 0:
@@ -170,7 +171,7 @@ def drive(chunks: Iterable[Chunk], params: PyTree, steps: int, save_every: int,
         if good < length:
             break
     failed = done if done < steps else None
-    if kept[-1] != done:
+    if carry is not None and kept[-1] != done:
         saved.append(_stacked(carry[0]))
         kept.append(done)
     stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *saved)

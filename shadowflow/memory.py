@@ -5,6 +5,7 @@ the time τ_k = Σ_{l=k}^{n−1} h_l ago. All that the methods need are the sums
 β^{n−k} τ_k^r, r = 0…3, which follow a recursion in n without any cancellation.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from . import checks, trees
-from .optimizer import Optimizer, decay_power, rate_at, safe_sqrt
+from .optimizer import Optimizer, decay_power, rate_at, safe_sqrt, traced
 
 
 class Memory(eqx.Module):
@@ -94,6 +95,14 @@ def at(optimizer: Optimizer, learning_rate, step, dtype) -> Memory:
     sums = tuple(next(rest) if m.has_memory else None for m in optimizer.moments)
     rate = rate_at(learning_rate, step)
     return Memory(step, rate, sums, learning_rate, settled, faded)
+
+
+def ready(optimizer: Optimizer, learning_rate, step, dtype) -> Memory:
+    """``at``, with all numbers as arrays: jit then compiles once for every step and rate."""
+    rate = learning_rate if callable(learning_rate) else jnp.asarray(float(learning_rate))
+    memory = at(traced(optimizer), rate, step, dtype)
+    step = jnp.asarray(memory.step, jnp.int32)
+    return dataclasses.replace(memory, step=step, window=window(optimizer, dtype))
 
 
 def _summed(decays: list, learning_rate, step, faded: int | None) -> list:

@@ -1,6 +1,7 @@
 """An optimizer as moments of the gradient and one pointwise function that combines them."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -138,14 +139,24 @@ class Optimizer(eqx.Module):
 
         True if every moment is bias-corrected and ``combine`` does not read the step.
         """
-        return all(moment.corrected for moment in self.moments) and not self._reads_step()
+        return all(moment.corrected for moment in self.moments) and not self._reads()["step"]
 
-    def _reads_step(self) -> bool:
+    @property
+    def reads_params(self) -> bool:
+        """Whether ``combine`` looks at the parameters, as weight decay does."""
+        return self._reads()["params"]
+
+    def _reads(self) -> dict[str, bool]:
         leaf = jnp.ones((2,), jnp.float32)
         moments = tuple(leaf for _ in self.moments)
-        jaxpr = jax.make_jaxpr(lambda step: self.combine(moments, leaf, step))(leaf[0]).jaxpr
+        call = lambda params, step: self.combine(moments, params, step)  # noqa: E731
+        jaxpr = jax.make_jaxpr(call)(leaf, leaf[0]).jaxpr
         used = [*jaxpr.outvars, *(var for eqn in jaxpr.eqns for var in eqn.invars)]
-        return any(var is jaxpr.invars[0] for var in used)
+        names = ("params", "step")
+        return {
+            name: any(var is argument for var in used)
+            for name, argument in zip(names, jaxpr.invars, strict=True)
+        }
 
     def init(self, params: PyTree) -> State:
         """The state before step 0: all moments 0."""
@@ -205,7 +216,46 @@ class Optimizer(eqx.Module):
             state, move = self.update(state, updates, params, rate)
             return move, state
 
-        return optax.GradientTransformation(self.init, update)
+        return optax.GradientTransformation(cast("Any", self.init), update)
+
+
+def state_from_optax(optimizer: Optimizer, opt_state, params: PyTree, step=None) -> State:
+    """The ``State`` inside the state of a running optax optimizer, to go on from step n of it.
+
+    Found by their names in optax: ``mu`` or ``ema`` (an average of gradients), ``trace`` (its
+    sum, 1/(1 − decay) times as long), ``nu`` (an average of squares), ``count``. step: the
+    number of updates made, where the optax state does not count them (momentum, RMSProp).
+    Raises ValueError where a moment with memory has no counterpart or no count is known.
+
+    >>> from shadowflow import zoo
+    >>> state = optax.adam(0.1).init(jnp.ones(2))
+    >>> float(state_from_optax(zoo.adam(), state, jnp.ones(2)).step)
+    0.0
+    """
+    found = {name: optax.tree.get(opt_state, name) for name in ("mu", "ema", "trace", "nu")}
+    if found["trace"] is not None:
+        decay = next(m.rate for m in optimizer.moments if m.has_memory)
+        found["trace"] = trees.scale(1 - decay, found["trace"])
+    averages = [found[name] for name in ("mu", "ema", "trace") if found[name] is not None]
+    known = {identity: averages[0] if averages else None, square: found["nu"]}
+    counts = optax.tree.get_all_with_path(opt_state, "count")
+    step = step if step is not None else counts[0][1] if counts else None
+    moments = tuple(
+        known.get(getattr(m.transform, "func", None)) if m.has_memory else None
+        for m in optimizer.moments
+    )
+    lacking = [m for m, value in zip(optimizer.moments, moments, strict=True)
+               if m.has_memory and value is None]  # fmt: skip
+    if lacking or step is None:
+        what = "step: expected the number of updates made" if not lacking else "opt_state: "
+        what += "" if not lacking else f"expected averages for the moments of {optimizer.name}"
+        raise ValueError(f"{what}, got none in {type(opt_state).__name__}; pass step=, or build a "
+                         "shadowflow.State(moments, step) yourself.")  # fmt: skip
+    moments = tuple(
+        None if value is None else jax.tree.map(lambda v, p: jnp.asarray(v, p.dtype), value, params)
+        for value in moments
+    )
+    return State(moments, jnp.asarray(step, trees.real_dtype()))
 
 
 def rate_at(learning_rate, step):

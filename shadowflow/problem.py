@@ -54,21 +54,23 @@ class Problem(eqx.Module):
 
     def gradient(self, params: PyTree) -> PyTree:
         """∇E(θ), a pytree like ``params``."""
-        return self.value_and_gradient(params)[1] if self.grad is None else self._own(params)
+        if self.grad is None:
+            return self.value_and_gradient(params)[1]
+        return self._like(self.grad(params), params, "grad")
 
     def value_and_gradient(self, params: PyTree) -> tuple[Array, PyTree]:
         """(E(θ), ∇E(θ)); the value is 0 where only a gradient is known."""
-        if self.grad is None:
-            value, gradient = jax.value_and_grad(self._scalar)(params)
+        loss = self.loss
+        if self.grad is None and loss is not None:
+            value, gradient = jax.value_and_grad(lambda p: scalar(loss(p)))(params)
             return value.astype(trees.real_dtype()), gradient
-        known = self.loss is not None
-        value = self._scalar(params) if known else jnp.zeros(())
-        return jnp.asarray(value, trees.real_dtype()), self._own(params)
+        value = jnp.zeros(()) if loss is None else scalar(loss(params))
+        return jnp.asarray(value, trees.real_dtype()), self.gradient(params)
 
     def linearize(self, params: PyTree) -> tuple[PyTree, Callable]:
         """(∇E(θ), v ↦ H·v): the gradient and the Hessian-vector products that share its work."""
-        if self.hvp is not None:
-            return self.gradient(params), lambda v: self._like(self.hvp(params, v), params, "hvp")
+        if (hvp := self.hvp) is not None:
+            return self.gradient(params), lambda v: self._like(hvp(params, v), params, "hvp")
         if not self.traceable:
             raise ValueError(
                 "hvp: expected a Hessian-vector product, got None; this method needs one, and "
@@ -84,18 +86,6 @@ class Problem(eqx.Module):
             jax.eval_shape(self.value_and_gradient, params)
         return params
 
-    def _scalar(self, params: PyTree) -> Array:
-        value = jnp.asarray(self.loss(params))
-        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(
-                f"loss: expected a float scalar, got shape {value.shape} and dtype "
-                f"{value.dtype}; reduce it with .mean() or .sum()."
-            )
-        return value
-
-    def _own(self, params: PyTree) -> PyTree:
-        return self._like(self.grad(params), params, "grad")
-
     def _like(self, tree: PyTree, params: PyTree, name: str) -> PyTree:
         expected, got = jax.tree.structure(params), jax.tree.structure(tree)
         if expected != got:
@@ -109,3 +99,14 @@ class Problem(eqx.Module):
                 f"got shape {np.shape(out)}."
             )
         return jnp.asarray(out, leaf.dtype)
+
+
+def scalar(value) -> Array:
+    """A loss as a float scalar array; refuse any other shape or dtype."""
+    value = jnp.asarray(value)
+    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"loss: expected a float scalar, got shape {value.shape} and dtype "
+            f"{value.dtype}; reduce it with .mean() or .sum()."
+        )
+    return value

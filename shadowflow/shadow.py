@@ -1,7 +1,7 @@
 """One entry over all methods: the shadow of an optimizer, its field and its memoryless step."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from . import checks, trees, validity
-from . import memory as mem
+from . import checks, memory as mem, trees, validity
 from .iterate import (
     Chunk,
     Trajectory,
@@ -93,7 +92,7 @@ def modified_field(problem: Problem, optimizer: Optimizer, learning_rate, *, ord
 
     >>> from shadowflow import zoo
     >>> field = modified_field(Problem(lambda x: x**2 / 2), zoo.sgd(), 0.1)
-    >>> float(field(None, jnp.asarray(1.0)))  # −(g + (h/2) H g)
+    >>> round(float(field(None, jnp.asarray(1.0))), 6)  # −(g + (h/2) H g)
     -1.05
     """
     direction = _of_step(problem, optimizer, learning_rate, order, method, "flow")
@@ -109,7 +108,7 @@ def _of_step(problem, optimizer, learning_rate, order, method, kind) -> Callable
         if isinstance(step, (float, np.floating)) or (isinstance(step, int) and step < 0):
             checks.count("step", step)
         params = jax.tree.map(jnp.asarray, params)
-        memory = mem.at(optimizer, learning_rate, step, _dtype(params))
+        memory = mem.at(optimizer, learning_rate, step, trees.finest_dtype(params))
         return function(problem, optimizer, memory, params, phase)[order - 1]
 
     return direction
@@ -127,7 +126,7 @@ def settled_state(problem: Problem, optimizer: Optimizer, params: PyTree, learni
     checks.learning_rate(learning_rate)
     params = problem.check(params)
     optimizer = traced(optimizer)
-    memory = mem.at(optimizer, learning_rate, None, _dtype(params))
+    memory = mem.at(optimizer, learning_rate, None, trees.finest_dtype(params))
     moments = displaced.past_moments(problem, optimizer, memory, params, order)
     return State(moments, jnp.asarray(jnp.inf, trees.real_dtype()))
 
@@ -195,10 +194,6 @@ def _begin(problem, optimizer, params, learning_rate, start, state, method: Meth
     return 0, optimizer.init(params)
 
 
-def _dtype(params: PyTree) -> jnp.dtype:
-    return min((leaf.dtype for leaf in jax.tree.leaves(params)), key=lambda d: jnp.finfo(d).eps)
-
-
 @dataclass(frozen=True)
 class _Course:
     """How a shadow runs: piece by piece while the weights change, then in the solver's strides."""
@@ -215,14 +210,14 @@ class _Course:
     def chunks(self, params: PyTree, state: State | None) -> Iterator[Chunk]:
         """The run, chunk by chunk, for ``drive``."""
         rates = self.table[self.start or 0 :]
-        pieces = self._pieces(len(rates), _dtype(params))
+        pieces = self._pieces(len(rates), trees.finest_dtype(params))
         runner, traceable = self._runner(), self.problem.traceable
         carry = runner.init(params, self._memory(params, self.start), state)
         for chunk in chunked(runner, carry, rates[:pieces], traceable):
             carry = chunk.carry
             yield chunk
         carry, rest = (carry[0], self._memory(carry[0], None)), rates[pieces:]
-        if self.kind == "flow" and traceable and self.method.memoryless:
+        if isinstance(runner, Flow) and traceable:
             yield from strides(runner, carry, rest)
         else:
             yield from chunked(runner, carry, rest, traceable)
@@ -233,17 +228,16 @@ class _Course:
             return steps
         if self.start is None:
             return 0
-        return min(steps, max(0, mem.window(self.optimizer, dtype) - self.start))
+        faded = mem.window(self.optimizer, dtype)
+        return steps if faded is None else min(steps, max(0, faded - self.start))
 
     def _memory(self, params: PyTree, step: int | None) -> Memory:
         rate = self.learning_rate
-        rate = mem.Rates(jnp.asarray(self.table)) if callable(rate) else jnp.asarray(float(rate))
-        memory = mem.at(traced(self.optimizer), rate, step, _dtype(params))
-        faded = mem.window(self.optimizer, _dtype(params))
-        return replace(memory, step=jnp.asarray(memory.step, jnp.int32), window=faded)
+        rate = mem.Rates(jnp.asarray(self.table)) if callable(rate) else rate
+        return mem.ready(self.optimizer, rate, step, trees.finest_dtype(params))
 
     def _runner(self) -> Runner | Inertial:
-        if not self.method.memoryless:
+        if self.method.direction is None:
             return Inertial(self.problem, traced(self.optimizer))
         kind = Iteration if self.kind == "iteration" else Flow
         return kind(self.problem, traced(self.optimizer), self.method.direction, self.order)

@@ -35,9 +35,15 @@ def real_dtype() -> jnp.dtype:
     return jnp.zeros(()).dtype
 
 
+def finest_dtype(params: PyTree) -> jnp.dtype:
+    """The finest dtype among the parameters, by whose rounding a memory fades."""
+    return min((leaf.dtype for leaf in jax.tree.leaves(params)), key=lambda d: jnp.finfo(d).eps)
+
+
 def total(tree: PyTree) -> Array:
     """The sum over all coordinates of all leaves, as a scalar."""
-    return sum((jnp.sum(leaf).astype(real_dtype()) for leaf in jax.tree.leaves(tree)), 0.0)
+    sums = [jnp.sum(leaf).astype(real_dtype()) for leaf in jax.tree.leaves(tree)]
+    return jnp.sum(jnp.stack(sums))
 
 
 def inner(tree: PyTree, other: PyTree) -> Array:

@@ -29,22 +29,40 @@ class Mixture(eqx.Module):
 
 
 class Ratio(eqx.Module):
-    """Φ = m / (sqrt(ν + eps_root) + eps) + weight_decay · θ."""
+    """Φ = m / (sqrt(ν + eps_root) + eps)."""
 
     eps: float | Array
     eps_root: float | Array
-    weight_decay: float | Array = 0.0
 
     def __call__(self, moments, params, step):
-        m, nu = moments
-        root = safe_sqrt(nu + cast(self.eps_root, nu))
-        return m / (root + cast(self.eps, nu)) + cast(self.weight_decay, nu) * params
+        return moments[0] / denominator(moments[1], self.eps, self.eps_root)
 
     def formula(self, *names):
-        inside = f" + {self.eps_root:g}" if self.eps_root else ""
-        outside = f" + {self.eps:g}" if self.eps else ""
-        decay = f" + {self.weight_decay:g} θ" if self.weight_decay else ""
-        return f"{names[0]} / (sqrt({names[1]}{inside}){outside}){decay}"
+        return f"{names[0]} / {denominator_formula(names[1], self.eps, self.eps_root)}"
+
+
+class Decayed(eqx.Module):
+    """Φ = inner direction + weight_decay · θ."""
+
+    inner: Ratio
+    weight_decay: float | Array
+
+    def __call__(self, moments, params, step):
+        return self.inner(moments, params, step) + cast(self.weight_decay, params) * params
+
+    def formula(self, *names):
+        return f"{self.inner.formula(*names)} + {self.weight_decay:g} θ"
+
+
+def denominator(nu: Array, eps, eps_root) -> Array:
+    """sqrt(ν + eps_root) + eps."""
+    return safe_sqrt(nu + cast(eps_root, nu)) + cast(eps, nu)
+
+
+def denominator_formula(nu: str, eps, eps_root) -> str:
+    """The same for a reader, without the terms that are 0."""
+    root = f"sqrt({nu}{f' + {eps_root:g}' if eps_root else ''})"
+    return f"({root} + {eps:g})" if eps else root
 
 
 class LookaheadRatio(eqx.Module):
@@ -61,17 +79,14 @@ class LookaheadRatio(eqx.Module):
         if self.bias_correction:
             m = m / (1 - decay_power(b1, step + 2))
             g = g / (1 - decay_power(b1, step + 1))
-        root = safe_sqrt(nu + cast(self.eps_root, nu))
-        return (b1 * m + (1 - b1) * g) / (root + cast(self.eps, nu))
+        return (b1 * m + (1 - b1) * g) / denominator(nu, self.eps, self.eps_root)
 
     def formula(self, *names):
         corrected = self.bias_correction
         m = f"{names[0]} / (1 - {self.b1:g}^(n+2))" if corrected else names[0]
         g = f"{names[1]} / (1 - {self.b1:g}^(n+1))" if corrected else names[1]
-        inside = f" + {self.eps_root:g}" if self.eps_root else ""
-        outside = f" + {self.eps:g}" if self.eps else ""
         mixed = f"{self.b1:g} {m} + {1 - self.b1:g} {g}"
-        return f"({mixed}) / (sqrt({names[2]}{inside}){outside})"
+        return f"({mixed}) / {denominator_formula(names[2], self.eps, self.eps_root)}"
 
 
 class SmoothedSign(eqx.Module):
@@ -163,22 +178,23 @@ def adam(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = True)
     >>> adam(b2=0.95).moments[1].decay
     0.95
     """
-    return ratio_of_averages("adam", b1, b2, bias_correction, Ratio(eps, eps_root))
+    combine = Ratio(eps, eps_root)
+    return ratio_of_averages("adam", b1, b2, eps, eps_root, bias_correction, combine)
 
 
 def adamw(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, weight_decay=1e-4,
           bias_correction: bool = True) -> Optimizer:  # fmt: skip
     """AdamW: Adam's direction plus weight_decay · θ, as optax.adamw (decay times learning rate)."""
     checks.number("weight_decay", weight_decay, least=0)
-    combine = Ratio(eps, eps_root, weight_decay)
-    return ratio_of_averages("adamw", b1, b2, bias_correction, combine)
+    combine = Decayed(Ratio(eps, eps_root), weight_decay)
+    return ratio_of_averages("adamw", b1, b2, eps, eps_root, bias_correction, combine)
 
 
-def ratio_of_averages(name: str, b1, b2, bias_correction: bool, combine: Ratio) -> Optimizer:
+def ratio_of_averages(name, b1, b2, eps, eps_root, bias_correction, combine) -> Optimizer:
     """The family of Adam: an average of g over the root of an average of g²."""
     checks.decay("b1", b1)
     checks.decay("b2", b2)
-    epsilons(combine.eps, combine.eps_root)
+    epsilons(eps, eps_root)
     first = Moment(b1, bias_correction=bias_correction)
     return Optimizer([first, Moment(b2, square, bias_correction)], combine, name)
 

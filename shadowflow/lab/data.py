@@ -10,14 +10,15 @@ def load_digits() -> tuple[Float32[np.ndarray, "1797 64"], Int32[np.ndarray, " 1
     """The 1,797 handwritten digits of 8×8 pixels that scikit-learn ships.
 
     Returns:
-        Images, float32 of shape (1797, 64) in [0, 1], and labels, int32 of shape (1797,).
+        Images, float32 of shape (1797, 64), of mean 0 and variance 1 over all pixels, and labels,
+        int32 of shape (1797,).
 
     Raises:
         ImportError: scikit-learn is missing.
 
     Example:
         >>> images, labels = load_digits()
-        >>> images.shape, float(images.max()), labels[:3].tolist()
+        >>> images.shape, round(float(images.std()), 3), labels[:3].tolist()
         ((1797, 64), 1.0, [0, 1, 2])
     """
     try:
@@ -28,4 +29,4 @@ def load_digits() -> tuple[Float32[np.ndarray, "1797 64"], Int32[np.ndarray, " 1
             "pip install 'shadowflow[cli]'"
         ) from error
     pixels, labels = datasets.load_digits(return_X_y=True)
-    return (pixels / 16).astype(np.float32), labels.astype(np.int32)
+    return ((pixels - pixels.mean()) / pixels.std()).astype(np.float32), labels.astype(np.int32)

@@ -11,8 +11,7 @@ from functools import partial
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .. import memory as mem
-from .. import trees
+from .. import memory as mem, trees
 from ..memory import Memory
 from ..optimizer import Optimizer
 from ..problem import Problem
@@ -103,10 +102,8 @@ def past_moments(problem: Problem, optimizer: Optimizer, memory: Memory, params:
     gradient, change = differences(problem, params, linearized=False)
     now = present(optimizer, memory, params, gradient)
     slope = trees.zeros_like(params) if order == 1 else line(optimizer, memory, now, change)
+    older = lambda i: mem.gauss_rule(memory, i)[0] + memory.rate  # noqa: E731
     return tuple(
-        averaged(optimizer, memory, i, gradient, slope,
-                 mem.gauss_rule(memory, i)[0] + memory.rate)  # fmt: skip
-        if moment.has_memory
-        else None
+        averaged(optimizer, memory, i, gradient, slope, older(i)) if moment.has_memory else None
         for i, moment in enumerate(optimizer.moments)
     )

@@ -12,8 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .. import memory as mem
-from .. import trees
+from .. import memory as mem, trees
 from ..memory import Memory
 from ..optimizer import Moment, Optimizer, State, decay_power
 from ..problem import Problem
@@ -38,7 +37,7 @@ class Inertial(eqx.Module):
     problem: Problem
     optimizer: Optimizer
 
-    def init(self, params: PyTree, memory: Memory, state: State) -> tuple:
+    def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """The carry of ``drive`` before the first step."""
         return params, state, memory, trees.scale(jnp.nan, trees.zeros_like(params))
 
@@ -49,9 +48,7 @@ class Inertial(eqx.Module):
         field = lambda s, y: self._field(memory, state, reference, s, y)  # noqa: E731
         drift = tuple(trees.zeros_like(params) if m.has_memory else None
                       for m in self.optimizer.moments)  # fmt: skip
-        moved, drift = solver.one_step(
-            field, (params, drift), traceable=self.problem.traceable
-        )
+        moved, drift = solver.one_step(field, (params, drift), traceable=self.problem.traceable)
         moments = self._moments(state, reference, drift, 1.0)
         direction = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
         change = trees.norm(trees.subtract(direction, last)) / 2
@@ -82,9 +79,7 @@ class Inertial(eqx.Module):
         direction = self._direction(memory, moments, gradient, there, s)
         fresh = self.optimizer.transformed(gradient)
         pull = tuple(
-            None
-            if extra is None
-            else trees.scale(_speed(moment.rate), _pull(psi, base, extra))
+            None if extra is None else trees.scale(_speed(moment.rate), _pull(psi, base, extra))
             for moment, extra, psi, base in zip(
                 self.optimizer.moments, drift, fresh, reference, strict=True
             )

@@ -13,14 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .. import memory as mem
-from .. import trees
+from .. import memory as mem, trees
 from ..iterate import Chunk
 from ..memory import Memory
-from ..optimizer import Optimizer
+from ..optimizer import Optimizer, State
 from ..problem import Problem
 from . import solver, taylor
-
 
 STRIDE = 128
 
@@ -33,7 +31,7 @@ class Runner(eqx.Module):
     direction: Callable = eqx.field(static=True)
     order: int = eqx.field(static=True)
 
-    def init(self, params: PyTree, memory: Memory, state) -> tuple:
+    def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """The carry of ``drive`` before the first step."""
         del state
         return params, memory

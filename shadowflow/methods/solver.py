@@ -9,6 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+SHU_OSHER = diffrax.ButcherTableau(
+    a_lower=(np.array([1.0]), np.array([0.25, 0.25])),
+    b_sol=np.array([1 / 6, 1 / 6, 2 / 3]),
+    b_error=np.array([-1 / 3, -1 / 3, 2 / 3]),
+    c=np.array([1.0, 0.5]),
+)
 
 
 class PositiveRK3(diffrax.AbstractERK):
@@ -18,12 +24,7 @@ class PositiveRK3(diffrax.AbstractERK):
     stage; one step of it per optimizer step errs far less than a second-order model.
     """
 
-    tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
-        a_lower=(np.array([1.0]), np.array([0.25, 0.25])),
-        b_sol=np.array([1 / 6, 1 / 6, 2 / 3]),
-        b_error=np.array([-1 / 3, -1 / 3, 2 / 3]),
-        c=np.array([1.0, 0.5]),
-    )
+    tableau: ClassVar[diffrax.ButcherTableau | diffrax.MultiButcherTableau] = SHU_OSHER
     interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
 
     def order(self, terms):

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from .. import memory as mem
-from .. import trees
+from .. import memory as mem, trees
 from ..memory import Memory
 from ..optimizer import Optimizer
 from ..problem import Problem
@@ -51,6 +50,7 @@ class Expansion(NamedTuple):
     now: Present
     ways: tuple
     forward: PyTree
+    hvp: Callable
 
 
 def expand(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree) -> Expansion:
@@ -61,10 +61,10 @@ def expand(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTre
         product = hvp(now.direction)
         times = [mem.mean_time(memory, i) for i in range(len(optimizer.moments))]
         ways = tuple(trees.scale(time, product) for time in times)
-        return Expansion(now, ways, trees.scale(memory.rate, product))
+        return Expansion(now, ways, trees.scale(memory.rate, product), hvp)
     ways = mean_ways(optimizer, memory, params, now)
     ways = tuple(None if way is None else hvp(way) for way in ways)
-    return Expansion(now, ways, trees.scale(memory.rate, hvp(now.direction)))
+    return Expansion(now, ways, trees.scale(memory.rate, hvp(now.direction)), hvp)
 
 
 def moved_moment(optimizer: Optimizer, memory: Memory, index: int, gradient, tangent) -> PyTree:

@@ -1,0 +1,183 @@
+"""How far a shadow is from the real iterates, and how fast that shrinks with the step size."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from . import checks
+from .iterate import Trajectory, iterate
+from .methods import METHODS
+from .optimizer import Optimizer
+from .problem import Problem
+from .shadow import Shadow, chosen, settled_state, shadow
+
+TOLERANCE = 0.15
+HALVINGS = 3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Distances at the steps that two trajectories share.
+
+    steps: int array [shared]; max_norm: max_j |θ_j − θ̃_j|; two_norm: ‖θ − θ̃‖₂; moved: the
+    two-norm distance of the first trajectory from its start, for scale.
+    """
+
+    steps: np.ndarray
+    max_norm: np.ndarray
+    two_norm: np.ndarray
+    moved: np.ndarray
+
+
+def compare(real: Trajectory, follow: Trajectory) -> Comparison:
+    """The distance between two trajectories, step by step, where both have saved parameters.
+
+    Raises ValueError if they share no step or their parameters do not fit each other.
+    """
+    steps, here, there = np.intersect1d(real.steps, follow.steps, return_indices=True)
+    if not len(steps):
+        raise ValueError(
+            f"follow: expected a trajectory that shares steps with real ({_span(real)}), got "
+            f"{_span(follow)}; give both the same start and save_every."
+        )
+    shapes = [jax.tree.map(lambda leaf: leaf.shape[1:], t.params) for t in (real, follow)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"follow: expected parameters of shapes {shapes[0]}, as real's, got {shapes[1]}."
+        )
+    first, second = _rows(real, here), _rows(follow, there)
+    gap = first - second
+    far = np.max(np.abs(gap), axis=1)
+    origin = first - _rows(real, np.asarray([0]))
+    return Comparison(steps, far, np.linalg.norm(gap, axis=1), np.linalg.norm(origin, axis=1))
+
+
+def _span(path: Trajectory) -> str:
+    return f"steps {path.steps[0]} to {path.steps[-1]}"
+
+
+def _rows(path: Trajectory, index: np.ndarray) -> np.ndarray:
+    leaves = [np.asarray(leaf)[index] for leaf in jax.tree.leaves(path.params)]
+    return np.concatenate([leaf.reshape(len(index), -1) for leaf in leaves], axis=1, dtype=float)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Errors of one method, kind and order over step sizes, and the order they show.
+
+    errors: largest max-norm distance over the horizon, per learning rate; slopes: the observed
+    order between neighbours; slope: over the last three halvings above the rounding floor, None
+    where nothing is left to measure; holds: slope within 0.15 of ``order``, or exact (all
+    errors at the floor). level: the validity level of the smallest step; start: "cold", "settled".
+    """
+
+    method: str
+    kind: str
+    order: int
+    start: str
+    learning_rates: tuple[float, ...]
+    errors: tuple[float, ...]
+    slopes: tuple[float, ...]
+    slope: float | None
+    floor: float
+    holds: bool
+    level: str
+
+    @property
+    def exact(self) -> bool:
+        """Whether the shadow is the optimizer itself, to rounding."""
+        return max(self.errors) <= self.floor
+
+
+def convergence(problem: Problem, optimizer: Optimizer, params: PyTree, horizon: float,
+                learning_rates: Sequence[float], *, methods: Sequence[str] | None = None,
+                kinds: Sequence[str] = ("iteration", "flow"), orders: Sequence[int] | None = None,
+                start: int | None = 0,
+                progress: Callable[[int], Any] | None = None) -> list[Row]:  # fmt: skip
+    """The observed order of every method, kind and order asked for: a table of ``Row``.
+
+    The error is the largest max-norm distance between ``iterate`` and ``shadow`` over
+    ``horizon`` (in time = steps × learning rate), expected to fall as learning_rate^order.
+    learning_rates: falling, normally halved; three halvings or more are fitted. methods and
+    orders: None for all there are. start: 0 cold, None settled (the real run then begins in
+    ``settled_state``). progress: called with 1 after each row. Use float64: raises ValueError
+    for parameters of any other dtype, and for fewer than two learning rates.
+    """
+    checks.number("horizon", horizon, above=0)
+    checks.choice("start", start, (0, None))
+    rates = [float(rate) for rate in learning_rates]
+    if len(rates) < 2 or any(b >= a for a, b in itertools.pairwise(rates)):
+        raise ValueError(f"learning_rates: expected two or more, falling, got {learning_rates!r}.")
+    params = problem.check(params)
+    if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(params)):
+        raise ValueError(
+            "params: expected float64, in which orders can be told from rounding, got "
+            f"{jax.tree.leaves(params)[0].dtype}; enable x64 and convert the parameters."
+        )
+    wanted = _wanted(methods, kinds, orders)
+    real = [_real(problem, optimizer, params, horizon, rate, start) for rate in rates]
+    rows = []
+    for method, kind, order in wanted:
+        follow = [
+            shadow(problem, optimizer, params, rate, int(run.steps[-1]), order=order,
+                   method=method, kind=kind, start=start)
+            for rate, run in zip(rates, real, strict=True)
+        ]  # fmt: skip
+        errors = [_error(a, b) for a, b in zip(real, follow, strict=True)]
+        rows.append(_row(method, kind, order, start, rates, errors, follow[-1]))
+        if progress is not None:
+            progress(1)
+    return rows
+
+
+def _wanted(methods, kinds, orders) -> list[tuple[str, str, int]]:
+    names = list(METHODS) if methods is None else list(methods)
+    wanted = [
+        (name, kind, order)
+        for name in names
+        for kind in kinds
+        for order in (METHODS[name].orders if name in METHODS and orders is None else orders or ())
+        if name not in METHODS or kind in METHODS[name].kinds
+    ]
+    for name, kind, order in wanted:
+        chosen(name, kind, order)
+    return wanted
+
+
+def _real(problem, optimizer, params, horizon, rate, start) -> Trajectory:
+    steps = max(1, round(horizon / rate))
+    state = None if start == 0 else settled_state(problem, optimizer, params, rate)
+    run = iterate(problem, optimizer, params, rate, steps, state=state)
+    if run.failed_at is not None:
+        raise ValueError(
+            f"learning_rates: expected steps that the optimizer survives, got {rate}, at which "
+            f"a non-finite number began at step {run.failed_at}; use smaller ones."
+        )
+    return run
+
+
+def _error(real: Trajectory, follow: Shadow) -> float:
+    if follow.failed_at is not None:
+        return float("inf")
+    return float(compare(real, follow).max_norm.max())
+
+
+def _row(method, kind, order, start, rates, errors, follow: Shadow) -> Row:
+    size = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(follow.params))
+    floor = 4 * np.finfo(np.float64).eps * size * np.sqrt(len(follow.steps))
+    seen = [(h, e) for h, e in zip(rates, errors, strict=True) if np.isfinite(e) and e > floor]
+    slope = None
+    if len(seen) >= 2:
+        (h0, e0), (h1, e1) = seen[max(0, len(seen) - 1 - HALVINGS)], seen[-1]
+        slope = float(np.log(e0 / e1) / np.log(h0 / h1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = np.diff(np.log(errors)) / np.diff(np.log(rates))
+    holds = max(errors) <= floor or (slope is not None and abs(slope - order) <= TOLERANCE)
+    return Row(method, kind, order, "cold" if start == 0 else "settled", tuple(rates),
+               tuple(errors), tuple(float(s) for s in slopes), slope, float(floor), bool(holds),
+               follow.validity.level)  # fmt: skip
