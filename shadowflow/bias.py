@@ -120,10 +120,9 @@ def implicit_bias(problem: Problem, optimizer: Optimizer, params: PyTree, learni
         checks.count("step", step)
     if eps_root is not None:
         checks.number("eps_root", eps_root, least=0)
-        eps_root = jnp.asarray(eps_root)
     memory = mem.ready(optimizer, learning_rate, step, trees.finest_dtype(params))
     analyse = _analyse_compiled if problem.traceable else _analyse
-    found = analyse(problem, traced(optimizer), memory, params, eps_root)
+    found = analyse(problem, traced(optimizer), memory, params, traced(eps_root))
     parts, bias = {name: found.parts[name] for name in names(optimizer)}, found.bias
     at = 0 if step is None else step
     judged = validity.judge([at], [trees.norm(bias)], [trees.norm(parts[PLAIN])], params=params,

@@ -32,7 +32,7 @@ class Memory(eqx.Module):
     sums: tuple
     learning_rate: float | Array | Callable
     settled: bool = eqx.field(static=True)
-    window: int | None = eqx.field(static=True)
+    window: int | Array | None
 
     @property
     def count(self) -> Array:
@@ -101,12 +101,13 @@ def ready(optimizer: Optimizer, learning_rate, step, dtype) -> Memory:
     """``at``, with all numbers as arrays: jit then compiles once for every step and rate."""
     rate = learning_rate if callable(learning_rate) else jnp.asarray(float(learning_rate))
     memory = at(traced(optimizer), rate, step, dtype)
-    step = jnp.asarray(memory.step, jnp.int32)
-    return dataclasses.replace(memory, step=step, window=window(optimizer, dtype))
+    whole = lambda n: None if n is None else jnp.asarray(n, jnp.int32)  # noqa: E731
+    faded = whole(window(optimizer, dtype))
+    return dataclasses.replace(memory, step=whole(memory.step), window=faded)
 
 
 def _summed(decays: list, learning_rate, step, faded: int | None) -> list:
-    first = 0 if faded is None else _later(step - faded)
+    first = _first(step, faded)
     zero = jnp.zeros((), trees.real_dtype())
     start = [jnp.stack([1 - decay, zero, zero, zero]) for decay in decays]
     if not decays or (isinstance(step, int) and step == 0):
@@ -119,8 +120,12 @@ def _summed(decays: list, learning_rate, step, faded: int | None) -> list:
     return jax.lax.fori_loop(first, step, body, start)
 
 
-def _later(step):
-    return max(0, step) if isinstance(step, int) else jnp.maximum(0, step)
+def _first(step, faded):
+    """The first past step that still has weight at ``step``; an int where both are ints."""
+    if faded is None:
+        return 0
+    known = isinstance(step, int) and isinstance(faded, int)
+    return max(0, step - faded) if known else jnp.maximum(0, step - faded)
 
 
 def advance(optimizer: Optimizer, memory: Memory) -> Memory:
@@ -181,7 +186,7 @@ def mean_ways(optimizer: Optimizer, memory: Memory, direction: Callable) -> tupl
     taken as they stand, in O(n) elementwise work; None for a moment without memory.
     """
     n, like = memory.step, jax.eval_shape(direction, _unit_weights(optimizer), 0.0)
-    first = 0 if memory.window is None else _later(n - memory.window)
+    first = _first(n, memory.window)
     kept = [i for i, sums in enumerate(memory.sums) if sums is not None]
     decays = [optimizer.moments[i].rate for i in kept]
     start = [1 - decay_power(decay, jnp.asarray(first, trees.real_dtype()) + 1) for decay in decays]

@@ -233,7 +233,7 @@ def settled_adam(surface: Landscape, x, h, b1, b2, eps, inside: bool) -> np.ndar
     return -(g + h / 2 * brace * (H @ (g / denominator))) / denominator
 
 
-def secant_moments(formula, surface, x, rates, n, phase, linearized=False) -> np.ndarray:
+def line(formula, surface, x, rates, n, phase, linearized=False) -> np.ndarray:
     """The direction with all past gradients on one line through two real ones, age by age.
 
     For optimizers whose F_l is the same at every step l ≤ n.
