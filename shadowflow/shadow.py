@@ -22,7 +22,7 @@ from .iterate import (
 )
 from .memory import Memory
 from .methods import METHODS, Method, displaced
-from .methods.inertial import Inertial
+from .methods.inertial import Inertial, substeps
 from .methods.memoryless import Flow, Iteration, Runner, strides
 from .optimizer import Optimizer, State, rate_at, traced
 from .problem import Problem
@@ -160,9 +160,11 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     end = None if found.memoryless else state if run.carry is None else run.carry[1]
     path = trajectory(run, first, table, end)
     correction, plain = ((), ()) if run.records is None else run.records
+    remarks = [validity.memory_remark(optimizer, start, first + steps)]
+    remarks += [] if found.memoryless else [validity.cold_remark(optimizer, start)]
     judged = validity.judge(
         first + np.arange(len(correction)), correction, plain, params=path.params,
-        rates=table[first:], unsettled=validity.memory_remark(optimizer, start, first + steps),
+        rates=table[first:], unsettled=". ".join(filter(None, remarks)),
         failed_at=path.failed_at, memoryless=found.memoryless,
     )  # fmt: skip
     return Shadow(path.steps, path.times, path.params, path.state, path.failed_at, judged)
@@ -238,6 +240,6 @@ class _Course:
 
     def _runner(self) -> Runner | Inertial:
         if self.method.direction is None:
-            return Inertial(self.problem, traced(self.optimizer))
+            return Inertial(self.problem, traced(self.optimizer), substeps(self.optimizer))
         kind = Iteration if self.kind == "iteration" else Flow
         return kind(self.problem, traced(self.optimizer), self.method.direction, self.order)

@@ -23,14 +23,20 @@ class Validity:
 
     steps: step numbers, int array [steps]; ratio: the correction relative to the first-order
     step, per step; running_max: its running maximum; level: "holds", "partly", "does not hold"
-    or "below rounding"; verdict: the same in words, with the reason.
+    or "below rounding"; reason: the same in words; remark: what else to mind, or "".
     """
 
     steps: np.ndarray
     ratio: np.ndarray
     running_max: np.ndarray
     level: str
-    verdict: str
+    reason: str
+    remark: str
+
+    @property
+    def verdict(self) -> str:
+        """The reason and the remark as sentences."""
+        return " ".join(f"{text}." for text in (self.reason, self.remark) if text)
 
 
 def judge(steps, correction, plain, *, params: PyTree, rates, unsettled: str = "",
@@ -56,8 +62,7 @@ def judge(steps, correction, plain, *, params: PyTree, rates, unsettled: str = "
             f"cannot be told from rounding: the correction adds up to less than the rounding of "
             f"{_dtype(params)}; use float64"
         )
-    verdict = ". ".join(filter(None, [_sentence(level, reason), unsettled])) + "."
-    return Validity(np.asarray(steps), ratio, running, level, verdict)
+    return Validity(np.asarray(steps), ratio, running, level, _sentence(level, reason), unsettled)
 
 
 def _level(steps: np.ndarray, ratio: np.ndarray, memoryless: bool) -> tuple[str, str]:
@@ -89,6 +94,16 @@ def _below_rounding(correction: np.ndarray, rates, params: PyTree) -> bool:
     size = np.sqrt(sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(params)))
     total = float(np.sum(correction * np.asarray(rates)[: len(correction)]))
     return len(correction) > 0 and total < eps * size * np.sqrt(len(correction))
+
+
+def cold_remark(optimizer: Optimizer, start: int | None) -> str:
+    """What to say of an inertial flow whose uncorrected averages rise from 0 at its start."""
+    if start != 0 or all(moment.corrected for moment in optimizer.moments):
+        return ""
+    return (
+        "Without bias correction a cold start costs this flow an error of first order, unless "
+        "the direction is linear in the moments"
+    )
 
 
 def memory_remark(optimizer: Optimizer, start: int | None, end: int) -> str:

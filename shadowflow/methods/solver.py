@@ -32,30 +32,33 @@ class PositiveRK3(diffrax.AbstractERK):
         return 3
 
 
-def one_step(field: Callable, y: PyTree, *, traceable: bool) -> PyTree:
+def one_step(field: Callable, y: PyTree, *, traceable: bool, substeps: int = 1) -> PyTree:
     """y(1) of y' = field(s, y) from y(0), s ∈ [0, 1] within one step of the optimizer.
 
     A host function is met by concrete arrays: the stages are then looped over in Python.
     """
+    ends = jnp.linspace(0.0, 1.0, substeps + 1)
     wide, narrow = _one_dtype(y)
     vector_field = lambda s, y, args: wide(field(s, narrow(y)))  # noqa: E731
     if traceable:
-        return narrow(_march(PositiveRK3(), vector_field, wide(y)))
+        return narrow(_march(PositiveRK3(), vector_field, wide(y), ends))
 
     def on_host(s, y, args):
         with jax.disable_jit(False):
             return vector_field(s, y, args)
 
     with jax.disable_jit():
-        return narrow(_march(PositiveRK3(scan_kind="lax"), on_host, wide(y)))
+        return narrow(_march(PositiveRK3(scan_kind="lax"), on_host, wide(y), ends))
 
 
-def _march(solver: PositiveRK3, vector_field: Callable, y: PyTree) -> PyTree:
-    dtype = jax.tree.leaves(y)[0].dtype
-    start, end = jnp.zeros((), dtype), jnp.ones((), dtype)
-    term = diffrax.ODETerm(vector_field)
-    return solver.step(term, start, end, y, None, solver.init(term, start, end, y, None),
-                       made_jump=False)[0]  # fmt: skip
+def _march(solver: PositiveRK3, vector_field: Callable, y: PyTree, ends) -> PyTree:
+    term, ends = diffrax.ODETerm(vector_field), ends.astype(jax.tree.leaves(y)[0].dtype)
+
+    def substep(y, span):
+        start = solver.init(term, *span, y, None)
+        return solver.step(term, *span, y, None, start, made_jump=False)[0], None
+
+    return jax.lax.scan(substep, y, (ends[:-1], ends[1:]))[0]
 
 
 def over_many(field: Callable, y: PyTree, times) -> PyTree:

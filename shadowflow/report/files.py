@@ -1,0 +1,45 @@
+"""Writing results: whole files or none, and no number that JSON does not know."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write(path: Path, fill: Callable[[Path], Any]) -> Path:
+    """Let ``fill`` write a temporary file beside ``path``, then put it in place at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        fill(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """``content`` as JSON; numbers that are not finite become null."""
+    text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def plain(content: Any) -> Any:
+    """``content`` of dicts, sequences and numbers as JSON has them.
+
+    >>> plain({"a": (1.5, float("nan"))})
+    {'a': [1.5, None]}
+    """
+    if isinstance(content, dict):
+        return {str(key): plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [plain(value) for value in content]
+    if hasattr(content, "tolist"):
+        return plain(content.tolist())
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

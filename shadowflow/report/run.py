@@ -1,0 +1,267 @@
+"""The main job: run an optimizer, lay its shadows beside it, say and write what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from shadowflow.bias import ImplicitBias, implicit_bias
+from shadowflow.convergence import Comparison, compare
+from shadowflow.iterate import Trajectory, iterate
+from shadowflow.methods import METHODS
+from shadowflow.problem import Problem
+from shadowflow.report import words
+from shadowflow.report.figure import draw
+from shadowflow.report.files import write, write_json
+from shadowflow.report.settings import Setting
+from shadowflow.shadow import Shadow, shadow
+
+SAVED = 500
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: a shadow and its distance from the optimizer."""
+
+    method: str
+    order: int
+    kind: str
+    follow: Shadow
+    gap: Comparison
+
+    @property
+    def name(self) -> str:
+        """The key of its arrays."""
+        return f"{self.method} / order {self.order} / {self.kind}"
+
+
+def shadow_job(settings: list[Setting], problem: Problem, params: PyTree, *, out: Path,
+               quiet: bool) -> None:  # fmt: skip
+    """Run every setting, print what it did in words, and write figure, numbers and arrays.
+
+    Each setting writes ``out/<key>/``: figure.png, numbers.json, arrays.npz. A run that meets a
+    non-finite number says at which step, and what came before it is written all the same.
+    """
+    for index, setting in enumerate(settings):
+        print(_heading(index, settings, params))
+        one_setting(setting, problem, params, out / setting.key(), quiet)
+
+
+def _heading(index: int, settings: list[Setting], params: PyTree) -> str:
+    setting = settings[index]
+    leaves = jax.tree.leaves(params)
+    count = sum(np.size(leaf) for leaf in leaves)
+    what = {
+        "digits": "a GELU perceptron 64-32-32-10 on scikit-learn's 1,797 digits, full batch",
+    }.get(setting.problem, setting.problem.rsplit(":", 1)[0])
+    lines = [
+        "=" * words.WIDTH,
+        f"Setting {index + 1} of {len(settings)}: {setting.optimizer}, learning rate "
+        f"{setting.learning_rate:g}, {setting.steps} steps",
+        f"Problem: {what}; {count:,} parameters, {jnp.result_type(leaves[0])}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def one_setting(setting: Setting, problem: Problem, params: PyTree, folder: Path,
+                quiet: bool) -> None:  # fmt: skip
+    """Compute, tell and write one setting."""
+    optimizer = setting.build()
+    rate = setting.learning_rate
+    rows = wanted(setting.methods, problem)
+    with _bar(quiet, setting.steps * (len(rows) + 1)) as bar:
+        every = max(1, setting.steps // SAVED)
+        real = iterate(problem, optimizer, params, rate, setting.steps, save_every=every,
+                       progress=bar.update)  # fmt: skip
+        lines = []
+        for method, order, kind in rows:
+            follow = shadow(problem, optimizer, params, rate, setting.steps, order=order,
+                            method=method, kind=kind, save_every=every,
+                            progress=bar.update)  # fmt: skip
+            lines.append(Line(method, order, kind, follow, compare(real, follow)))
+    bias = _bias(setting, problem, optimizer, real)
+    arrays = _arrays(real, lines)
+    tell(setting, optimizer, problem, real, lines, bias)
+    write_json(folder / "numbers.json", _numbers(setting, problem, real, lines, bias))
+    write(folder / "arrays.npz", lambda draft: _save(draft, arrays))
+    draw(arrays, _title(setting), folder / "figure.png")
+    print(f"\nWritten to {folder}: figure.png, numbers.json, arrays.npz\n")
+
+
+def wanted(methods: tuple[str, ...], problem: Problem) -> list[tuple[str, int, str]]:
+    """(method, order, kind) of the table: the first order once, then every method's best."""
+    chosen = [METHODS[name] for name in methods]
+    if not problem.traceable and problem.hvp is None:
+        chosen = [method for method in chosen if not method.needs_hvp]
+    base = next((m for m in chosen if m.memoryless), None)
+    first = [] if base is None else [(base.name, 1, kind) for kind in ("iteration", "flow")]
+    rest = [
+        (m.name, max(m.orders), kind)
+        for m in chosen
+        for kind in ("iteration", "flow")
+        if kind in m.kinds
+    ]
+    return first + rest
+
+
+def _bar(quiet: bool, total: int):
+    from tqdm import tqdm
+
+    return tqdm(total=total, delay=2, disable=quiet, unit="step", leave=False)
+
+
+def _bias(setting: Setting, problem: Problem, optimizer, real: Trajectory) -> ImplicitBias | None:
+    if not problem.traceable and problem.hvp is None:
+        return None
+    end = jax.tree.map(jnp.asarray, real.last)
+    eps_root = float(setting.arguments.get("eps_root", 0.0)) or None
+    step = int(real.steps[-1])
+    return implicit_bias(problem, optimizer, end, setting.learning_rate, step, eps_root=eps_root)
+
+
+def tell(setting: Setting, optimizer, problem: Problem, real: Trajectory, lines: list[Line],
+         bias: ImplicitBias | None) -> None:  # fmt: skip
+    """Print a setting for a newcomer."""
+    show = lambda block: print("\n".join(f"  {line}".rstrip() for line in block))  # noqa: E731
+    print("The optimizer, g the gradient of the loss at θ, step n = 0, 1, …")
+    show(words.equation(optimizer, setting.learning_rate))
+    print(_what_happened(setting, problem, real, lines))
+    first = [line for line in lines if line.order == 1]
+    base = float(first[-1].gap.two_norm[-1]) if first else float("nan")
+    print(f"\nHow far is each shadow from the optimizer at step {real.steps[-1]}?")
+    show(words.table(
+        ["method", "order", "kind", "max-norm", "two-norm", "of first order", "verdict"],
+        [_cells(line, base) for line in lines],
+    ))  # fmt: skip
+    print(_moral(lines, base))
+    if bias is not None:
+        print(f"\nWhat is penalized? At step {real.steps[-1]}, with the weights of that step:")
+        show(words.bias_lines(bias, float(setting.arguments.get("eps_root", 0.0)) or None))
+
+
+def _what_happened(setting: Setting, problem: Problem, real: Trajectory, lines: list[Line]) -> str:
+    moved = float(_norm_between(real, 0, -1))
+    text = f"It moved {moved:.3g} (two-norm) from its start in {real.steps[-1]} steps"
+    if problem.loss is not None:
+        first, last = (_loss(problem, real, i) for i in (0, -1))
+        text += f"; the loss went from {first:.4g} to {last:.4g}"
+    if real.failed_at is not None:
+        text += (
+            f".\nIt stopped: a non-finite loss, gradient or parameter began at step "
+            f"{real.failed_at} of {setting.steps}; below is what came before"
+        )
+    return text + "."
+
+
+def _norm_between(path: Trajectory, i: int, j: int) -> float:
+    leaves = jax.tree.leaves(path.params)
+    return float(np.sqrt(sum(np.sum((leaf[i] - leaf[j]) ** 2, dtype=float) for leaf in leaves)))
+
+
+def _loss(problem: Problem, path: Trajectory, index: int) -> float:
+    place = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), path.params)
+    return float("nan") if problem.loss is None else float(problem.loss(place))
+
+
+def _cells(line: Line, base: float) -> list[str]:
+    gap = line.gap
+    stop = "" if line.follow.failed_at is None else f", stopped at step {line.follow.failed_at}"
+    return [line.method, str(line.order), line.kind, words.number(gap.max_norm[-1]),
+            words.number(gap.two_norm[-1]), words.number(gap.two_norm[-1] / base),
+            line.follow.validity.level + stop]  # fmt: skip
+
+
+def _moral(lines: list[Line], base: float) -> str:
+    """The table in sentences, verdicts with their reasons."""
+    sentences = []
+    for line in lines:
+        if line.kind != "flow":
+            continue
+        close = float(line.gap.two_norm[-1])
+        times = "" if line.order == 1 or not close else f" ({_times(base / close)} first order)"
+        name = f"{line.method}, order {line.order}{times}"
+        sentences.append(f"  - {name}: {line.follow.validity.reason}")
+    remarks = {line.follow.validity.remark: None for line in lines if line.follow.validity.remark}
+    return "\n".join(["Can they be trusted? The flows, one by one:", *sentences,
+                      *(f"  {remark}." for remark in remarks)])  # fmt: skip
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2g} × closer than" if factor >= 1 else f"{1 / factor:.2g} × farther than"
+
+
+def _title(setting: Setting) -> str:
+    values = ", ".join(f"{k} = {v:g}" for k, v in setting.arguments.items()
+                       if isinstance(v, float) and not isinstance(v, bool) and v)  # fmt: skip
+    return f"{setting.optimizer} on {setting.problem.split(':')[0]}: learning rate " \
+           f"{setting.learning_rate:g}, {values}"  # fmt: skip
+
+
+def _arrays(real: Trajectory, lines: list[Line]) -> dict[str, np.ndarray]:
+    arrays = {"steps": real.steps, "times": real.times}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(real.params):
+        arrays[f"params{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
+    arrays["moved"] = compare(real, real).moved
+    for line in lines:
+        valid = line.follow.validity
+        arrays |= {
+            f"{line.name}/saved": line.gap.steps,
+            f"{line.name}/two_norm": line.gap.two_norm,
+            f"{line.name}/max_norm": line.gap.max_norm,
+            f"{line.name}/steps": valid.steps,
+            f"{line.name}/ratio": valid.ratio,
+            f"{line.name}/running_max": valid.running_max,
+        }
+        for path, leaf in jax.tree_util.tree_leaves_with_path(line.follow.last):
+            arrays[f"{line.name}/last{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
+    return arrays
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    safe = {key.replace("/", "|"): value for key, value in arrays.items()}
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **safe)
+
+
+def _numbers(setting: Setting, problem: Problem, real: Trajectory, lines: list[Line],
+             bias: ImplicitBias | None) -> dict[str, Any]:  # fmt: skip
+    first = [line for line in lines if line.order == 1]
+    base = float(first[-1].gap.two_norm[-1]) if first else float("nan")
+    rows = [
+        {
+            "method": line.method, "order": line.order, "kind": line.kind,
+            "step": int(line.gap.steps[-1]),
+            "max_norm": float(line.gap.max_norm[-1]), "two_norm": float(line.gap.two_norm[-1]),
+            "largest_two_norm": float(line.gap.two_norm.max()),
+            "two_norm_of_first_order": float(line.gap.two_norm[-1]) / base,
+            "ratio_running_max": float(line.follow.validity.running_max[-1])
+            if len(line.follow.validity.ratio) else 0.0,
+            "level": line.follow.validity.level, "verdict": line.follow.verdict,
+            "failed_at": line.follow.failed_at,
+        }
+        for line in lines
+    ]  # fmt: skip
+    measured = {} if bias is None else {
+        name: {"value": m.value, "rates": m.rates, "bias_rate": m.bias_rate, "effect": m.effect}
+        for name, m in (("potential", bias.potential), ("one_norm", bias.one_norm)) if m
+    }  # fmt: skip
+    return {
+        "setting": dataclasses.asdict(setting),
+        "versions": {name: version(name) for name in ("shadowflow", "jax", "diffrax", "optax")},
+        "real": {
+            "step": int(real.steps[-1]), "moved": _norm_between(real, 0, -1),
+            "loss": [_loss(problem, real, 0), _loss(problem, real, -1)],
+            "failed_at": real.failed_at,
+        },
+        "rows": rows,
+        "bias": {**measured, "verdict": None if bias is None else bias.verdict},
+    }  # fmt: skip
