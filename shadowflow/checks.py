@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree

@@ -38,6 +38,11 @@ def compare(real: Trajectory, follow: Trajectory) -> Comparison:
     """The distance between two trajectories, step by step, where both have saved parameters.
 
     Raises ValueError if they share no step or their parameters do not fit each other.
+
+    >>> params = {"x": np.array([[0.0, 0.0], [3.0, 4.0]])}
+    >>> run = Trajectory(np.arange(2), np.arange(2.0), params, None, None)
+    >>> compare(run, run).moved
+    array([0., 5.])
     """
     steps, here, there = np.intersect1d(real.steps, follow.steps, return_indices=True)
     if not len(steps):
@@ -107,6 +112,15 @@ def convergence(problem: Problem, optimizer: Optimizer, params: PyTree, horizon:
     orders: None for all there are. start: 0 cold, None settled (the real run then begins in
     ``settled_state``). progress: called with 1 after each row. Use float64: raises ValueError
     for parameters of any other dtype, and for fewer than two learning rates.
+
+    >>> import jax.numpy as jnp
+    >>> from shadowflow import zoo
+    >>> quadratic = Problem(lambda x: jnp.sum(x**2) / 2)
+    >>> with jax.enable_x64(True):
+    ...     rows = convergence(quadratic, zoo.sgd(), jnp.ones(1), 1.0, [0.04, 0.02, 0.01, 0.005],
+    ...                        methods=["taylor"], kinds=["flow"], orders=[2])
+    >>> round(rows[0].slope, 1), rows[0].holds
+    (2.0, True)
     """
     checks.number("horizon", horizon, above=0)
     checks.choice("start", start, (0, None))
@@ -137,12 +151,16 @@ def convergence(problem: Problem, optimizer: Optimizer, params: PyTree, horizon:
 
 def _wanted(methods, kinds, orders) -> list[tuple[str, str, int]]:
     names = list(METHODS) if methods is None else list(methods)
+    for name in names:
+        checks.choice("methods", name, METHODS)
+    for kind in kinds:
+        checks.choice("kinds", kind, ("iteration", "flow"))
     wanted = [
         (name, kind, order)
         for name in names
         for kind in kinds
-        for order in (METHODS[name].orders if name in METHODS and orders is None else orders or ())
-        if name not in METHODS or kind in METHODS[name].kinds
+        for order in (METHODS[name].orders if orders is None else orders)
+        if kind in METHODS[name].kinds
     ]
     for name, kind, order in wanted:
         chosen(name, kind, order)

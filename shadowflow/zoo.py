@@ -102,7 +102,7 @@ class SmoothedSign(eqx.Module):
 
     def formula(self, *names):
         mixed = Mixture(self.weight, 1.0).formula(*names)
-        return f"x / sqrt(x² + {self.eps_root:g}) with x = {mixed}"
+        return f"{mixed} / sqrt({mixed}² + {self.eps_root:g})"
 
 
 def mix(weight, moments) -> Array:

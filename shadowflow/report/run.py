@@ -176,8 +176,12 @@ def _cells(line: Line, base: float) -> list[str]:
     gap = line.gap
     stop = "" if line.follow.failed_at is None else f", stopped at step {line.follow.failed_at}"
     return [line.method, str(line.order), line.kind, words.number(gap.max_norm[-1]),
-            words.number(gap.two_norm[-1]), words.number(gap.two_norm[-1] / base),
+            words.number(gap.two_norm[-1]), words.number(_relative(gap.two_norm[-1], base)),
             line.follow.validity.level + stop]  # fmt: skip
+
+
+def _relative(value, base: float) -> float:
+    return float(value) / base if base > 0 else float("nan")
 
 
 def _moral(lines: list[Line], base: float) -> str:
@@ -187,7 +191,8 @@ def _moral(lines: list[Line], base: float) -> str:
         if line.kind != "flow":
             continue
         close = float(line.gap.two_norm[-1])
-        times = "" if line.order == 1 or not close else f" ({_times(base / close)} first order)"
+        known = line.order > 1 and close > 0 and base > 0
+        times = f" ({_times(base / close)} first order)" if known else ""
         name = f"{line.method}, order {line.order}{times}"
         sentences.append(f"  - {name}: {line.follow.validity.reason}")
     remarks = {line.follow.validity.remark: None for line in lines if line.follow.validity.remark}
@@ -242,7 +247,7 @@ def _numbers(setting: Setting, problem: Problem, real: Trajectory, lines: list[L
             "step": int(line.gap.steps[-1]),
             "max_norm": float(line.gap.max_norm[-1]), "two_norm": float(line.gap.two_norm[-1]),
             "largest_two_norm": float(line.gap.two_norm.max()),
-            "two_norm_of_first_order": float(line.gap.two_norm[-1]) / base,
+            "two_norm_of_first_order": _relative(line.gap.two_norm[-1], base),
             "ratio_running_max": float(line.follow.validity.running_max[-1])
             if len(line.follow.validity.ratio) else 0.0,
             "level": line.follow.validity.level, "verdict": line.follow.verdict,

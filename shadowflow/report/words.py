@@ -17,7 +17,7 @@ def equation(optimizer: Optimizer, learning_rate: float) -> list[str]:
     >>> for line in equation(zoo.adam(0.9, 0.95, 0.0, 1e-6), 1e-4): print(line)
     m ← 0.9 m + 0.1 g,   m̂ = m / (1 - 0.9^(n+1))
     v ← 0.95 v + 0.05 g²,   v̂ = v / (1 - 0.95^(n+1))
-    θ ← θ - 0.0001 · m̂ / sqrt(v̂ + 1e-06)
+    θ ← θ - 0.0001 · [m̂ / sqrt(v̂ + 1e-06)]
     """
     lines, read = [], []
     for index, moment in enumerate(optimizer.moments):
@@ -33,10 +33,7 @@ def equation(optimizer: Optimizer, learning_rate: float) -> list[str]:
         read.append(f"{name}̂" if moment.bias_correction else name)
     formula = getattr(optimizer.combine, "formula", None)
     step = formula(*read) if formula else f"combine({', '.join(read)})"
-    if step.startswith("x / "):
-        return [*lines, f"θ ← θ - {learning_rate:g} · {step}"]
-    together = f"({step})" if " + " in step and not step.startswith(("(", read[0])) else step
-    return [*lines, f"θ ← θ - {learning_rate:g} · {together}"]
+    return [*lines, f"θ ← θ - {learning_rate:g} · [{step}]"]
 
 
 def _name(moment: Moment, index: int) -> str:

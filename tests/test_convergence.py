@@ -1,0 +1,103 @@
+"""Distances and observed orders, and that a wrong order is seen."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from table import BILINEAR, BILINEAR_START
+
+import shadowflow as sf
+from shadowflow import zoo
+from shadowflow.convergence import _row
+from shadowflow.iterate import Trajectory
+from shadowflow.methods import METHODS
+
+RATES = [0.1 * 2.0**-k for k in range(4, 8)]
+
+
+def path(steps, values):
+    steps = np.asarray(steps)
+    return Trajectory(steps, steps * 0.1, {"x": np.asarray(values, float)}, None, None)
+
+
+def test_distances_are_norms_over_all_coordinates():
+    real = path([0, 1, 2], [[0, 0], [3, 4], [6, 8]])
+    follow = path([0, 2], [[0, 0], [6, 5]])
+    found = sf.compare(real, follow)
+    np.testing.assert_array_equal(found.steps, [0, 2])
+    np.testing.assert_array_equal(found.max_norm, [0, 3])
+    np.testing.assert_array_equal(found.two_norm, [0, 3])
+    np.testing.assert_array_equal(found.moved, [0, 10])
+
+
+def test_the_two_norms_differ_where_more_than_one_coordinate_does():
+    found = sf.compare(path([0], [[3, 4]]), path([0], [[0, 0]]))
+    assert (found.max_norm[0], found.two_norm[0]) == (4, 5)
+
+
+def test_trajectories_that_share_no_step_are_refused():
+    with pytest.raises(ValueError, match=r"shares steps with real \(steps 0 to 1\), got steps 5"):
+        sf.compare(path([0, 1], [[0], [0]]), path([5, 6], [[0], [0]]))
+
+
+def test_parameters_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="follow: expected parameters of shapes"):
+        sf.compare(path([0], [[0]]), path([0], [[0, 0]]))
+
+
+def rows(optimizer, **options):
+    return sf.convergence(BILINEAR, optimizer, BILINEAR_START, 0.4, RATES, **options)
+
+
+def test_the_table_has_a_row_for_all_that_is_declared():
+    found = rows(zoo.sgd())
+    expected = {(name, kind, order) for name, method in METHODS.items()
+                for kind in method.kinds for order in method.orders}  # fmt: skip
+    assert {(row.method, row.kind, row.order) for row in found} == expected
+    assert all(row.holds for row in found)
+    assert all(row.exact for row in found if row.kind == "iteration")
+    assert not any(row.exact for row in found if row.kind == "flow")
+
+
+def test_a_first_order_shadow_does_not_pass_for_second_order():
+    first = rows(zoo.adam(0.5, 0.6, 0.0, 0.1), methods=["taylor"], kinds=["flow"], orders=[1])[0]
+    assert first.holds
+    assert first.slope == pytest.approx(1, abs=0.15)
+    follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)
+    claimed = _row("taylor", "flow", 2, 0, RATES, list(first.errors), follow)
+    assert claimed.slope == pytest.approx(1, abs=0.15)
+    assert not claimed.holds
+
+
+def test_a_settled_start_is_followed_from_the_settled_state():
+    found = rows(zoo.rmsprop(0.5, 0.0, 0.1), methods=["inertial"], start=None)[0]
+    assert (found.start, found.holds) == ("settled", True)
+
+
+def test_progress_is_told_row_by_row():
+    told = []
+    rows(zoo.sgd(), methods=["taylor"], orders=[2], progress=told.append)
+    assert told == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"horizon": 0}, "horizon: expected"),
+        ({"learning_rates": [0.1, 0.2]}, "learning_rates: expected two or more, falling"),
+        ({"learning_rates": [0.1]}, "learning_rates: expected two or more, falling"),
+        ({"params": BILINEAR_START.astype(jnp.float32)}, "params: expected float64"),
+        ({"methods": ["euler"]}, "methods: expected one of 'taylor', 'displaced'"),
+        ({"orders": [3], "methods": ["taylor"]}, "order .*: expected one of 1, 2, got 3"),
+        ({"start": 5}, "start: expected one of 0, None"),
+    ],
+)
+def test_bad_input_is_refused(change, said):
+    given = {"params": BILINEAR_START, "horizon": 0.1, "learning_rates": RATES, **change}
+    with pytest.raises(ValueError, match=said):
+        sf.convergence(BILINEAR, zoo.sgd(), **given)
+
+
+def test_step_sizes_that_the_optimizer_does_not_survive_are_refused():
+    problem = sf.Problem(lambda x: jnp.sum(jnp.exp(x**2)))
+    with pytest.raises(ValueError, match="learning_rates: expected steps that the optimizer surv"):
+        sf.convergence(problem, zoo.sgd(), 3 * jnp.ones(1), 10.0, [5.0, 2.5])

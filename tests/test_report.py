@@ -1,0 +1,156 @@
+"""What a run prints and writes."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shadowflow as sf
+from shadowflow import cli, zoo
+from shadowflow.report import files, verify, words
+from shadowflow.report.settings import OPTIMIZERS
+
+ROOT = Path(__file__).parent.parent
+PROBLEMS = """
+import jax.numpy as jnp
+import numpy as np
+import shadowflow as sf
+
+quadratic = sf.Problem(lambda p: 0.5 * jnp.sum(p["x"] ** 2)), {"x": jnp.ones(3)}
+cliff = sf.Problem(lambda x: jnp.sum(jnp.where(x > 0.95, x, jnp.nan))), jnp.ones(2)
+host = sf.Problem(grad=lambda x: np.asarray(x), traceable=False), jnp.ones(2)
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(PROBLEMS)
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *flags):
+        code = cli.main(["shadow", *flags, "--problem", f"mine.py:{name}", "--out", "out"])
+        folders = sorted(Path("out").iterdir()) if Path("out").exists() else []
+        return code, capsys.readouterr().out, folders
+
+    return run
+
+
+def test_a_run_says_and_writes_what_it_did(run):
+    code, said, (folder,) = run("quadratic", "opt:adam", "--opt.b2", "0.95", "--opt.eps", "0",
+                                "--opt.eps-root", "1e-6", "--steps", "20")  # fmt: skip
+    assert code == 0
+    for text in ("m ← 0.9 m + 0.1 g", "v ← 0.95 v + 0.05 g²", "taylor", "displaced", "inertial",
+                 "anti-penalizes", "perturbed one-norm", "verdict", str(folder)):  # fmt: skip
+        assert text in said
+    numbers = json.loads((folder / "numbers.json").read_text())
+    assert numbers["setting"]["arguments"]["b2"] == 0.95
+    assert {row["method"] for row in numbers["rows"]} == {"taylor", "displaced", "inertial"}
+    assert all(row["verdict"] for row in numbers["rows"])
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+        assert arrays["params['x']"].shape == (21, 3)
+        np.testing.assert_allclose(arrays["inertial | order 2 | flow|two_norm"][0], 0)
+
+
+def test_another_configuration_gets_another_folder(run):
+    flags = ("opt:sgd", "--steps", "3", "--methods", "taylor")
+    assert len(run("quadratic", *flags)[2]) == 1
+    assert len(run("quadratic", *flags)[2]) == 1
+    assert len(run("quadratic", *flags, "--learning-rate", "0.5")[2]) == 2
+    assert len(run("cliff", *flags)[2]) == 3
+
+
+def test_a_run_that_meets_nan_says_where_and_writes_what_came_before(run):
+    code, said, (folder,) = run("cliff", "opt:sgd", "--learning-rate", "0.02", "--steps", "9")
+    assert code == 0
+    assert "a non-finite loss, gradient or parameter began at step 3 of 9" in said
+    text = (folder / "numbers.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["real"]["failed_at"] == 3
+    with np.load(folder / "arrays.npz") as arrays:
+        assert arrays["params"].shape == (4, 2)
+        assert np.all(np.isfinite(arrays["params"]))
+
+
+def test_a_host_problem_without_hvp_gets_the_methods_that_need_gradients_only(run):
+    code, said, (folder,) = run("host", "opt:adam", "--steps", "5")
+    assert code == 0
+    rows = json.loads((folder / "numbers.json").read_text())["rows"]
+    assert {row["method"] for row in rows} == {"displaced", "inertial"}
+    assert "1  iteration" in said
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "last"),
+    [
+        (zoo.sgd(), "θ ← θ - 0.1 · [g]"),
+        (zoo.momentum(0.5), "θ ← θ - 0.1 · [2 m]"),
+        (zoo.nesterov(0.5, "ema"), "θ ← θ - 0.1 · [(0.5 m + 0.5 g)]"),
+        (zoo.rmsprop(), "θ ← θ - 0.1 · [g / (sqrt(v) + 1e-08)]"),
+        (zoo.adamw(), "θ ← θ - 0.1 · [m̂ / (sqrt(v̂) + 1e-08) + 0.0001 θ]"),
+        (zoo.signum(0.5, 0.1), "θ ← θ - 0.1 · [m / sqrt(m² + 0.1)]"),
+        (zoo.nadam(0.5, 0.6, 0.0, 0.1),
+         "θ ← θ - 0.1 · [(0.5 m / (1 - 0.5^(n+2)) + 0.5 g / (1 - 0.5^(n+1))) / sqrt(v̂ + 0.1)]"),
+        (sf.Optimizer([sf.Moment(0.5)], lambda m, p, n: m[0]), "θ ← θ - 0.1 · [combine(m)]"),
+    ],
+)  # fmt: skip
+def test_the_equation_is_written_with_its_numbers(optimizer, last):
+    assert words.equation(optimizer, 0.1)[-1] == last
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    target = tmp_path / "a" / "file.json"
+
+    def torn(draft):
+        draft.write_text("half")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        files.write(target, torn)
+    assert not list(target.parent.iterdir())
+    files.write_json(target, {"x": np.asarray([1.0, np.inf]), "y": np.float64("nan")})
+    assert json.loads(target.read_text()) == {"x": [1.0, None], "y": None}
+
+
+def test_verify_measures_prints_and_writes(tmp_path, capsys):
+    target = tmp_path / "orders.json"
+    assert verify.verify_job(json=target, rows=("sgd / taylor",), full=False)
+    said = capsys.readouterr().out
+    assert "4 of 4 rows hold" in said
+    rows = json.loads(target.read_text())["rows"]
+    assert [row["expected"] for row in rows] == [1, 1, 2, 2]
+    assert [row["exact"] for row in rows] == [True, False, True, False]
+    assert rows[3]["measured"] == pytest.approx(2, abs=0.15)
+
+
+def test_verify_names_what_there_is_when_nothing_is_asked():
+    with pytest.raises(ValueError, match=r"--rows: expected a part of a row's name, got xyz"):
+        verify.verify_job(json=None, rows=("xyz",), full=True)
+
+
+def test_every_optimizer_of_the_zoo_is_verified():
+    assert {case.optimizer for case in verify.CASES} == set(OPTIMIZERS)
+
+
+def test_the_readme_shows_the_orders_that_were_measured(tmp_path):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("make_table", ROOT / "docs" / "make_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    evidence = json.loads((ROOT / "docs" / "verify.json").read_text())
+    assert module.render(evidence) in (ROOT / "README.md").read_text()
+    assert {row["optimizer"] for row in evidence["rows"]} == {case.label for case in verify.CASES}
+    assert len(evidence["rows"]) == len(verify.CASES) * len(verify.parts())
+    shutil.rmtree(tmp_path)
+
+
+def test_every_public_name_is_there():
+    stub = (Path(sf.__file__).parent / "__init__.pyi").read_text()
+    names = re.findall(r" as (\w+)", stub)
+    assert set(names) == set(sf.__all__)
+    assert len(names) <= 40
+    assert all(getattr(sf, name) is not None for name in names)
