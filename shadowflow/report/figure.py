@@ -40,10 +40,12 @@ def draw(arrays: Mapping[str, np.ndarray], title: str, path: Path) -> Path:
 
     names = [key.removesuffix("/two_norm") for key in arrays if key.endswith("/two_norm")]
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6), width_ratios=[1.15, 1])
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 4.0), width_ratios=[1.15, 1])
         _distances(left, arrays, names)
         _validity(right, arrays, names)
         figure.suptitle(title, fontsize=10)
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
         write(path, lambda draft: figure.savefig(draft, dpi=160, format="png"))
         plt.close(figure)
     return path
@@ -69,7 +71,6 @@ def _distances(axis, arrays, names) -> None:
     axis.set(yscale="log", xlabel="step", ylabel="distance from the optimizer, ‖θ − θ̃‖₂")
     if low > 0:
         axis.set_ylim(bottom=low / 5)
-    axis.legend(fontsize=7, loc="lower right")
 
 
 def _validity(axis, arrays, names) -> None:
