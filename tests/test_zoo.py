@@ -300,7 +300,11 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("build", "change"), OPTIONS, ids=lambda value: str(value)[:30])
+def label(value):
+    return value.__name__ if callable(value) else "=".join(map(str, *value.items()))
+
+
+@pytest.mark.parametrize(("build", "change"), OPTIONS, ids=label)
 def test_each_option_changes_the_step(build, change):
     before, after = directions(build()), directions(build(**change))
     assert np.all(np.isfinite(before)) and np.all(np.isfinite(after))
