@@ -26,6 +26,8 @@ def number(name: str, value, *, least=None, below=None, above=None) -> None:
     ]
     allowed = "a finite number " + " and ".join(limits)
     try:
+        if np.asarray(value).dtype.kind in "USO":
+            raise TypeError
         numbers = np.asarray(value, dtype=float)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected {allowed}, got {value!r}.") from None
@@ -45,26 +47,29 @@ def decay(name: str, value) -> None:
     number(name, value, least=0, below=1)
 
 
-def count(name: str, value) -> int:
-    """``value`` as an int; refuse what is not a whole number of at least 0."""
+def count(name: str, value, least: int = 0) -> int:
+    """``value`` as an int; refuse what is not a whole number of at least ``least``."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < 0:
-        raise ValueError(f"{name}: expected a whole number of at least 0, got {value!r}.")
+    if not whole or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
     return int(value)
 
 
 def choice(name: str, value, allowed: Iterable) -> None:
     """Refuse a value that is not among ``allowed``, naming those that are."""
     allowed = list(allowed)
-    if value not in allowed:
+    if not any(type(value) is type(item) and value == item for item in allowed):
         listed = ", ".join(repr(item) for item in allowed)
         raise ValueError(f"{name}: expected one of {listed}, got {value!r}.")
 
 
 def learning_rate(value) -> None:
     """Refuse a learning rate that is neither a positive finite number nor a schedule."""
-    if not callable(value):
-        number("learning_rate", value, above=0)
+    if callable(value):
+        return
+    number("learning_rate", value, above=0)
+    if np.ndim(value) > 0:
+        raise ValueError(f"learning_rate: expected one number or a schedule, got {value!r}.")
 
 
 def function(name: str, value) -> None:

@@ -13,6 +13,7 @@ Conventions, fixed by this example: θ_0 is the start; step n = 0, 1, … reads 
 ([0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3])
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -88,13 +89,13 @@ def iterate(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rat
     """
     checks.learning_rate(learning_rate)
     params = problem.check(params)
-    steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
+    steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every, 1)
     state = optimizer.init(params) if state is None else check_state(optimizer, state, params)
     first = first_step(state)
     rates = rate_table(learning_rate, first + steps)
     advance = ExactStep(problem, traced(optimizer))
     chunks = chunked(advance, (params, state), rates[first:], problem.traceable)
-    run = drive(chunks, params, steps, max(1, save_every), progress)
+    run = drive(chunks, params, steps, save_every, progress)
     return trajectory(run, first, rates, state if run.carry is None else run.carry[1])
 
 
@@ -118,6 +119,12 @@ def check_state(optimizer: Optimizer, state: State, params: PyTree) -> State:
         raise ValueError(
             "state: expected one pytree like params per moment with memory, of "
             f"{optimizer.name}; got {shapes[1].moments}, expected {shapes[0].moments}."
+        )
+    step = float(given.step)
+    if not (step >= 0 and (math.isinf(step) or step.is_integer())):
+        raise ValueError(
+            "state: expected its step to be a whole number of at least 0, or infinity for a "
+            f"settled one, got step {step}."
         )
     return State(given.moments, given.step.astype(trees.real_dtype()))
 
@@ -159,9 +166,7 @@ def drive(chunks: Iterable[Chunk], params: PyTree, steps: int, save_every: int,
     for chunk in chunks:
         carry, path, record, length, good = chunk
         numbers = done + 1 + np.arange(good)
-        chosen = (numbers % save_every == 0) | (numbers == steps)
-        if good < length and good > 0:
-            chosen[-1] = True
+        chosen = numbers % save_every == 0
         saved.append(jax.tree.map(lambda leaf, c=chosen: np.asarray(leaf)[: len(c)][c], path))
         records.append(jax.tree.map(lambda leaf, n=good: np.asarray(leaf)[:n], record))
         kept += list(numbers[chosen])

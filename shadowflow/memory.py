@@ -84,7 +84,7 @@ def at(optimizer: Optimizer, learning_rate, step, dtype) -> Memory:
 
     ``step`` may be traced. For n = 1, decay β, rate h: mean time back hβ(1−β)/(1−β²).
     """
-    settled, faded = step is None, window(optimizer, dtype)
+    settled, faded = step is None, None if callable(learning_rate) else window(optimizer, dtype)
     step = 0 if settled else int(step) if isinstance(step, np.integer) else step
     decays = [m.rate for m in optimizer.moments if m.has_memory]
     if settled:
@@ -102,7 +102,7 @@ def ready(optimizer: Optimizer, learning_rate, step, dtype) -> Memory:
     rate = learning_rate if callable(learning_rate) else jnp.asarray(float(learning_rate))
     memory = at(traced(optimizer), rate, step, dtype)
     whole = lambda n: None if n is None else jnp.asarray(n, jnp.int32)  # noqa: E731
-    faded = whole(window(optimizer, dtype))
+    faded = None if callable(rate) else whole(window(optimizer, dtype))
     return dataclasses.replace(memory, step=whole(memory.step), window=faded)
 
 

@@ -167,7 +167,7 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     found = chosen(method, kind, order)
     checks.learning_rate(learning_rate)
     params, steps = problem.check(params), checks.count("steps", steps)
-    save_every = max(1, checks.count("save_every", save_every))
+    save_every = checks.count("save_every", save_every, 1)
     start, state = _begin(problem, optimizer, params, learning_rate, start, state, found)
     first = start or 0
     table = rate_table(learning_rate, first + steps)
