@@ -6,6 +6,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from shadowflow import zoo
 from shadowflow.methods import METHODS
@@ -67,8 +68,23 @@ def smooth_loss(params):
     return 0.5 * (1.5 - 2 * x * y) ** 2 + 0.3 * z**4 + 0.5 * y * z + jnp.sin(x * z)
 
 
+class Smooth(eqx.Module):
+    """x → scale · smooth_loss(x @ turn); scale and turn are traced, so all share compilations."""
+
+    scale: Array
+    turn: Array
+
+    def __call__(self, params):
+        return self.scale * smooth_loss(params @ self.turn)
+
+
+def smooth(scale=1.0, turn=None) -> Problem:
+    """The smooth problem, its loss scaled, its coordinates turned."""
+    return Problem(Smooth(jnp.asarray(scale), jnp.eye(3) if turn is None else jnp.asarray(turn)))
+
+
 BILINEAR, BILINEAR_START = Problem(bilinear_loss), jnp.asarray([2.8, 3.5])
-SMOOTH, PLACE = Problem(smooth_loss), jnp.asarray([0.9, 1.4, -0.7])
+SMOOTH, PLACE = smooth(), jnp.asarray([0.9, 1.4, -0.7])
 PLACES = jnp.stack([PLACE, PLACE + 0.1, 1.3 * PLACE, PLACE - 0.03])
 
 
