@@ -2,7 +2,8 @@
 
 import json
 import re
-import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,7 @@ def test_every_optimizer_of_the_zoo_is_verified():
     assert {case.optimizer for case in verify.CASES} == set(OPTIMIZERS)
 
 
-def test_the_readme_shows_the_orders_that_were_measured(tmp_path):
+def test_the_readme_shows_the_orders_that_were_measured():
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("make_table", ROOT / "docs" / "make_table.py")
@@ -145,7 +146,6 @@ def test_the_readme_shows_the_orders_that_were_measured(tmp_path):
     assert module.render(evidence) in (ROOT / "README.md").read_text()
     assert {row["optimizer"] for row in evidence["rows"]} == {case.label for case in verify.CASES}
     assert len(evidence["rows"]) == len(verify.CASES) * len(verify.parts())
-    shutil.rmtree(tmp_path)
 
 
 def test_every_public_name_is_there():
@@ -154,3 +154,12 @@ def test_every_public_name_is_there():
     assert set(names) == set(sf.__all__)
     assert len(names) <= 40
     assert all(getattr(sf, name) is not None for name in names)
+
+
+def test_a_function_named_like_its_module_stays_a_function():
+    code = (
+        "from shadowflow.convergence import Row; from shadowflow.shadow import Shadow; "
+        "import shadowflow as sf; sf.compare; "
+        "assert all(map(callable, (sf.iterate, sf.shadow, sf.convergence)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
