@@ -58,14 +58,18 @@ class Problem(eqx.Module):
             return self.value_and_gradient(params)[1]
         return self._like(self.grad(params), params, "grad")
 
+    def value(self, params: PyTree) -> Array:
+        """E(θ); 0 where only a gradient is known."""
+        value = jnp.zeros(()) if self.loss is None else scalar(self.loss(params))
+        return jnp.asarray(value, trees.real_dtype())
+
     def value_and_gradient(self, params: PyTree) -> tuple[Array, PyTree]:
         """(E(θ), ∇E(θ)); the value is 0 where only a gradient is known."""
         loss = self.loss
         if self.grad is None and loss is not None:
             value, gradient = jax.value_and_grad(lambda p: scalar(loss(p)))(params)
             return value.astype(trees.real_dtype()), gradient
-        value = jnp.zeros(()) if loss is None else scalar(loss(params))
-        return jnp.asarray(value, trees.real_dtype()), self.gradient(params)
+        return self.value(params), self.gradient(params)
 
     def linearize(self, params: PyTree) -> tuple[PyTree, Callable]:
         """(∇E(θ), v ↦ H·v): the gradient and the Hessian-vector products that share its work."""

@@ -21,6 +21,7 @@ from ..problem import Problem
 from . import solver
 
 FADING = 0.2
+EARLY_STEPS, EARLY_SUBSTEPS = 8, 4
 
 
 def substeps(optimizer: Optimizer) -> int:
@@ -67,15 +68,21 @@ class Inertial(eqx.Module):
             field,
             (params, drift),
             traceable=self.problem.traceable,
-            substeps=self.substeps,
+            substeps=self._parts(memory),
         )
         moments = self._moments(state, reference, drift, 1.0)
         direction = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
         change = trees.norm(trees.subtract(direction, last)) / 2
         record = (jnp.where(jnp.isnan(change), 0.0, change), trees.norm(direction))
-        finite = trees.all_finite((moved, moments))
+        finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, moments))
         state = State(moments, state.step + 1)
         return (moved, state, mem.advance(self.optimizer, memory), direction), record, finite
+
+    def _parts(self, memory: Memory) -> Array | int:
+        """More parts at the start of a cold run: corrected weights vary like 1 / (s + ½) there."""
+        if memory.settled:
+            return self.substeps
+        return self.substeps * jnp.where(memory.step < EARLY_STEPS, EARLY_SUBSTEPS, 1)
 
     def _moments(self, state: State, reference: tuple, drift: tuple, s) -> tuple:
         """m(s) = β^s m + (1 − β^s) ψ_reference + drift: exact while the gradient stands still."""

@@ -53,7 +53,8 @@ class Iteration(Runner):
         memory = mem.with_rate(memory, rate)
         pair = self.direction(self.problem, self.optimizer, memory, params, 0.0)
         moved = trees.add(params, -rate, self._chosen(pair))
-        return (moved, mem.advance(self.optimizer, memory)), sizes(*pair), trees.all_finite(moved)
+        finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite(moved)
+        return (moved, mem.advance(self.optimizer, memory)), sizes(*pair), finite
 
 
 class Flow(Runner):
@@ -78,7 +79,8 @@ class Flow(Runner):
             correction, step = sizes(first, trees.subtract(moved, params))
             safe = jnp.where(rate > 0, rate, 1.0)
             record = (correction / safe, step / safe)
-        return (moved, mem.advance(self.optimizer, memory)), record, trees.all_finite(moved)
+        finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite(moved)
+        return (moved, mem.advance(self.optimizer, memory)), record, finite
 
 
 def first_order(runner: Runner, memory: Memory, params: PyTree) -> PyTree:
@@ -99,10 +101,11 @@ def strides(runner: Flow, carry: tuple, rates) -> Iterator[Chunk]:
     for start in range(0, len(rates), STRIDE):
         length = min(STRIDE, len(rates) - start)
         steps = jnp.minimum(jnp.arange(STRIDE + 1.0), length)
-        path, records = _stride(runner, memory, params, steps)
-        finite = [np.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in map(np.asarray,
-                  jax.tree.leaves(path))]  # fmt: skip
-        good = int(np.argmin([*np.all(finite, axis=0)[1 : length + 1], False]))
+        path, values, records = _stride(runner, memory, params, steps)
+        rows = [np.asarray(leaf).reshape(STRIDE + 1, -1) for leaf in jax.tree.leaves(path)]
+        reached = [np.all(np.isfinite(row[1:]), axis=1) for row in rows]
+        taken = np.all(reached, axis=0) & np.isfinite(np.asarray(values))[:-1]
+        good = int(np.argmin([*taken[:length], False]))
         params = jax.tree.map(lambda leaf, n=good: leaf[n], path)
         yield Chunk((params, memory), jax.tree.map(lambda leaf: leaf[1:], path), records,
                     length, good)  # fmt: skip
@@ -122,4 +125,5 @@ def _stride(runner: Flow, memory: Memory, params: PyTree, steps):
         moved, first = (jax.tree.map(lambda leaf: jnp.diff(leaf, axis=0), tree)
                         for tree in (path, first))  # fmt: skip
         correction, plain = jax.vmap(sizes)(first, moved)
-    return path, (correction / memory.rate, plain / memory.rate)
+    values = jax.lax.map(runner.problem.value, path)
+    return path, values, (correction / memory.rate, plain / memory.rate)

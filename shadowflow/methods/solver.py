@@ -7,8 +7,9 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
+MOST_STEPS = 16  # of the adaptive solver per step of the optimizer; without a bound NaN is forever
 SHU_OSHER = diffrax.ButcherTableau(
     a_lower=(np.array([1.0]), np.array([0.25, 0.25])),
     b_sol=np.array([1 / 6, 1 / 6, 2 / 3]),
@@ -32,33 +33,34 @@ class PositiveRK3(diffrax.AbstractERK):
         return 3
 
 
-def one_step(field: Callable, y: PyTree, *, traceable: bool, substeps: int = 1) -> PyTree:
+def one_step(field: Callable, y: PyTree, *, traceable: bool, substeps: int | Array = 1) -> PyTree:
     """y(1) of y' = field(s, y) from y(0), s ∈ [0, 1] within one step of the optimizer.
 
+    ``substeps``, the number of equal parts in which it is taken, may be traced.
     A host function is met by concrete arrays: the stages are then looped over in Python.
     """
-    ends = jnp.linspace(0.0, 1.0, substeps + 1)
     wide, narrow = _one_dtype(y)
     vector_field = lambda s, y, args: wide(field(s, narrow(y)))  # noqa: E731
     if traceable:
-        return narrow(_march(PositiveRK3(), vector_field, wide(y), ends))
+        return narrow(_march(PositiveRK3(), vector_field, wide(y), substeps))
 
     def on_host(s, y, args):
         with jax.disable_jit(False):
             return vector_field(s, y, args)
 
     with jax.disable_jit():
-        return narrow(_march(PositiveRK3(scan_kind="lax"), on_host, wide(y), ends))
+        return narrow(_march(PositiveRK3(scan_kind="lax"), on_host, wide(y), substeps))
 
 
-def _march(solver: PositiveRK3, vector_field: Callable, y: PyTree, ends) -> PyTree:
-    term, ends = diffrax.ODETerm(vector_field), ends.astype(jax.tree.leaves(y)[0].dtype)
+def _march(solver: PositiveRK3, vector_field: Callable, y: PyTree, substeps) -> PyTree:
+    term, dtype = diffrax.ODETerm(vector_field), jax.tree.leaves(y)[0].dtype
 
-    def substep(y, span):
-        start = solver.init(term, *span, y, None)
-        return solver.step(term, *span, y, None, start, made_jump=False)[0], None
+    def substep(index, y):
+        ends = [jnp.asarray(i, dtype) / jnp.asarray(substeps, dtype) for i in (index, index + 1)]
+        start = solver.init(term, *ends, y, None)
+        return solver.step(term, *ends, y, None, start, made_jump=False)[0]
 
-    return jax.lax.scan(substep, y, (ends[:-1], ends[1:]))[0]
+    return jax.lax.fori_loop(0, substeps, substep, y)
 
 
 def over_many(field: Callable, y: PyTree, times) -> PyTree:
@@ -69,7 +71,8 @@ def over_many(field: Callable, y: PyTree, times) -> PyTree:
     wide, narrow = _one_dtype(y)
     start = wide(y)
     dtype = jax.tree.leaves(start)[0].dtype
-    tolerance, times = 50 * float(jnp.finfo(dtype).eps), times.astype(dtype)
+    coarsest = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(y))
+    tolerance, times = 50 * coarsest, times.astype(dtype)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: wide(field(narrow(y)))),
         diffrax.Dopri8(),
@@ -79,7 +82,7 @@ def over_many(field: Callable, y: PyTree, times) -> PyTree:
         y0=start,
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
-        max_steps=None,
+        max_steps=MOST_STEPS * len(times),
         throw=False,
     )
     return narrow(solution.ys)

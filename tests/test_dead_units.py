@@ -1,0 +1,82 @@
+"""A gradient component that is exactly 0 makes no NaN, in any method, and gives the limit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from table import CASES, MEMORYLESS
+
+import shadowflow as sf
+from shadowflow import zoo
+
+EPS = {
+    "outside": {"eps": 1e-8, "eps_root": 0.0},
+    "inside": {"eps": 0.0, "eps_root": 1e-8},
+    "both": {"eps": 1e-4, "eps_root": 1e-4},
+}
+ROWS = {
+    **{f"adam-{place}": zoo.adam(0.5, 0.7, **eps) for place, eps in EPS.items()},
+    **{f"rmsprop-{place}": zoo.rmsprop(0.7, **eps) for place, eps in EPS.items()},
+    "nadam-outside": zoo.nadam(0.5, 0.7, **EPS["outside"]),
+    "adamw-outside": zoo.adamw(0.5, 0.7, **EPS["outside"]),
+    "signum-exact": zoo.signum(0.5, 0.0),
+    "lion-exact": zoo.lion(0.5, 0.7, 0.0),
+    "momentum": zoo.momentum(0.5),
+}
+STILL = sf.Problem(lambda x: 0.5 * x[0] ** 2), jnp.asarray([1.0, 2.0])  # x[1] is in no loss
+PULLED = sf.Problem(lambda x: 0.5 * x[0] ** 2 + 3.0 * x[0] * x[1]), jnp.asarray([0.0, 2.0])
+RATE = 1e-10
+
+
+@pytest.mark.parametrize("step", [0, 3, None])
+@pytest.mark.parametrize("name", ROWS)
+def test_fields_and_steps_are_finite(name, step):
+    for problem, place in (STILL, PULLED):
+        assert 0 in np.asarray(problem.gradient(place))
+        for method, kind, order in CASES:
+            if method not in MEMORYLESS:
+                continue
+            build = sf.modified_field if kind == "flow" else sf.memoryless_step
+            value = build(problem, ROWS[name], RATE, method=method, order=order)(step, place)
+            assert np.all(np.isfinite(value)), (method, kind, order, value)
+
+
+@pytest.mark.parametrize("start", [0, None])
+@pytest.mark.parametrize("name", ROWS)
+def test_runs_are_finite_and_leave_the_dead_unit_where_it_is(name, start):
+    problem, place = STILL
+    for method in ("taylor", "displaced", "inertial"):
+        follow = sf.shadow(problem, ROWS[name], place, 1e-4, 3, method=method, start=start)
+        assert follow.failed_at is None
+        if name != "adamw-outside":
+            np.testing.assert_array_equal(follow.params[:, 1], 2.0)
+        assert np.all(follow.params[1:, 0] < 1.0)
+
+
+def test_the_correction_at_zero_is_the_limit():
+    """Φ(g) = g/(|g| + eps) has the slope 1/eps at 0: the bias there is (h/2)(1+β)/(1−β) Hv/eps."""
+    eps, b1 = 1e-3, 0.5
+    adam = zoo.adam(b1, 0.7, eps=eps)
+    problem, place = PULLED
+    direction = np.asarray([6.0 / (6.0 + eps), 0.0])  # g = (6, 0) at (0, 2)
+    hessian = np.asarray(jax.hessian(problem.loss)(place))
+    field = sf.modified_field(problem, adam, 1e-6, method="taylor")(None, place)
+    expected = -(1e-6 / 2) * (1 + b1) / (1 - b1) * (hessian @ direction)[1] / eps
+    np.testing.assert_allclose(field[1], expected, rtol=1e-12)
+    assert expected != 0
+
+
+def test_derivatives_of_the_field_are_finite_too():
+    problem, place = PULLED
+    for eps in EPS.values():
+        slope = jax.jacfwd(
+            lambda b2, eps=eps: sf.modified_field(problem, zoo.adam(0.5, b2, **eps), RATE)(3, place)
+        )(0.7)
+        assert np.all(np.isfinite(slope))
+
+
+def test_where_the_optimizer_itself_is_undefined_the_run_says_so():
+    problem, place = STILL
+    run = sf.iterate(problem, zoo.adam(eps=0.0, eps_root=0.0), place, 1e-3, 5)
+    assert run.failed_at == 0
+    np.testing.assert_array_equal(run.params, [place])

@@ -1,0 +1,254 @@
+"""Flows are solved far more accurately than they model, on pieces, on hosts, in every dtype."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from table import BILINEAR, BILINEAR_START, ROWS, bilinear_loss
+
+import shadowflow as sf
+from shadowflow import memory, zoo
+
+RATE, STEPS = 5e-3, 40
+GRAD = jax.jit(jax.grad(bilinear_loss))
+
+
+def solved(field, y, start, stop):
+    """y at ``stop`` by an independent solver of high order."""
+    done = solve_ivp(field, (start, stop), np.asarray(y), method="DOP853", rtol=1e-12, atol=1e-13)
+    return done.y[:, -1]
+
+
+def by_pieces(optimizer, method, order, steps, settled=False):
+    """The flow with the step number fixed on each piece, at its right end too."""
+    function = sf.modified_field(BILINEAR, optimizer, RATE, method=method, order=order)
+    field = jax.jit(function) if not settled else jax.jit(lambda step, x: function(None, x))
+    path = [np.asarray(BILINEAR_START)]
+    for n in range(steps):
+        piece = lambda t, x, n=n: np.asarray(field(jnp.asarray(n), x))  # noqa: E731
+        path.append(solved(piece, path[-1], n * RATE, (n + 1) * RATE))
+    return np.stack(path)
+
+
+def gap(a, b):
+    return np.max(np.abs(np.asarray(a) - np.asarray(b)))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("method", ["taylor", "displaced"])
+@pytest.mark.parametrize("row", ["adam-inside", "rmsprop-outside", "nesterov"])
+def test_the_solver_errs_ten_times_less_than_the_model(row, method, order):
+    options = {"method": method, "order": order}
+    real = sf.iterate(BILINEAR, ROWS[row](), BILINEAR_START, RATE, STEPS)
+    follow = sf.shadow(BILINEAR, ROWS[row](), BILINEAR_START, RATE, STEPS, **options)
+    solver = gap(follow.params, by_pieces(ROWS[row](), method, order, STEPS))
+    assert 0 < solver < gap(real.params, follow.params) / 10
+
+
+@pytest.mark.parametrize("row", ["adam-inside", "momentum"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_settled_flow_in_strides_is_solved_as_well(row, order):
+    state = sf.settled_state(BILINEAR, ROWS[row](), BILINEAR_START, RATE)
+    real = sf.iterate(BILINEAR, ROWS[row](), BILINEAR_START, RATE, STEPS, state=state)
+    follow = sf.shadow(BILINEAR, ROWS[row](), BILINEAR_START, RATE, STEPS, start=None,
+                       method="taylor", order=order)  # fmt: skip
+    solver = gap(follow.params, by_pieces(ROWS[row](), "taylor", order, STEPS, settled=True))
+    assert solver < gap(real.params, follow.params) / 10
+
+
+def test_pieces_are_dropped_only_where_they_no_longer_matter():
+    adam = zoo.adam(0.2, 0.3, eps=0.0, eps_root=0.1)
+    faded = memory.window(adam, jnp.float64)
+    steps = faded + 20
+    assert 30 < faded < 60
+    follow = sf.shadow(BILINEAR, adam, BILINEAR_START, RATE, steps, method="taylor")
+    np.testing.assert_allclose(follow.params, by_pieces(adam, "taylor", 2, steps), atol=1e-9)
+    assert len(follow.validity.ratio) == steps
+    assert np.all(follow.validity.ratio > 0)
+
+
+def inertial_by_hand(betas, transforms, combine, corrected, steps, settled=False):
+    """THEORY's inertial equations written out for two moments, solved piece by piece."""
+    start = np.asarray(BILINEAR_START)
+    speed = [-np.log(b) if b else 0.0 for b in betas]
+    kappa = [a / 2 / np.sinh(a / 2) if a else 1.0 for a in speed]
+    share = [np.sqrt(b) * k for b, k in zip(betas, kappa, strict=True)]
+
+    def field(s, y):
+        theta, moments = y[:2], (y[2:4], y[4:])
+
+        def direction(gradient):
+            read = [
+                (f(gradient) + (m - f(gradient)) * w)
+                / (1 - b**s * w if corrected and b and not settled else 1)
+                for f, m, w, b in zip(transforms, moments, share, betas, strict=True)
+            ]
+            return combine(*read)
+
+        late = np.asarray(GRAD(theta + RATE / 2 * direction(np.asarray(GRAD(theta)))))
+        pull = [-a * (m - f(late)) for a, m, f in zip(speed, moments, transforms, strict=True)]
+        return np.concatenate([-RATE * direction(late), *pull])
+
+    first = [np.zeros(2), np.zeros(2)]
+    if settled:
+        state = sf.settled_state(BILINEAR, zoo.rmsprop(betas[1], 0.0, 0.1), start, RATE)
+        first = [np.zeros(2), np.asarray(state.moments[1])]
+    path = [np.concatenate([start, *first])]
+    for n in range(steps):
+        path.append(solved(field, path[-1], n, n + 1))
+    return np.stack(path)[:, :2]
+
+
+same, square = lambda g: g, lambda g: g**2
+ratio = lambda m, v: m / np.sqrt(v + 0.1)  # noqa: E731
+
+
+@pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.99), (0.5, 0.7)])
+def test_the_inertial_flow_is_the_published_equation(b1, b2):
+    adam = zoo.adam(b1, b2, eps=0.0, eps_root=0.1)
+    expected = inertial_by_hand((b1, b2), (same, square), ratio, True, STEPS)
+    follow = sf.shadow(BILINEAR, adam, BILINEAR_START, RATE, STEPS, method="inertial")
+    real = sf.iterate(BILINEAR, adam, BILINEAR_START, RATE, STEPS)
+    assert gap(follow.params, expected) < gap(real.params, follow.params) / 10
+    late = inertial_by_hand((b1, b2), (same, square), ratio, False, STEPS)
+    assert gap(late, expected) > 100 * gap(follow.params, expected)
+
+
+def test_the_inertial_flow_from_a_settled_start():
+    rms = zoo.rmsprop(0.7, eps=0.0, eps_root=0.1)
+    expected = inertial_by_hand((0.0, 0.7), (same, square), ratio, False, STEPS, settled=True)
+    follow = sf.shadow(BILINEAR, rms, BILINEAR_START, RATE, STEPS, method="inertial", start=None)
+    state = sf.settled_state(BILINEAR, rms, BILINEAR_START, RATE)
+    real = sf.iterate(BILINEAR, rms, BILINEAR_START, RATE, STEPS, state=state)
+    assert gap(follow.params, expected) < gap(real.params, follow.params) / 10
+
+
+HOST = sf.Problem(
+    grad=lambda x: np.asarray(GRAD(x)),
+    hvp=lambda x, v: np.asarray(jax.hessian(bilinear_loss)(x) @ v),
+    traceable=False,
+)
+
+
+@pytest.mark.parametrize("start", [0, None])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("taylor", "flow"), ("displaced", "iteration"), ("displaced", "flow"), ("inertial", "flow")],
+)
+def test_a_host_function_is_followed_like_a_traced_one(method, kind, start):
+    args = (ROWS["rmsprop-inside"](), BILINEAR_START, RATE, 4)
+    options = {"method": method, "kind": kind, "start": start}
+    host, traced = (sf.shadow(problem, *args, **options) for problem in (HOST, BILINEAR))
+    np.testing.assert_allclose(host.params, traced.params, rtol=1e-12)
+    np.testing.assert_allclose(host.validity.ratio, traced.validity.ratio, rtol=1e-5)
+
+
+def test_a_host_function_gets_arrays_not_tracers():
+    seen = []
+
+    def gradient(x):
+        seen.append(isinstance(x, jax.core.Tracer))
+        return np.asarray(x)
+
+    problem = sf.Problem(grad=gradient, traceable=False)
+    sf.shadow(problem, zoo.adam(), jnp.ones(2), 1e-3, 2, method="inertial")
+    assert seen
+    assert not any(seen)
+
+
+def test_a_host_function_without_hvp_is_refused_where_one_is_needed():
+    problem = sf.Problem(grad=lambda x: x, traceable=False)
+    with pytest.raises(ValueError, match="hvp: expected a Hessian-vector product, got None"):
+        sf.shadow(problem, zoo.adam(), jnp.ones(2), 1e-3, 2, method="taylor")
+
+
+CLIFF = sf.Problem(lambda x: jnp.sum(x + 0 * jnp.sqrt(x - 0.9)))  # no number below 0.9
+
+
+@pytest.mark.parametrize("start", [0, None])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("taylor", "flow"), ("taylor", "iteration"), ("displaced", "flow"), ("inertial", "flow")],
+)
+def test_a_flow_stops_where_nan_begins_and_keeps_what_came_before(method, kind, start):
+    follow = sf.shadow(CLIFF, zoo.sgd(), jnp.ones(2), 0.03, 100, method=method, kind=kind,
+                       start=start)  # fmt: skip
+    assert follow.failed_at == (3 if kind == "flow" else 4)  # a flow looks ahead within its step
+    assert follow.steps[-1] == follow.failed_at
+    assert np.all(np.isfinite(follow.params))
+    assert len(follow.params) == follow.failed_at + 1
+    assert follow.verdict.startswith(
+        f"does not hold: a non-finite number began at step {follow.failed_at}"
+    )
+    assert len(follow.validity.ratio) == follow.failed_at
+
+
+def test_a_failure_late_in_a_run_is_placed_exactly():
+    follow = sf.shadow(CLIFF, zoo.sgd(), jnp.ones(2), 0.1 / 150.5, 400, kind="iteration")
+    assert follow.failed_at == 151
+    assert follow.steps[-1] == 151
+
+
+@pytest.mark.parametrize("options", [{"kind": "iteration"}, {}, {"start": None},
+                                     {"method": "inertial"}])  # fmt: skip
+def test_a_loss_that_is_no_number_stops_a_run_even_where_its_gradient_is_one(options):
+    loss = lambda x: jnp.where(x[0] > 0.9, 1.0, jnp.nan) + jnp.sum(x)  # noqa: E731
+    problem = sf.Problem(loss, grad=lambda x: jnp.ones_like(x))
+    follow = sf.shadow(problem, zoo.sgd(), jnp.ones(1), 0.03, 100, **options)
+    assert follow.failed_at == 4
+    np.testing.assert_allclose(follow.params[-1], 0.88, rtol=1e-9)
+
+
+@pytest.mark.parametrize("start", [0, None])
+@pytest.mark.parametrize("method", ["taylor", "displaced", "linearized", "inertial"])
+def test_every_leaf_keeps_its_dtype(method, start):
+    params = {"a": jnp.ones(2, jnp.float32), "b": jnp.full((1, 2), 2.0, jnp.float64)}
+
+    def loss(p):
+        return jnp.sum((p["a"].astype(jnp.float64) * p["b"][0]) ** 2) / 2
+
+    follow = sf.shadow(sf.Problem(loss), ROWS["rmsprop-both"](), params, 1e-3, 3, method=method,
+                       start=start)  # fmt: skip
+    assert follow.params["a"].dtype == np.float32
+    assert follow.params["b"].dtype == np.float64
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    fine = sf.shadow(sf.Problem(loss), ROWS["rmsprop-both"](), wide, 1e-3, 3, method=method,
+                     start=start)  # fmt: skip
+    np.testing.assert_allclose(follow.params["b"], fine.params["b"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("start", [0, None])
+def test_saving_less_saves_the_same(start):
+    args = (BILINEAR, ROWS["adam-inside"](), BILINEAR_START, RATE, 11)
+    every, some = (sf.shadow(*args, start=start, save_every=k) for k in (1, 4))
+    np.testing.assert_array_equal(some.steps, [0, 4, 8, 11])
+    np.testing.assert_allclose(some.times, RATE * some.steps)
+    np.testing.assert_array_equal(some.params, every.params[some.steps])
+    assert len(some.validity.ratio) == 11
+
+
+def test_progress_counts_every_step_once():
+    for options in ({}, {"start": None}, {"method": "inertial"}):
+        told = []
+        sf.shadow(BILINEAR, ROWS["adam-inside"](), BILINEAR_START, RATE, 300, progress=told.append,
+                  **options)  # fmt: skip
+        assert sum(told) == 300
+
+
+def test_no_step_is_no_motion():
+    for method in ("taylor", "inertial"):
+        follow = sf.shadow(BILINEAR, zoo.adam(), BILINEAR_START, RATE, 0, method=method)
+        np.testing.assert_array_equal(follow.params, [BILINEAR_START])
+        assert follow.verdict
+
+
+def test_inertial_asks_for_the_state_of_a_run_that_has_begun():
+    with pytest.raises(ValueError, match="state: expected the optimizer's state at start=5"):
+        sf.shadow(BILINEAR, zoo.adam(), BILINEAR_START, RATE, 3, method="inertial", start=5)
+
+
+def test_start_and_state_must_agree():
+    run = sf.iterate(BILINEAR, zoo.adam(), BILINEAR_START, RATE, 3)
+    with pytest.raises(ValueError, match="start: expected 3, the step of the given state, got 7"):
+        sf.shadow(BILINEAR, zoo.adam(), run.last, RATE, 3, state=run.state, start=7)

@@ -1,0 +1,167 @@
+"""The verdict: its ratio by other means, its thresholds, its words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from table import BILINEAR, BILINEAR_START, ROWS
+
+import shadowflow as sf
+from shadowflow import validity, zoo
+
+ONES = jnp.ones(4)
+
+
+def judged(ratios, **options):
+    ratios = np.asarray(ratios, float)
+    options = {"params": ONES, "rates": np.ones(len(ratios)), **options}
+    return validity.judge(np.arange(len(ratios)), ratios, np.ones(len(ratios)), **options)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "level", "words"),
+    [
+        ([0.01, 0.1, 0.02], "holds", "holds: the second-order correction stayed within 0.1 of"),
+        ([0.01, 0.11], "partly", "holds in part: the second-order correction reached 0.11 of"),
+        ([0.4, 0.1], "partly", "holds in part: the second-order correction reached 0.4 of"),
+        ([0.1, 0.41, 0.1], "does not hold", "does not hold: the second-order correction reached"),
+        ([0.1, np.nan], "does not hold", "does not hold: the second-order correction reached no"),
+    ],
+)
+def test_the_running_maximum_decides(ratios, level, words):
+    found = judged(ratios)
+    assert found.level == level
+    assert found.verdict.startswith(words)
+    expected = np.maximum.accumulate(np.where(np.isnan(ratios), np.inf, ratios))
+    np.testing.assert_array_equal(found.running_max, expected)
+    assert f"at step {np.nanargmax(ratios) if np.all(np.isfinite(ratios)) else 1}" in found.verdict
+
+
+def test_a_run_that_recovers_is_not_forgiven():
+    assert judged([0.5, *[0.001] * 50]).level == "does not hold"
+
+
+def test_a_failed_run_does_not_hold_whatever_its_ratios():
+    found = judged([0.01, 0.01], failed_at=2)
+    assert found.level == "does not hold"
+    assert "a non-finite number began at step 2" in found.verdict
+
+
+def test_a_correction_below_rounding_is_called_that():
+    tiny = {"params": ONES.astype(jnp.float32), "rates": np.full(3, 1e-8)}
+    assert judged([0.05] * 3, **tiny).level == "below rounding"
+    assert "float32; use float64" in judged([0.05] * 3, **tiny).verdict
+    fine = {**tiny, "params": ONES.astype(jnp.float64)}
+    assert judged([0.05] * 3, **fine).level == "holds"
+    assert judged([0.5] * 3, **tiny).level == "does not hold"
+
+
+def test_a_correction_of_nothing_is_no_finite_ratio():
+    found = validity.judge([0], [1.0], [0.0], params=ONES, rates=[1.0])
+    assert np.isinf(found.ratio[0])
+    still = validity.judge([0], [0.0], [0.0], params=ONES, rates=[1.0])
+    assert still.ratio[0] == 0
+
+
+@pytest.mark.parametrize("method", ["taylor", "displaced"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_ratio_of_an_iteration_is_that_of_its_two_orders(method, order):
+    adam, rate = ROWS["adam-inside"](), 0.05
+    follow = sf.shadow(BILINEAR, adam, BILINEAR_START, rate, 8, method=method, order=order,
+                       kind="iteration")  # fmt: skip
+    first, second = (sf.memoryless_step(BILINEAR, adam, rate, method=method, order=p)
+                     for p in (1, 2))  # fmt: skip
+    for n in (0, 3, 7):
+        place = jnp.asarray(follow.params[n])
+        plain, full = first(n, place), second(n, place)
+        expected = np.linalg.norm(full - plain) / np.linalg.norm(plain)
+        np.testing.assert_allclose(follow.validity.ratio[n], expected, rtol=1e-8, atol=1e-12)
+    assert follow.validity.ratio[7] > 1e-3
+
+
+@pytest.mark.parametrize("start", [0, None])
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_ratio_of_a_flow_is_that_of_its_two_fields(order, start):
+    adam, rate = ROWS["adam-inside"](), 0.01
+    follow = sf.shadow(BILINEAR, adam, BILINEAR_START, rate, 8, method="taylor", order=order,
+                       start=start)  # fmt: skip
+    first, second = (sf.modified_field(BILINEAR, adam, rate, order=p) for p in (1, 2))
+    for n in (1, 7):
+        middle = jnp.asarray((follow.params[n] + follow.params[n + 1]) / 2)
+        step = n if start == 0 else None
+        plain, full = first(step, middle), second(step, middle)
+        expected = np.linalg.norm(full - plain) / np.linalg.norm(plain)
+        np.testing.assert_allclose(follow.validity.ratio[n], expected, rtol=0.02)
+
+
+def test_the_ratio_of_the_inertial_flow_is_half_the_turn_of_its_direction():
+    follow = sf.shadow(BILINEAR, ROWS["adam-inside"](), BILINEAR_START, 0.01, 6, method="inertial")
+    moves = np.diff(follow.params, axis=0)
+    turns = np.linalg.norm(np.diff(moves, axis=0), axis=1) / 2
+    np.testing.assert_allclose(
+        follow.validity.ratio[1:], turns / np.linalg.norm(moves[1:], axis=1), rtol=1e-6
+    )
+    assert follow.validity.ratio[0] == 0
+    assert "half the turn of the direction" in follow.verdict
+
+
+@pytest.mark.parametrize(
+    ("decay", "start", "words"),
+    [
+        (0.99, 0, "The memory has not settled by step 20"),
+        (0.5, 0, ""),
+        (0.99, None, "It assumes a settled memory: many times 100 steps before"),
+        (0.0, None, ""),
+    ],
+)
+def test_an_unsettled_memory_is_remarked(decay, start, words):
+    optimizer = zoo.momentum(decay, form="ema", bias_correction=True)
+    follow = sf.shadow(BILINEAR, optimizer, BILINEAR_START, 1e-4, 20, start=start)
+    assert follow.validity.remark.startswith(words)
+    assert bool(follow.validity.remark) == bool(words)
+    assert follow.validity.remark in follow.verdict
+
+
+def test_a_cold_start_without_bias_correction_is_remarked_of_the_inertial_flow_only():
+    args = (BILINEAR, ROWS["rmsprop-inside"](), BILINEAR_START, 1e-4, 20)
+    words = "Without bias correction a cold start"
+    assert words in sf.shadow(*args, method="inertial").verdict
+    assert words not in sf.shadow(*args, method="inertial", start=None).verdict
+    assert words not in sf.shadow(*args, method="taylor").verdict
+
+
+@pytest.mark.slow
+def test_the_setting_that_everybody_uses():
+    """THEORY's reference run in float32: no memoryless flow holds, the inertial one does."""
+    from shadowflow.lab.models import digits_problem
+
+    problem, params = digits_problem()
+    adam = zoo.adam(0.9, 0.999, eps=0.0, eps_root=1e-8)
+    real = sf.iterate(problem, adam, params, 1e-3, 200)
+    far, level = {}, {}
+    for method, order in (("taylor", 1), ("taylor", 2), ("displaced", 2), ("inertial", 2)):
+        follow = sf.shadow(problem, adam, params, 1e-3, 200, method=method, order=order)
+        far[method, order] = sf.compare(real, follow).two_norm[-1]
+        level[method, order] = follow.validity.level
+    assert level.pop(("inertial", 2)) == "holds"
+    assert set(level.values()) == {"does not hold"}
+    assert far["taylor", 2] > 4 * far["taylor", 1]
+    assert far["displaced", 2] < far["taylor", 1]
+    assert far["inertial", 2] < far["taylor", 1] / 100
+
+
+@pytest.mark.slow
+def test_the_setting_where_the_theory_helps():
+    from shadowflow.lab.models import digits_problem
+
+    problem, params = digits_problem()
+    adam = zoo.adam(0.9, 0.95, eps=0.0, eps_root=1e-6)
+    real = sf.iterate(problem, adam, params, 1e-4, 200)
+    far = {}
+    for method, order in (("taylor", 1), ("taylor", 2), ("displaced", 2), ("inertial", 2)):
+        follow = sf.shadow(problem, adam, params, 1e-4, 200, method=method, order=order)
+        far[method, order] = sf.compare(real, follow).two_norm[-1]
+        assert follow.validity.level in ("holds", "partly")
+        assert jax.tree.leaves(follow.params)[0].dtype == np.float32
+    assert far["inertial", 2] < far["displaced", 2] / 100
+    assert far["displaced", 2] < far["taylor", 2] < far["taylor", 1]
