@@ -17,7 +17,9 @@ from shadowflow.lab.models import (
 
 def test_digits():
     images, labels = load_digits()
-    assert (images.shape, images.dtype, images.min(), images.max()) == ((1797, 64), "float32", 0, 1)
+    assert (images.shape, images.dtype) == ((1797, 64), "float32")
+    assert abs(images.mean(dtype=float)) < 1e-6
+    assert abs(images.std(dtype=float) - 1) < 1e-6
     assert (labels.shape, labels.dtype) == ((1797,), "int32")
     assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
