@@ -266,7 +266,8 @@ def _strength(optimizer: Optimizer, memory: Memory, params: PyTree, now: Present
 
     indices = range(len(optimizer.moments))
     total = slope([1.0 for _ in indices])
-    aged = slope([mem.mean_time(memory, i) / memory.rate + 0.5 for i in indices])
+    rate = jnp.where(memory.rate > 0, memory.rate, 1.0)
+    aged = slope([mem.mean_time(memory, i) / rate + 0.5 for i in indices])
 
     def per_coordinate(g, phi, rise, bias):
         still = (g == 0) | (phi == 0)

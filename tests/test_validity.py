@@ -105,6 +105,16 @@ def test_the_ratio_of_the_inertial_flow_is_half_the_turn_of_its_direction():
     assert "half the turn of the direction" in follow.verdict
 
 
+def test_a_step_of_rate_zero_is_no_turn_of_the_direction():
+    warm = lambda n: 0.0 if n in (0, 4) else 0.002  # noqa: E731
+    args = (BILINEAR, ROWS["adam-inside"](), BILINEAR_START, warm, 8)
+    follow = sf.shadow(*args, method="inertial")
+    np.testing.assert_array_equal(follow.params[0], follow.params[1])
+    assert follow.validity.ratio[0] == follow.validity.ratio[4] == 0
+    assert follow.validity.level == "holds"
+    assert np.all(follow.validity.ratio[[2, 3, 5, 6]] > 0)
+
+
 @pytest.mark.parametrize(
     ("decay", "start", "words"),
     [

@@ -71,9 +71,11 @@ class Inertial(eqx.Module):
             substeps=self._parts(memory),
         )
         moments = self._moments(state, reference, drift, 1.0)
-        direction = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
-        change = trees.norm(trees.subtract(direction, last)) / 2
-        record = (jnp.where(jnp.isnan(change), 0.0, change), trees.norm(direction))
+        here = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
+        change = trees.norm(trees.subtract(here, last)) / 2
+        known = (rate > 0) & jnp.isfinite(change)
+        record = (jnp.where(known, change, 0.0), trees.norm(here))
+        direction = trees.where(rate > 0, here, last)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, moments))
         state = State(moments, state.step + 1)
         return (moved, state, mem.advance(self.optimizer, memory), direction), record, finite
