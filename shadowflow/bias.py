@@ -51,6 +51,8 @@ class Measure:
 
 def effect(rate: float) -> str:
     """The word for a rate of change that a part of the bias causes."""
+    if not np.isfinite(rate):
+        return "has no finite effect on"
     return "leaves alone" if rate == 0 else "penalizes" if rate < 0 else "anti-penalizes"
 
 

@@ -67,12 +67,19 @@ def test_a_run_that_meets_nan_says_where_and_writes_what_came_before(run):
     code, said, (folder,) = run("cliff", "opt:sgd", "--learning-rate", "0.02", "--steps", "9")
     assert code == 0
     assert "a non-finite loss, gradient or parameter began at step 3 of 9" in said
+    assert "What is penalized" not in said
     text = (folder / "numbers.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["real"]["failed_at"] == 3
     with np.load(folder / "arrays.npz") as arrays:
         assert arrays["params"].shape == (4, 2)
         assert np.all(np.isfinite(arrays["params"]))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(run, capsys):
+    Path("out").write_text("a file")
+    assert cli.main(["shadow", "opt:sgd", "--out", "out/below"]) == 2
+    assert "--out: expected a folder that can be written" in capsys.readouterr().err
 
 
 def test_a_host_problem_without_hvp_gets_the_methods_that_need_gradients_only(run):

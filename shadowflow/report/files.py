@@ -10,6 +10,18 @@ from pathlib import Path
 from typing import Any
 
 
+def writable(folder: Path) -> None:
+    """Make the folder; ValueError, before any work is done, where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / ".probe", lambda draft: draft.touch()).unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--out: expected a folder that can be written, got {str(folder)!r} "
+            f"({error.strerror}); choose another"
+        ) from None
+
+
 def write(path: Path, fill: Callable[[Path], Any]) -> Path:
     """Let ``fill`` write a temporary file beside ``path``, then put it in place at once."""
     path.parent.mkdir(parents=True, exist_ok=True)

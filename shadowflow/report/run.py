@@ -20,7 +20,7 @@ from shadowflow.methods import METHODS
 from shadowflow.problem import Problem
 from shadowflow.report import words
 from shadowflow.report.figure import draw
-from shadowflow.report.files import write, write_json
+from shadowflow.report.files import writable, write, write_json
 from shadowflow.report.settings import Setting
 from shadowflow.shadow import Shadow, shadow
 
@@ -50,6 +50,8 @@ def shadow_job(settings: list[Setting], problem: Problem, params: PyTree, *, out
     Each setting writes ``out/<key>/``: figure.png, numbers.json, arrays.npz. A run that meets a
     non-finite number says at which step, and what came before it is written all the same.
     """
+    for setting in settings:
+        writable(out / setting.key())
     for index, setting in enumerate(settings):
         print(_heading(index, settings, params))
         one_setting(setting, problem, params, out / setting.key(), quiet)
@@ -120,7 +122,8 @@ def _bar(quiet: bool, total: int):
 
 
 def _bias(setting: Setting, problem: Problem, optimizer, real: Trajectory) -> ImplicitBias | None:
-    if not problem.traceable and problem.hvp is None:
+    lacking = not problem.traceable and problem.hvp is None
+    if lacking or real.failed_at is not None:
         return None
     end = jax.tree.map(jnp.asarray, real.last)
     eps_root = float(setting.arguments.get("eps_root", 0.0)) or None
@@ -135,14 +138,12 @@ def tell(setting: Setting, optimizer, problem: Problem, real: Trajectory, lines:
     print("The optimizer, g the gradient of the loss at θ, step n = 0, 1, …")
     show(words.equation(optimizer, setting.learning_rate))
     print(_what_happened(setting, problem, real, lines))
-    first = [line for line in lines if line.order == 1]
-    base = float(first[-1].gap.two_norm[-1]) if first else float("nan")
     print(f"\nHow far is each shadow from the optimizer at step {real.steps[-1]}?")
     show(words.table(
         ["method", "order", "kind", "max-norm", "two-norm", "of first order", "verdict"],
-        [_cells(line, base) for line in lines],
+        [_cells(line, lines) for line in lines],
     ))  # fmt: skip
-    print(_moral(lines, base))
+    print(_moral(lines))
     if bias is not None:
         print(f"\nWhat is penalized? At step {real.steps[-1]}, with the weights of that step:")
         show(words.bias_lines(bias, float(setting.arguments.get("eps_root", 0.0)) or None))
@@ -172,27 +173,31 @@ def _loss(problem: Problem, path: Trajectory, index: int) -> float:
     return float("nan") if problem.loss is None else float(problem.loss(place))
 
 
-def _cells(line: Line, base: float) -> list[str]:
+def _cells(line: Line, lines: list[Line]) -> list[str]:
     gap = line.gap
     stop = "" if line.follow.failed_at is None else f", stopped at step {line.follow.failed_at}"
     return [line.method, str(line.order), line.kind, words.number(gap.max_norm[-1]),
-            words.number(gap.two_norm[-1]), words.number(_relative(gap.two_norm[-1], base)),
+            words.number(gap.two_norm[-1]), words.number(_relative(line, lines)),
             line.follow.validity.level + stop]  # fmt: skip
 
 
-def _relative(value, base: float) -> float:
-    return float(value) / base if base > 0 else float("nan")
+def _relative(line: Line, lines: list[Line]) -> float:
+    """The distance at the line's last step over that of the first-order flow at the same step."""
+    base = [first.gap for first in lines if first.order == 1 and first.kind == "flow"]
+    there = [gap.two_norm[gap.steps == line.gap.steps[-1]] for gap in base]
+    if not there or not there[0].size or there[0][0] == 0:
+        return float("nan")
+    return float(line.gap.two_norm[-1] / there[0][0])
 
 
-def _moral(lines: list[Line], base: float) -> str:
+def _moral(lines: list[Line]) -> str:
     """The table in sentences, verdicts with their reasons."""
     sentences = []
     for line in lines:
         if line.kind != "flow":
             continue
-        close = float(line.gap.two_norm[-1])
-        known = line.order > 1 and close > 0 and base > 0
-        times = f" ({_times(base / close)} first order)" if known else ""
+        share = _relative(line, lines)
+        times = f" ({_times(1 / share)} first order)" if line.order > 1 and share > 0 else ""
         name = f"{line.method}, order {line.order}{times}"
         sentences.append(f"  - {name}: {line.follow.validity.reason}")
     remarks = {line.follow.validity.remark: None for line in lines if line.follow.validity.remark}
@@ -239,15 +244,13 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _numbers(setting: Setting, problem: Problem, real: Trajectory, lines: list[Line],
              bias: ImplicitBias | None) -> dict[str, Any]:  # fmt: skip
-    first = [line for line in lines if line.order == 1]
-    base = float(first[-1].gap.two_norm[-1]) if first else float("nan")
     rows = [
         {
             "method": line.method, "order": line.order, "kind": line.kind,
             "step": int(line.gap.steps[-1]),
             "max_norm": float(line.gap.max_norm[-1]), "two_norm": float(line.gap.two_norm[-1]),
             "largest_two_norm": float(line.gap.two_norm.max()),
-            "two_norm_of_first_order": _relative(line.gap.two_norm[-1], base),
+            "two_norm_of_first_order": _relative(line, lines),
             "ratio_running_max": float(line.follow.validity.running_max[-1])
             if len(line.follow.validity.ratio) else 0.0,
             "level": line.follow.validity.level, "verdict": line.follow.verdict,
