@@ -37,6 +37,7 @@ class Measure:
     rates: dict[str, float]
     leaf_rates: dict[str, PyTree]
     coordinate_rates: dict[str, PyTree]
+    rounding: float
 
     @property
     def bias_rate(self) -> float:
@@ -45,15 +46,19 @@ class Measure:
 
     @property
     def effect(self) -> str:
-        """ "penalizes", "anti-penalizes" or "leaves alone", of the bias as a whole."""
-        return effect(self.bias_rate)
+        """What the bias as a whole does: the words of ``effect``."""
+        return self.effect_of(self.bias_rate)
+
+    def effect_of(self, rate: float) -> str:
+        """The word for one of the rates; one below ``rounding`` changes nothing."""
+        return effect(rate if abs(rate) > self.rounding or not np.isfinite(rate) else 0.0)
 
 
 def effect(rate: float) -> str:
     """The word for a rate of change that a part of the bias causes."""
     if not np.isfinite(rate):
         return "has no finite effect on"
-    return "leaves alone" if rate == 0 else "penalizes" if rate < 0 else "anti-penalizes"
+    return "does not change" if rate == 0 else "penalizes" if rate < 0 else "anti-penalizes"
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class ImplicitBias:
                 continue
             lines.append(f"The bias {measure.effect} the {name} (now {measure.value:.4g}):")
             for part, rate in measure.rates.items():
-                word = "the flow without bias" if part == PLAIN else effect(rate)
+                word = "the flow without bias" if part == PLAIN else measure.effect_of(rate)
                 lines.append(f"  {part:<15} {rate:+.3e} per unit of time  ({word})")
         return "\n".join([*lines, f"Verdict: {self.verdict}"])
 
@@ -116,6 +121,8 @@ def implicit_bias(problem: Problem, optimizer: Optimizer, params: PyTree, learni
     >>> {name: round(float(part[0]), 3) for name, part in parts.parts.items()}
     {'memoryless': -2.0, 'momentum': -0.4, 'discretization': -0.2}
     """
+    checks.instance("problem", problem, Problem)
+    checks.instance("optimizer", optimizer, Optimizer)
     checks.learning_rate(learning_rate)
     params = problem.check(params)
     if step is not None:
@@ -203,6 +210,7 @@ def _parts(optimizer: Optimizer, memory: Memory, params: PyTree, expansion: Expa
 def _measure(values: PyTree, slope: PyTree, parts: dict) -> Measure:
     """A measure from its values per coordinate and its gradient with respect to the parameters."""
     by_coordinate = {name: jax.tree.map(jnp.multiply, slope, part) for name, part in parts.items()}
+    eps = float(jnp.finfo(trees.finest_dtype(values)).eps)
     leaf_sums = lambda tree: jax.tree.map(lambda leaf: float(jnp.sum(leaf)), tree)  # noqa: E731
     return Measure(
         value=float(trees.total(values)),
@@ -210,6 +218,7 @@ def _measure(values: PyTree, slope: PyTree, parts: dict) -> Measure:
         rates={name: float(trees.total(tree)) for name, tree in by_coordinate.items()},
         leaf_rates={name: leaf_sums(tree) for name, tree in by_coordinate.items()},
         coordinate_rates=by_coordinate,
+        rounding=4 * eps * float(trees.total(jax.tree.map(jnp.abs, by_coordinate[PLAIN]))),
     )
 
 

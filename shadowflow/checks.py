@@ -72,6 +72,15 @@ def learning_rate(value) -> None:
         raise ValueError(f"learning_rate: expected one number or a schedule, got {value!r}.")
 
 
+def instance(name: str, value, kind: type) -> None:
+    """Refuse what is not an instance of ``kind``, one of the library's own classes."""
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"{name}: expected a shadowflow.{kind.__name__}, got {type(value).__name__}; "
+            f"build one with shadowflow.{kind.__name__}(…)."
+        )
+
+
 def function(name: str, value) -> None:
     """Refuse what cannot be called."""
     if not callable(value):

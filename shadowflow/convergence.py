@@ -127,6 +127,12 @@ def convergence(problem: Problem, optimizer: Optimizer, params: PyTree, horizon:
     rates = [float(rate) for rate in learning_rates]
     if len(rates) < 2 or any(b >= a for a, b in itertools.pairwise(rates)):
         raise ValueError(f"learning_rates: expected two or more, falling, got {learning_rates!r}.")
+    unfit = [h for h in rates if abs(horizon / h - max(1, round(horizon / h))) > 1e-6]
+    if unfit:
+        raise ValueError(
+            f"learning_rates: expected rates that divide the horizon {horizon} into whole steps, "
+            f"got {unfit[0]}; halve horizon / n for a whole n."
+        )
     params = problem.check(params)
     if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(params)):
         raise ValueError(
@@ -160,7 +166,7 @@ def _wanted(methods, kinds, orders) -> list[tuple[str, str, int]]:
         for name in names
         for kind in kinds
         for order in (METHODS[name].orders if orders is None else orders)
-        if kind in METHODS[name].kinds
+        if kind in METHODS[name].kinds and (methods is not None or order in METHODS[name].orders)
     ]
     for name, kind, order in wanted:
         chosen(name, kind, order)

@@ -87,6 +87,8 @@ def iterate(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rat
     ``failed_at``, and what was computed before is returned. Raises ValueError or TypeError for
     bad input.
     """
+    checks.instance("problem", problem, Problem)
+    checks.instance("optimizer", optimizer, Optimizer)
     checks.learning_rate(learning_rate)
     params = problem.check(params)
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every, 1)

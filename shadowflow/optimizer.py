@@ -212,7 +212,7 @@ class Optimizer(eqx.Module):
                     "params: expected the parameters, got None; call "
                     "update(grads, state, params), as for optax.adamw."
                 )
-            rate = rate_at(learning_rate, state.step)
+            rate = rate_at(learning_rate, jnp.where(jnp.isinf(state.step), 0, state.step))
             state, move = self.update(state, updates, params, rate)
             return move, state
 

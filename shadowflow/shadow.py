@@ -165,6 +165,8 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     0.3499
     """
     found = chosen(method, kind, order)
+    checks.instance("problem", problem, Problem)
+    checks.instance("optimizer", optimizer, Optimizer)
     checks.learning_rate(learning_rate)
     params, steps = problem.check(params), checks.count("steps", steps)
     save_every = checks.count("save_every", save_every, 1)
@@ -176,7 +178,7 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     end = None if found.memoryless else state if run.carry is None else run.carry[1]
     path = trajectory(run, first, table, end)
     correction, plain = ((), ()) if run.records is None else run.records
-    remarks = [validity.memory_remark(optimizer, start, first + steps)]
+    remarks = [validity.memory_remark(optimizer, start, int(path.steps[-1]))]
     remarks += [] if found.memoryless else [validity.cold_remark(optimizer, start)]
     judged = validity.judge(
         first + np.arange(len(correction)), correction, plain, params=path.params,
@@ -256,6 +258,7 @@ class _Course:
 
     def _runner(self) -> Runner | Inertial:
         if self.method.direction is None:
-            return Inertial(self.problem, traced(self.optimizer), substeps(self.optimizer))
+            return Inertial(self.problem, traced(self.optimizer),
+                            jnp.asarray(substeps(self.optimizer)))  # fmt: skip
         kind = Iteration if self.kind == "iteration" else Flow
         return kind(self.problem, traced(self.optimizer), self.method.direction, self.order)

@@ -8,6 +8,7 @@ not (the ratio at one instant recovers while the run is already far off; hence t
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -90,8 +91,10 @@ def _dtype(params: PyTree) -> str:
 
 
 def _below_rounding(correction: np.ndarray, rates, params: PyTree) -> bool:
-    eps = float(np.finfo(jax.tree.leaves(params)[0].dtype).eps)
-    size = np.sqrt(sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(params)))
+    eps = float(jnp.finfo(jax.tree.leaves(params)[0].dtype).eps)
+    size = np.sqrt(
+        sum(float(np.sum(np.square(np.asarray(leaf, float)))) for leaf in jax.tree.leaves(params))
+    )
     total = float(np.sum(correction * np.asarray(rates)[: len(correction)]))
     return len(correction) > 0 and total < eps * size * np.sqrt(len(correction))
 

@@ -61,7 +61,13 @@ def _public_names(path: Path) -> dict[str, Any]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(
+            f"--problem: expected a file that runs, got {str(path)!r}, which raised "
+            f"{type(error).__name__}: {error}; run it with python to see where"
+        ) from error
     return {name: value for name, value in vars(module).items() if not name.startswith("__")}
 
 

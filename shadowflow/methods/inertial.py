@@ -51,7 +51,7 @@ class Inertial(eqx.Module):
 
     problem: Problem
     optimizer: Optimizer
-    substeps: int = eqx.field(static=True)
+    substeps: Array
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """The carry of ``drive`` before the first step."""
@@ -80,7 +80,7 @@ class Inertial(eqx.Module):
         state = State(moments, state.step + 1)
         return (moved, state, mem.advance(self.optimizer, memory), direction), record, finite
 
-    def _parts(self, memory: Memory) -> Array | int:
+    def _parts(self, memory: Memory) -> Array:
         """More parts at the start of a cold run: corrected weights vary like 1 / (s + ½) there."""
         if memory.settled:
             return self.substeps

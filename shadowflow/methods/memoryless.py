@@ -74,9 +74,9 @@ class Flow(Runner):
             moved = solver.one_step(field, params, traceable=self.problem.traceable)
         else:
             field = lambda s, y: paired(self, memory, y[0])  # noqa: E731
-            start = (params, trees.zeros_like(params))
-            moved, first = solver.one_step(field, start, traceable=self.problem.traceable)
-            correction, step = sizes(first, trees.subtract(moved, params))
+            start = (params, trees.zeros_like(params), trees.zeros_like(params))
+            moved, second, first = solver.one_step(field, start, traceable=self.problem.traceable)
+            correction, step = sizes(first, second)
             safe = jnp.where(rate > 0, rate, 1.0)
             record = (correction / safe, step / safe)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite(moved)
@@ -89,10 +89,14 @@ def first_order(runner: Runner, memory: Memory, params: PyTree) -> PyTree:
     return taylor.present(runner.optimizer, memory, params, gradient).direction
 
 
-def paired(runner: Runner, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
-    """−h · (second order, first order): the field, and what it would be without correction."""
+def paired(runner: Runner, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    """−h · (second order, second order, first order): for θ, and for both ways from 0.
+
+    The ways are integrated beside θ, since a difference of θs would be lost in its rounding.
+    """
     first, second = runner.direction(runner.problem, runner.optimizer, memory, params, 0.5)
-    return trees.scale(-memory.rate, second), trees.scale(-memory.rate, first)
+    forward = trees.scale(-memory.rate, second)
+    return forward, forward, trees.scale(-memory.rate, first)
 
 
 def strides(runner: Flow, carry: tuple, rates) -> Iterator[Chunk]:
@@ -117,13 +121,13 @@ def _stride(runner: Flow, memory: Memory, params: PyTree, steps):
         field = lambda y: trees.scale(-memory.rate, first_order(runner, memory, y))  # noqa: E731
         path = solver.over_many(field, params, steps)
         starts = jax.tree.map(lambda leaf: leaf[:-1], path)
-        pair = lambda y: sizes(*paired(runner, memory, y)[::-1])  # noqa: E731
+        pair = lambda y: sizes(*paired(runner, memory, y)[:0:-1])  # noqa: E731
         correction, plain = jax.lax.map(pair, starts)
     else:
         field = lambda y: paired(runner, memory, y[0])  # noqa: E731
-        path, first = solver.over_many(field, (params, trees.zeros_like(params)), steps)
-        moved, first = (jax.tree.map(lambda leaf: jnp.diff(leaf, axis=0), tree)
-                        for tree in (path, first))  # fmt: skip
-        correction, plain = jax.vmap(sizes)(first, moved)
+        start = (params, trees.zeros_like(params), trees.zeros_like(params))
+        path, *ways = solver.over_many(field, start, steps)
+        second, first = (jax.tree.map(lambda leaf: jnp.diff(leaf, axis=0), way) for way in ways)
+        correction, plain = jax.vmap(sizes)(first, second)
     values = jax.lax.map(runner.problem.value, path)
     return path, values, (correction / memory.rate, plain / memory.rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shadowflow.bias import PLAIN, ImplicitBias, Measure, effect
+from shadowflow.bias import PLAIN, ImplicitBias, Measure
 from shadowflow.optimizer import Moment, Optimizer, identity, square
 
 WIDTH = 96
@@ -64,12 +64,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _is_number(text: str) -> bool:
-    return text[:1].isdigit() or text[:1] in "-+" or text == "inf"
+    return text[:1].isdigit() or text[:1] in "-+–" or text == "inf"
 
 
 def number(value: float) -> str:
     """Two significant digits, in the shorter of both notations."""
-    return f"{value:.2g}"
+    return "–" if value != value else f"{value:.2g}"
 
 
 def bias_lines(bias: ImplicitBias, eps_root: float | None) -> list[str]:
@@ -86,7 +86,7 @@ def bias_lines(bias: ImplicitBias, eps_root: float | None) -> list[str]:
         "Rates of change along the flow, per unit of time (time = steps × learning rate):",
         "",
         *table(["part", "rate", "effect"], [
-            [part, f"{rate:+.2e}", "the flow itself" if part == PLAIN else effect(rate)]
+            [part, f"{rate:+.2e}", "the flow itself" if part == PLAIN else measure.effect_of(rate)]
             for part, rate in measure.rates.items()
         ]),
         "",
