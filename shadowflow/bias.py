@@ -136,7 +136,7 @@ def implicit_bias(problem: Problem, optimizer: Optimizer, params: PyTree, learni
     at = 0 if step is None else step
     judged = validity.judge([at], [trees.norm(bias)], [trees.norm(parts[PLAIN])], params=params,
                             rates=[float(memory.rate)],
-                            unsettled=validity.memory_remark(optimizer, step, at))  # fmt: skip
+                            remarks=[validity.memory_remark(optimizer, step, at)])  # fmt: skip
     norm = None if found.norm is None else _measure(*found.norm, parts)
     return ImplicitBias(parts, _sum([parts[PLAIN], bias]), _measure(*found.potential, parts), norm,
                         found.strength, judged)  # fmt: skip

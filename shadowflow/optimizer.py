@@ -222,40 +222,64 @@ class Optimizer(eqx.Module):
 def state_from_optax(optimizer: Optimizer, opt_state, params: PyTree, step=None) -> State:
     """The ``State`` inside the state of a running optax optimizer, to go on from step n of it.
 
-    Found by their names in optax: ``mu`` or ``ema`` (an average of gradients), ``trace`` (its
-    sum, 1/(1 − decay) times as long), ``nu`` (an average of squares), ``count``. step: the
-    number of updates made, where the optax state does not count them (momentum, RMSProp).
-    Raises ValueError where a moment with memory has no counterpart or no count is known.
+    Known are the states of optax's adam, adamw, nadam, rmsprop, sgd with momentum, lion and ema
+    (``OPTAX_STATES``), alone or in a chain; ``trace`` is 1/(1 − decay) times an average. step:
+    the number of updates made, where the optax state does not count them (momentum, RMSProp).
+    Raises ValueError where a moment with memory has no counterpart of the parameters' structure
+    and shapes, or more than one, where no count is known, or for a step that is not a whole
+    number. (adamax keeps another average in a state of adam's class: not told apart.)
 
     >>> from shadowflow import zoo
     >>> state = optax.adam(0.1).init(jnp.ones(2))
     >>> float(state_from_optax(zoo.adam(), state, jnp.ones(2)).step)
     0.0
     """
-    found = {name: optax.tree.get(opt_state, name) for name in ("mu", "ema", "trace", "nu")}
-    if found["trace"] is not None:
-        decay = next(m.rate for m in optimizer.moments if m.has_memory)
-        found["trace"] = trees.scale(1 - decay, found["trace"])
-    averages = [found[name] for name in ("mu", "ema", "trace") if found[name] is not None]
-    known = {identity: averages[0] if averages else None, square: found["nu"]}
-    counts = optax.tree.get_all_with_path(opt_state, "count")
-    step = step if step is not None else counts[0][1] if counts else None
+    known = lambda node: type(node).__name__ in OPTAX_STATES  # noqa: E731
+    nodes = [node for node in jax.tree.leaves(opt_state, is_leaf=known) if known(node)]
+    found = lambda *names: [  # noqa: E731
+        getattr(node, name) for node in nodes for name in names if name in node._fields
+    ]
+    memories = [moment for moment in optimizer.moments if moment.has_memory]
+    scaled = [trees.scale(1 - memories[0].rate, trace) for trace in found("trace") if memories]
+    values = {identity: [*found("mu", "ema"), *scaled], square: found("nu")}
     moments = tuple(
-        known.get(getattr(m.transform, "func", None)) if m.has_memory else None
+        _counterpart(optimizer, values.get(getattr(m.transform, "func", None), []), params)
+        if m.has_memory
+        else None
         for m in optimizer.moments
     )
-    lacking = [m for m, value in zip(optimizer.moments, moments, strict=True)
-               if m.has_memory and value is None]  # fmt: skip
-    if lacking or step is None:
-        what = "step: expected the number of updates made" if not lacking else "opt_state: "
-        what += "" if not lacking else f"expected averages for the moments of {optimizer.name}"
-        raise ValueError(f"{what}, got none in {type(opt_state).__name__}; pass step=, or build a "
-                         "shadowflow.State(moments, step) yourself.")  # fmt: skip
-    moments = tuple(
-        None if value is None else jax.tree.map(lambda v, p: jnp.asarray(v, p.dtype), value, params)
-        for value in moments
-    )
+    counts = found("count")
+    if step is None and not counts:
+        raise ValueError(
+            "step: expected the number of updates made, which this optax state does not count, "
+            "got None; pass step=."
+        )
+    step = checks.count("step", int(counts[0]) if step is None else step)
     return State(moments, jnp.asarray(step, trees.real_dtype()))
+
+
+OPTAX_STATES = (
+    "ScaleByAdamState",
+    "ScaleByRmsState",
+    "ScaleByRmsWithCountState",
+    "ScaleByLionState",
+    "ScaleByScheduleState",
+    "TraceState",
+    "EmaState",
+)
+
+
+def _counterpart(optimizer: Optimizer, values: list, params: PyTree) -> PyTree:
+    """The one optax average that a moment has, in the parameters' dtypes."""
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
+    alike = [value for value in values if jax.tree.structure(value) == jax.tree.structure(params)]
+    if len(values) != 1 or not alike or shapes(alike[0]) != shapes(params):
+        raise ValueError(
+            f"opt_state: expected averages for the moments of {optimizer.name}, one each, like "
+            f"params, got {len(values)} with shapes {[shapes(value) for value in values]}; known "
+            f"states are {', '.join(OPTAX_STATES)}; else build a State(moments, step)."
+        )
+    return jax.tree.map(lambda v, p: jnp.asarray(v, jnp.result_type(p)), alike[0], params)
 
 
 def rate_at(learning_rate, step):

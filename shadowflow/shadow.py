@@ -182,7 +182,7 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     remarks += [] if found.memoryless else [validity.cold_remark(optimizer, start)]
     judged = validity.judge(
         first + np.arange(len(correction)), correction, plain, params=path.params,
-        rates=table[first:], unsettled=". ".join(filter(None, remarks)),
+        rates=table[first:], remarks=remarks,
         failed_at=path.failed_at, memoryless=found.memoryless,
     )  # fmt: skip
     return Shadow(path.steps, path.times, path.params, path.state, path.failed_at, judged)

@@ -5,6 +5,7 @@ says how far into its range a run went: up to 0.1 it holds, up to 0.4 in part, b
 not (the ratio at one instant recovers while the run is already far off; hence the maximum).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -24,7 +25,7 @@ class Validity:
 
     steps: step numbers, int array [steps]; ratio: the correction relative to the first-order
     step, per step; running_max: its running maximum; level: "holds", "partly", "does not hold"
-    or "below rounding"; reason: the same in words; remark: what else to mind, or "".
+    or "below rounding"; reason: the same in words; remarks: what else to mind.
     """
 
     steps: np.ndarray
@@ -32,20 +33,26 @@ class Validity:
     running_max: np.ndarray
     level: str
     reason: str
-    remark: str
+    remarks: tuple[str, ...]
+
+    @property
+    def remark(self) -> str:
+        """The remarks as one text, "" where there is none."""
+        return ". ".join(self.remarks)
 
     @property
     def verdict(self) -> str:
-        """The reason and the remark as sentences."""
-        return " ".join(f"{text}." for text in (self.reason, self.remark) if text)
+        """The reason and the remarks as sentences."""
+        return " ".join(f"{text}." for text in (self.reason, *self.remarks))
 
 
-def judge(steps, correction, plain, *, params: PyTree, rates, unsettled: str = "",
+def judge(steps, correction, plain, *, params: PyTree, rates, remarks: Sequence[str] = (),
           failed_at: int | None = None, memoryless: bool = True) -> Validity:  # fmt: skip
     """The validity of a run from the sizes of its corrections and of its first-order steps.
 
     correction, plain: per step, in parameters per unit of time; rates: learning rates; params:
-    any parameters of the run, for the size of rounding; unsettled: a remark for the verdict.
+    any parameters of the run, for the size of rounding; remarks: what else the verdict says,
+    "" being nothing.
     """
     correction, plain = np.asarray(correction, float), np.asarray(plain, float)
     still = np.where(correction == 0, 0.0, np.inf)
@@ -63,7 +70,8 @@ def judge(steps, correction, plain, *, params: PyTree, rates, unsettled: str = "
             f"cannot be told from rounding: the correction adds up to less than the rounding of "
             f"{_dtype(params)}; use float64"
         )
-    return Validity(np.asarray(steps), ratio, running, level, _sentence(level, reason), unsettled)
+    return Validity(np.asarray(steps), ratio, running, level, _sentence(level, reason),
+                    tuple(filter(None, remarks)))  # fmt: skip
 
 
 def _level(steps: np.ndarray, ratio: np.ndarray, memoryless: bool) -> tuple[str, str]:
@@ -104,8 +112,8 @@ def cold_remark(optimizer: Optimizer, start: int | None) -> str:
     if start != 0 or all(moment.corrected for moment in optimizer.moments):
         return ""
     return (
-        "Without bias correction a cold start costs this flow an error of first order, unless "
-        "the direction is linear in the moments"
+        "Without bias correction a cold start costs the inertial flow an error of first order, "
+        "unless the direction is linear in the moments"
     )
 
 

@@ -218,6 +218,30 @@ def test_a_state_of_another_optax_optimizer_is_refused():
         state_from_optax(zoo.momentum(), optax.sgd(0.1).init(params), params, 3)
 
 
+def test_a_state_that_only_looks_alike_is_refused():
+    params = {"a": jnp.ones(2)}
+    said = "expected averages for the moments of adam"
+    belief = optax.adabelief(0.1).init(params)  # its nu averages another square
+    with pytest.raises(ValueError, match=said):
+        state_from_optax(zoo.adam(), belief, params)
+    adam = optax.adam(0.1).init(params)
+    for other in ({"a": jnp.ones(3)}, {"b": jnp.ones(2)}, jnp.ones(2)):
+        with pytest.raises(ValueError, match=said):
+            state_from_optax(zoo.adam(), adam, other)
+    two = optax.chain(optax.ema(0.9), optax.scale_by_adam()).init(params)
+    with pytest.raises(ValueError, match=r"one each, like params, got 2"):
+        state_from_optax(zoo.adam(), two, params)
+    for step in (-3, 2.5):
+        with pytest.raises(ValueError, match="step: expected a whole number"):
+            state_from_optax(zoo.adam(), adam, params, step)
+
+
+def test_parameters_may_be_called_like_the_fields_of_a_state():
+    params = {"mu": jnp.ones(2), "count": jnp.ones(1)}
+    state = state_from_optax(zoo.adam(), optax.adam(0.1).init(params), params)
+    assert jax.tree.structure(state.moments[0]) == jax.tree.structure(params)
+
+
 # --- failures: the step where a number that is not finite began
 
 FAILS_AT = [0, 5, CHUNK_STEPS - 1, CHUNK_STEPS, 73]

@@ -105,6 +105,21 @@ def test_the_ratio_of_the_inertial_flow_is_half_the_turn_of_its_direction():
     assert "half the turn of the direction" in follow.verdict
 
 
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "nadam", "rmsprop-inside"])
+def test_weights_that_rise_from_zero_are_no_turn_of_the_inertial_direction(name):
+    cold = sf.shadow(BILINEAR, ROWS[name](), BILINEAR_START, 1e-4, 12, method="inertial")
+    moves = np.diff(cold.params, axis=0)
+    raw = np.linalg.norm(np.diff(moves, axis=0), axis=1) / 2 / np.linalg.norm(moves[1:], axis=1)
+    assert raw[0] > 0.04
+    assert cold.validity.running_max[-1] < raw[0] / 3
+    assert cold.validity.level == "holds"
+
+
+def test_a_turn_is_still_seen_while_weights_rise():
+    wild = sf.shadow(BILINEAR, ROWS["momentum"](), BILINEAR_START, 2.0, 12, method="inertial")
+    assert wild.validity.level == "does not hold"
+
+
 def test_a_step_of_rate_zero_is_no_turn_of_the_direction():
     warm = lambda n: 0.0 if n in (0, 4) else 0.002  # noqa: E731
     args = (BILINEAR, ROWS["adam-inside"](), BILINEAR_START, warm, 8)

@@ -18,7 +18,7 @@ from .. import memory as mem, trees
 from ..memory import Memory
 from ..optimizer import Moment, Optimizer, State, decay_power
 from ..problem import Problem
-from . import solver
+from . import solver, taylor
 
 FADING = 0.2
 EARLY_STEPS, EARLY_SUBSTEPS = 8, 4
@@ -44,9 +44,10 @@ def half_phase(decay: Array) -> Array:
 class Inertial(eqx.Module):
     """One step of the inertial flow, for ``drive``.
 
-    The carry is (θ, state, memory, last direction). The record is (half the change of the
-    direction since the last step, the direction): the size of what a first-order inertial
-    flow, which reads gradient and moments half a step late, would miss.
+    The carry is (θ, state, memory, last direction, last memory). The record is (half the change
+    of the direction since the last step, the direction): the size of what a first-order
+    inertial flow, which reads gradient and moments half a step late, would miss. What uncorrected
+    weights, rising from 0, change by themselves is no such miss and is taken out.
     """
 
     problem: Problem
@@ -55,12 +56,13 @@ class Inertial(eqx.Module):
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """The carry of ``drive`` before the first step."""
-        return params, state, memory, trees.scale(jnp.nan, trees.zeros_like(params))
+        return params, state, memory, trees.scale(jnp.nan, trees.zeros_like(params)), memory
 
     def __call__(self, carry, rate):
-        params, state, memory, last = carry
+        params, state, memory, last, before = carry
         memory = mem.with_rate(memory, rate)
-        reference = self.optimizer.transformed(self.problem.gradient(params))
+        gradient = self.problem.gradient(params)
+        reference = self.optimizer.transformed(gradient)
         field = lambda s, y: self._field(memory, state, reference, s, y)  # noqa: E731
         drift = tuple(trees.zeros_like(params) if m.has_memory else None
                       for m in self.optimizer.moments)  # fmt: skip
@@ -72,13 +74,26 @@ class Inertial(eqx.Module):
         )
         moments = self._moments(state, reference, drift, 1.0)
         here = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
-        change = trees.norm(trees.subtract(here, last)) / 2
+        rise = self._rise(memory, before, params, gradient)
+        change = trees.norm(trees.subtract(trees.subtract(here, last), rise)) / 2
         known = (rate > 0) & jnp.isfinite(change)
         record = (jnp.where(known, change, 0.0), trees.norm(here))
         direction = trees.where(rate > 0, here, last)
+        before = trees.where(rate > 0, memory, before)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, moments))
         state = State(moments, state.step + 1)
-        return (moved, state, mem.advance(self.optimizer, memory), direction), record, finite
+        memory = mem.advance(self.optimizer, memory)
+        return (moved, state, memory, direction, before), record, finite
+
+    def _rise(self, memory: Memory, before: Memory, params: PyTree, gradient: PyTree) -> PyTree:
+        """F_n − F_m at one gradient, m the last step that moved: 0 where all F are the same."""
+        if memory.settled or self.optimizer.uniform:
+            return trees.zeros_like(params)
+        now, then = (
+            taylor.present(self.optimizer, step, params, gradient).direction
+            for step in (memory, before)
+        )
+        return trees.subtract(now, then)
 
     def _parts(self, memory: Memory) -> Array:
         """More parts at the start of a cold run: corrected weights vary like 1 / (s + ½) there."""

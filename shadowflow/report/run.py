@@ -137,7 +137,7 @@ def tell(setting: Setting, optimizer, problem: Problem, real: Trajectory, lines:
     show = lambda block: print("\n".join(f"  {line}".rstrip() for line in block))  # noqa: E731
     print("The optimizer, g the gradient of the loss at θ, step n = 0, 1, …")
     show(words.equation(optimizer, setting.learning_rate))
-    print(_what_happened(setting, problem, real, lines))
+    print(_what_happened(setting, problem, real))
     print(f"\nHow far is each shadow from the optimizer at step {real.steps[-1]}?")
     show(words.table(
         ["method", "order", "kind", "max-norm", "two-norm", "of first order", "verdict"],
@@ -149,7 +149,7 @@ def tell(setting: Setting, optimizer, problem: Problem, real: Trajectory, lines:
         show(words.bias_lines(bias, float(setting.arguments.get("eps_root", 0.0)) or None))
 
 
-def _what_happened(setting: Setting, problem: Problem, real: Trajectory, lines: list[Line]) -> str:
+def _what_happened(setting: Setting, problem: Problem, real: Trajectory) -> str:
     moved = float(_norm_between(real, 0, -1))
     text = f"It moved {moved:.3g} (two-norm) from its start in {real.steps[-1]} steps"
     if problem.loss is not None:
@@ -200,7 +200,7 @@ def _moral(lines: list[Line]) -> str:
         times = f" ({_times(1 / share)} first order)" if line.order > 1 and share > 0 else ""
         name = f"{line.method}, order {line.order}{times}"
         sentences.append(f"  - {name}: {line.follow.validity.reason}")
-    remarks = {line.follow.validity.remark: None for line in lines if line.follow.validity.remark}
+    remarks = dict.fromkeys(text for line in lines for text in line.follow.validity.remarks)
     return "\n".join(["Can they be trusted? The flows, one by one:", *sentences,
                       *(f"  {remark}." for remark in remarks)])  # fmt: skip
 
