@@ -86,8 +86,17 @@ class Problem(eqx.Module):
     def check(self, params: PyTree) -> PyTree:
         """``params`` as arrays; refuse bad parameters and a loss or gradient that does not fit."""
         params = checks.params(params)
-        if self.traceable:
+        if not self.traceable:
+            return params
+        try:
             jax.eval_shape(self.value_and_gradient, params)
+        except Exception as error:
+            if str(error).startswith(("loss:", "grad:")):
+                raise
+            raise ValueError(
+                f"loss: expected a function that takes these params, got {type(error).__name__} "
+                f"from it: {str(error).splitlines()[0]}; call loss(params) by itself to see where."
+            ) from error
         return params
 
     def _like(self, tree: PyTree, params: PyTree, name: str) -> PyTree:

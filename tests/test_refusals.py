@@ -298,6 +298,13 @@ def test_a_loss_is_one_number():
         refused(call, "loss:", "float scalar", "dtype int")
 
 
+def test_a_loss_fits_the_parameters():
+    problem = Problem(lambda p: jnp.sum(p["a"] @ p["b"]))
+    refused(lambda: iterate(problem, zoo.sgd(), {"a": jnp.ones(2)}, 0.1, 1), "loss:", "KeyError")
+    misfit = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}
+    refused(lambda: iterate(problem, zoo.sgd(), misfit, 0.1, 1), "loss: expected a function")
+
+
 def test_a_gradient_is_like_the_parameters():
     for call in entries(Problem(grad=lambda x: {"x": x})):
         refused(call, "grad:", "a pytree like params", "'x'")
