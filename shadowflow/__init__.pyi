@@ -1,9 +1,16 @@
+from .batches import shuffled as shuffled, with_replacement as with_replacement
 from .bias import ImplicitBias as ImplicitBias, implicit_bias as implicit_bias
 from .convergence import (
     Comparison as Comparison,
     compare as compare,
     convergence as convergence,
 )
+from .edges import (
+    flow_threshold as flow_threshold,
+    stability_threshold as stability_threshold,
+)
+from .fields import memoryless_step as memoryless_step, modified_field as modified_field
+from .history import Window as Window
 from .iterate import Trajectory as Trajectory, iterate as iterate
 from .optimizer import (
     Moment as Moment,
@@ -17,8 +24,6 @@ from .optimizer import (
 from .problem import Problem as Problem
 from .shadow import (
     Shadow as Shadow,
-    memoryless_step as memoryless_step,
-    modified_field as modified_field,
     settled_state as settled_state,
     shadow as shadow,
 )

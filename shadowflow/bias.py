@@ -124,6 +124,11 @@ def implicit_bias(problem: Problem, optimizer: Optimizer, params: PyTree, learni
     checks.instance("problem", problem, Problem)
     checks.instance("optimizer", optimizer, Optimizer)
     checks.learning_rate(learning_rate)
+    if problem.batched:
+        raise ValueError(
+            "problem: expected a full batch, whose bias is one function of the parameters, got "
+            "mini-batches; pass problem.whole()."
+        )
     params = problem.check(params)
     if step is not None:
         checks.count("step", step)
@@ -154,11 +159,11 @@ class _Analysis(NamedTuple):
 
 def _analyse(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, eps_root):
     expansion = taylor.expand(problem, optimizer, memory, params)
-    parts = _parts(optimizer, memory, params, expansion)
+    parts = parts_of(optimizer, memory, params, expansion)
     bias = _sum([part for name, part in parts.items() if name != PLAIN])
     now, hvp = expansion.now, expansion.hvp
     driven = trees.subtract(now.direction, _at_zero(optimizer, memory, params))
-    potential = _potential(optimizer, memory, params, now.gradient), hvp(driven)
+    potential = potential_of(optimizer, memory, params, now.gradient), hvp(driven)
     norm = None if eps_root is None else _one_norm(now.gradient, hvp, eps_root)
     return _Analysis(parts, bias, potential, norm,
                      _strength(optimizer, memory, params, now, driven))  # fmt: skip
@@ -187,7 +192,8 @@ def names(optimizer: Optimizer) -> list[str]:
     return [PLAIN, *labels(optimizer).values(), GRID]
 
 
-def _parts(optimizer: Optimizer, memory: Memory, params: PyTree, expansion: Expansion) -> dict:
+def parts_of(optimizer: Optimizer, memory: Memory, params: PyTree, expansion: Expansion) -> dict:
+    """Name → contribution to d params / d time: the modified equation taken apart."""
     now = expansion.now
     nothing = trees.zeros_like(params)
     changed = lambda i, tangent: taylor.moved_moment(  # noqa: E731
@@ -237,7 +243,7 @@ def _at_zero(optimizer: Optimizer, memory: Memory, params: PyTree) -> PyTree:
     return taylor.present(optimizer, memory, params, nothing).direction
 
 
-def _potential(optimizer: Optimizer, memory: Memory, params: PyTree, gradient: PyTree) -> PyTree:
+def potential_of(optimizer: Optimizer, memory: Memory, params: PyTree, gradient: PyTree) -> PyTree:
     """∫_0^g Φ(y) dy per coordinate, by Gauss rules on the intervals [2^{-l-1}, 2^{-l}] g.
 
     Φ turns within |y| ~ eps, of any size below g: halving intervals meet it at every scale.

@@ -46,6 +46,8 @@ class Shadow:
     """A (problem, params) tuple in a file (default: a perceptron on the digits)."""
     methods: tuple[Method, ...] = METHODS
     """The ways in which the optimizer is followed."""
+    settled: Flag = False
+    """Start with the memory of a long run (needed by collocation)."""
     seed: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Of the start of the default problem (default: 0)."""
     out: Path = Path("results")
@@ -81,7 +83,9 @@ class Shadow:
             rate = 1e-3 if self.learning_rate is None else self.learning_rate
             chosen = [(name, dataclasses.asdict(self.opt), rate)]
         return [
-            Setting(name, arguments, rate, self.steps, label, self.seed or 0, self.methods)
+            Setting(
+                name, arguments, rate, self.steps, label, self.seed or 0, self.methods, self.settled
+            )
             for name, arguments, rate in chosen
         ]
 

@@ -64,7 +64,8 @@ class ExactStep(eqx.Module):
 
     def __call__(self, carry, rate):
         params, state = carry
-        value, grad = self.problem.value_and_gradient(params)
+        batch = self.problem.visit(state.step) if self.problem.batched else None
+        value, grad = self.problem.value_and_gradient(params, batch)
         state, move = self.optimizer.update(state, grad, params, rate)
         moved = trees.add(params, 1, move)
         finite = jnp.isfinite(value) & trees.all_finite(grad) & trees.all_finite(moved)
@@ -74,7 +75,7 @@ class ExactStep(eqx.Module):
 def iterate(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate, steps: int,
             *, state: State | None = None, save_every: int = 1,
             progress: Callable[[int], Any] | None = None) -> Trajectory:  # fmt: skip
-    """What the optimizer does: ``steps`` steps from ``params``.
+    """What the optimizer does: ``steps`` steps from ``params``; step n sees its mini-batch.
 
     learning_rate: a positive float, or a schedule (step → float), read at the run's own steps.
     state: None for a cold start; else a ``State`` (of an earlier Trajectory, of
@@ -95,7 +96,12 @@ def iterate(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rat
     state = optimizer.init(params) if state is None else check_state(optimizer, state, params)
     first = first_step(state)
     rates = rate_table(learning_rate, first + steps)
-    advance = ExactStep(problem, traced(optimizer))
+    if problem.batched and np.isinf(float(state.step)):
+        raise ValueError(
+            "state: expected one with the number of a step, for a problem with mini-batches, got "
+            "a settled one; the schedule of batches begins somewhere."
+        )
+    advance = ExactStep(problem.tabulated(first + steps), traced(optimizer))
     chunks = chunked(advance, (params, state), rates[first:], problem.traceable)
     run = drive(chunks, params, steps, save_every, progress)
     return trajectory(run, first, rates, state if run.carry is None else run.carry[1])

@@ -24,7 +24,8 @@ class Memory(eqx.Module):
 
     ``sums``: per moment the array (Z_0, Z_1, Z_2, Z_3), None for a moment without memory;
     ``rate``: the learning rate of step ``step``; ``settled``: n = ∞, all weights sum to 1;
-    ``window``: past this many steps no weight is above rounding (None if unknown).
+    ``window``: past this many steps no weight is above rounding (None if unknown); ``kept``: how
+    many past steps are told apart, with mini-batches.
     """
 
     step: int | Array
@@ -33,6 +34,7 @@ class Memory(eqx.Module):
     learning_rate: float | Array | Callable
     settled: bool = eqx.field(static=True)
     window: int | Array | None
+    kept: int | None = eqx.field(static=True, default=None)
 
     @property
     def count(self) -> Array:
@@ -79,7 +81,7 @@ def settled_sums(decay, rate) -> Array:
     return jnp.stack([age * rate**power for power, age in enumerate(ages)])
 
 
-def at(optimizer: Optimizer, learning_rate, step, dtype) -> Memory:
+def at(optimizer: Optimizer, learning_rate, step, dtype, kept: int | None = None) -> Memory:
     """The memory at ``step``; ``step=None``: settled (with a schedule: at its step 0).
 
     ``step`` may be traced. For n = 1, decay β, rate h: mean time back hβ(1−β)/(1−β²).
@@ -94,13 +96,13 @@ def at(optimizer: Optimizer, learning_rate, step, dtype) -> Memory:
     rest = iter(sums)
     sums = tuple(next(rest) if m.has_memory else None for m in optimizer.moments)
     rate = rate_at(learning_rate, step)
-    return Memory(step, rate, sums, learning_rate, settled, faded)
+    return Memory(step, rate, sums, learning_rate, settled, faded, kept)
 
 
-def ready(optimizer: Optimizer, learning_rate, step, dtype) -> Memory:
+def ready(optimizer: Optimizer, learning_rate, step, dtype, kept: int | None = None) -> Memory:
     """``at``, with all numbers as arrays: jit then compiles once for every step and rate."""
     rate = learning_rate if callable(learning_rate) else jnp.asarray(float(learning_rate))
-    memory = at(traced(optimizer), rate, step, dtype)
+    memory = at(traced(optimizer), rate, step, dtype, kept)
     whole = lambda n: None if n is None else jnp.asarray(n, jnp.int32)  # noqa: E731
     faded = None if callable(rate) else whole(window(optimizer, dtype))
     return dataclasses.replace(memory, step=whole(memory.step), window=faded)

@@ -6,36 +6,56 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
-from . import checks, trees
+from . import batches as bt, checks, trees
 from .optimizer import as_pytree
 
 
 class Problem(eqx.Module):
-    """A full-batch loss E(θ) on a pytree of float parameters.
+    """A loss E(θ) on a pytree of float parameters, or one loss E_b(θ) per mini-batch b.
 
-    loss: ``loss(params)`` → scalar; or None with ``grad`` alone.
-    grad: ``grad(params)`` → pytree like ``params``; default ``jax.grad(loss)``.
-    hvp: ``hvp(params, vector)`` → H·vector; default a forward derivative of ``grad``.
+    loss: ``loss(params)`` → scalar, or ``loss(params, batch)`` with batches; or None with
+        ``grad`` alone.
+    grad: ``grad(params[, batch])`` → pytree like ``params``; default ``jax.grad`` of the loss.
+    hvp: ``hvp(params, vector[, batch])`` → H·vector; default a forward derivative of ``grad``.
     traceable: False for host functions (numpy, a loop over micro-batches, another framework):
         they get concrete arrays and are called from a Python loop. They need ``grad``, and
         ``hvp`` for the methods that use it ("taylor", "linearized").
+    batches: a pytree whose leaves have a leading axis [B]; None: full batch.
+    schedule: which batch step n = 0, 1, … sees: None, n mod B (cyclic); an int array, one entry
+        per step; or a function step → batch (``shuffled``, ``with_replacement``, your own).
+    weights: [B, size], for batches of unequal size: ``loss`` then returns one value per example,
+        and E_b = Σ_i w_{b,i} ℓ_i / Σ_i w_{b,i}; ``batches.pad`` makes both from unequal ones.
+    key: given to the functions as their last argument; with batches folded with the number of
+        the batch, so that E_b stays one function. For fresh noise at every step let the keys be
+        the batches.
+    has_aux: the loss returns (value, anything); the theory needs the value only.
 
-    Raises TypeError for what is not a function, ValueError if neither loss nor grad is given.
-    One ``Problem`` (or one loss function) used again is not compiled again.
+    Raises TypeError for what is not a function, ValueError if neither loss nor grad is given,
+    for batches without a common leading axis, and for a schedule that leaves them. One
+    ``Problem`` (or one loss function) used again is not compiled again.
 
     >>> quadratic = Problem(lambda x: 0.5 * jnp.sum(x**2))
     >>> float(quadratic.gradient(jnp.array([3.0]))[0])
     3.0
+    >>> centres = Problem(lambda x, c: 0.5 * jnp.sum((x - c) ** 2), batches=jnp.arange(4.0))
+    >>> float(centres.gradient(jnp.array([3.0]), centres.visit(6))[0])  # batch 6 mod 4
+    1.0
     """
 
     loss: Callable | None
     grad: Callable | None
     hvp: Callable | None
+    batches: PyTree | None
+    schedule: Callable | Array | None
+    weights: Array | None
+    key: Array | None
     traceable: bool = eqx.field(static=True)
+    has_aux: bool = eqx.field(static=True)
 
-    def __init__(self, loss=None, *, grad=None, hvp=None, traceable: bool = True):
+    def __init__(self, loss=None, *, grad=None, hvp=None, traceable: bool = True, batches=None,
+                 schedule=None, weights=None, key=None, has_aux: bool = False):  # fmt: skip
         if loss is None and grad is None:
             raise ValueError("loss: expected loss or grad to be given, got neither.")
         if not traceable and grad is None:
@@ -50,38 +70,87 @@ class Problem(eqx.Module):
         self.loss, self.grad, self.hvp = (
             None if function is None else as_pytree(function) for function in given.values()
         )
+        self.batches = None if batches is None else bt.checked(batches, traceable)
+        self.schedule = bt.checked_schedule(schedule, self.batches)
+        self.weights = bt.checked_weights(weights, self.batches, grad)
+        self.key, self.has_aux = key, bool(has_aux)
         self.traceable = bool(traceable)
 
-    def gradient(self, params: PyTree) -> PyTree:
-        """∇E(θ), a pytree like ``params``."""
-        if self.grad is None:
-            return self.value_and_gradient(params)[1]
-        return self._like(self.grad(params), params, "grad")
+    @property
+    def batched(self) -> bool:
+        """Whether the steps see mini-batches."""
+        return self.batches is not None
 
-    def value(self, params: PyTree) -> Array:
-        """E(θ); 0 where only a gradient is known."""
-        value = jnp.zeros(()) if self.loss is None else scalar(self.loss(params))
+    @property
+    def count(self) -> int:
+        """B, the number of batches; 1 for the full batch."""
+        return bt.count(self.batches) if self.batched else 1
+
+    def visit(self, step) -> Int[Array, "*shape"]:
+        """The batch that ``step`` sees (any shape of whole numbers, traced or not)."""
+        return bt.visit(self.schedule, self.count, step)
+
+    def gradient(self, params: PyTree, batch=None) -> PyTree:
+        """∇E(θ), or ∇E_b(θ) for ``batch`` = b, a pytree like ``params``."""
+        if self.grad is None:
+            return self.value_and_gradient(params, batch)[1]
+        return self._like(self.grad(params, *self._inputs(batch)), params, "grad")
+
+    def value(self, params: PyTree, batch=None) -> Array:
+        """E(θ), or E_b(θ); 0 where only a gradient is known."""
+        value = jnp.zeros(()) if self.loss is None else self._loss(params, batch)
         return jnp.asarray(value, trees.real_dtype())
 
-    def value_and_gradient(self, params: PyTree) -> tuple[Array, PyTree]:
-        """(E(θ), ∇E(θ)); the value is 0 where only a gradient is known."""
-        loss = self.loss
-        if self.grad is None and loss is not None:
-            value, gradient = jax.value_and_grad(lambda p: scalar(loss(p)))(params)
+    def value_and_gradient(self, params: PyTree, batch=None) -> tuple[Array, PyTree]:
+        """(E(θ), ∇E(θ)), or of one batch; the value is 0 where only a gradient is known."""
+        if self.grad is None and self.loss is not None:
+            value, gradient = jax.value_and_grad(lambda p: self._loss(p, batch))(params)
             return value.astype(trees.real_dtype()), gradient
-        return self.value(params), self.gradient(params)
+        return self.value(params, batch), self.gradient(params, batch)
 
-    def linearize(self, params: PyTree) -> tuple[PyTree, Callable]:
+    def linearize(self, params: PyTree, batch=None) -> tuple[PyTree, Callable]:
         """(∇E(θ), v ↦ H·v): the gradient and the Hessian-vector products that share its work."""
         if (hvp := self.hvp) is not None:
-            return self.gradient(params), lambda v: self._like(hvp(params, v), params, "hvp")
-        if not self.traceable:
-            raise ValueError(
-                "hvp: expected a Hessian-vector product, got None; this method needs one, and "
-                "a host function cannot be differentiated: pass hvp=, or choose "
-                "method='displaced' or 'inertial', which need gradients only."
+            product = lambda v: self._like(  # noqa: E731
+                hvp(params, v, *self._inputs(batch)), params, "hvp"
             )
-        return jax.linearize(self.gradient, params)
+            return self.gradient(params, batch), product
+        self._needs_hvp()
+        return jax.linearize(lambda p: self.gradient(p, batch), params)
+
+    def gradients(self, params: PyTree, which: Int[Array, " n"]) -> PyTree:
+        """∇E_b(θ) of several batches at one place, stacked."""
+        return self._each(lambda b: self.gradient(params, b), which)
+
+    def gradients_at(self, places: PyTree, which: Int[Array, " n"]) -> PyTree:
+        """∇E_b of several batches, each at its own place, stacked."""
+        return self._each(lambda b, place: self.gradient(place, b), which, places)
+
+    def linearize_each(self, params: PyTree, which: Int[Array, " n"]) -> tuple[PyTree, Callable]:
+        """(∇E_b(θ) stacked, stacked v ↦ H_b·v_b stacked) of several batches at one place."""
+        if (hvp := self.hvp) is not None:
+            product = lambda b, v: self._like(  # noqa: E731
+                hvp(params, v, *self._inputs(b)), params, "hvp"
+            )
+            return self.gradients(params, which), lambda vs: self._each(product, which, vs)
+        self._needs_hvp()
+        copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(which), *leaf.shape)),
+                              params)  # fmt: skip
+        return jax.linearize(lambda places: self.gradients_at(places, which), copies)
+
+    def whole(self) -> "Problem":
+        """The full-batch problem: the mean of all batches, by their size where weights say it."""
+        if not self.batched:
+            return self
+        mean = lambda name, function: (  # noqa: E731
+            None if function is None else jax.tree_util.Partial(_mean, self, name)
+        )
+        grad, hvp = mean("gradient", self.grad), mean("product", self.hvp)
+        return Problem(mean("value", self.loss), grad=grad, hvp=hvp, traceable=self.traceable)
+
+    def product(self, params: PyTree, vector: PyTree, batch=None) -> PyTree:
+        """H·v, or H_b·v."""
+        return self.linearize(params, batch)[1](vector)
 
     def check(self, params: PyTree) -> PyTree:
         """``params`` as arrays; refuse bad parameters and a loss or gradient that does not fit."""
@@ -89,15 +158,61 @@ class Problem(eqx.Module):
         if not self.traceable:
             return params
         try:
-            jax.eval_shape(self.value_and_gradient, params)
+            jax.eval_shape(self.value_and_gradient, params, 0 if self.batched else None)
         except Exception as error:
             if str(error).startswith(("loss:", "grad:")):
                 raise
+            call = "loss(params, batch)" if self.batched else "loss(params)"
             raise ValueError(
                 f"loss: expected a function that takes these params, got {type(error).__name__} "
-                f"from it: {str(error).splitlines()[0]}; call loss(params) by itself to see where."
+                f"from it: {str(error).splitlines()[0]}; call {call} by itself to see where."
             ) from error
         return params
+
+    def tabulated(self, steps: int) -> "Problem":
+        """The same, its schedule looked up and checked for steps 0 … steps − 1."""
+        if not self.batched:
+            return self
+        table = bt.table(self.schedule, self.count, steps)
+        is_none = lambda leaf: leaf is None  # noqa: E731
+        return eqx.tree_at(lambda problem: problem.schedule, self, table, is_leaf=is_none)
+
+    def _inputs(self, batch) -> tuple:
+        if self.batched and batch is None:
+            raise ValueError(
+                "batch: expected the number of a batch for a problem with batches, got None; "
+                "problem.whole() is the full-batch problem."
+            )
+        given = (jax.tree.map(lambda leaf: leaf[batch], self.batches),) if self.batched else ()
+        if self.key is None:
+            return given
+        return (*given, jax.random.fold_in(self.key, batch) if self.batched else self.key)
+
+    def _loss(self, params: PyTree, batch) -> Array:
+        value = self.loss(params, *self._inputs(batch))  # ty: ignore[not-callable]
+        if self.has_aux:
+            if not isinstance(value, tuple) or len(value) != 2:
+                raise ValueError(f"loss: expected (value, aux) with has_aux=True, got {value!r}.")
+            value = value[0]
+        return scalar(value) if self.weights is None else weighted(value, self.weights[batch])
+
+    def _each(self, function: Callable, which: Int[Array, " n"], *stacked: PyTree) -> PyTree:
+        """``function(batch, …)`` for each batch, the results stacked: one traced loop, or here."""
+        if self.traceable:
+            return jax.lax.map(lambda inputs: function(*inputs), (which, *stacked))
+        rows = [
+            function(int(b), *(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for tree in stacked))
+            for i, b in enumerate(np.asarray(which))
+        ]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+    def _needs_hvp(self) -> None:
+        if not self.traceable:
+            raise ValueError(
+                "hvp: expected a Hessian-vector product, got None; this method needs one, and "
+                "a host function cannot be differentiated: pass hvp=, or choose "
+                "method='displaced', 'differences' or 'inertial', which need gradients only."
+            )
 
     def _like(self, tree: PyTree, params: PyTree, name: str) -> PyTree:
         expected, got = jax.tree.structure(params), jax.tree.structure(tree)
@@ -123,3 +238,24 @@ def scalar(value) -> Array:
             f"{value.dtype}; reduce it with .mean() or .sum()."
         )
     return value
+
+
+def weighted(values, weights: Array) -> Array:
+    """Σ w ℓ / Σ w of one value per example; what weighs nothing may be anything, even NaN."""
+    values = jnp.asarray(values)
+    if values.shape != weights.shape or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"loss: expected one float per example, of shape {weights.shape} as the weights', got "
+            f"shape {values.shape} and dtype {values.dtype}; with weights do not reduce it."
+        )
+    weights = weights.astype(values.dtype)
+    return jnp.sum(weights * jnp.where(weights > 0, values, 0)) / jnp.sum(weights)
+
+
+def _mean(problem: Problem, name: str, params: PyTree, *vector: PyTree):
+    """The mean over all batches of one of the problem's functions."""
+    call = lambda b: getattr(problem, name)(params, *vector, b)  # noqa: E731
+    shares = jnp.asarray(bt.shares(problem.weights, problem.count), trees.real_dtype())
+    values = problem._each(call, jnp.arange(problem.count))
+    mean = lambda leaf: jnp.tensordot(shares.astype(leaf.dtype), leaf, 1)  # noqa: E731
+    return jax.tree.map(mean, values)

@@ -1,15 +1,16 @@
-"""One entry over all methods: the shadow of an optimizer, its field and its memoryless step."""
+"""One entry over all methods: the shadow of an optimizer, step by step, with its validity."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from . import checks, memory as mem, trees, validity
+from . import checks, history, memory as mem, trees, validity
+from .fields import chosen, conditions, direction_of, refuse_window
+from .history import Window
 from .iterate import (
     Chunk,
     Trajectory,
@@ -21,19 +22,24 @@ from .iterate import (
     trajectory,
 )
 from .memory import Memory
-from .methods import METHODS, Method, displaced
-from .methods.inertial import Inertial, substeps
-from .methods.memoryless import Flow, Iteration, Runner, strides
-from .optimizer import Optimizer, State, rate_at, traced
+from .methods import METHODS, Method, collocation
+from .methods.memoryless import Flow, Iteration, strides
+from .optimizer import Optimizer, State, traced
 from .problem import Problem
 from .validity import Validity
 
 
 @dataclass(frozen=True)
 class Shadow(Trajectory):
-    """A Trajectory and its validity; ``verdict`` says in words whether it can be trusted."""
+    """A Trajectory and its validity; ``verdict`` says in words whether it can be trusted.
+
+    order: the order, also where "auto" chose it. window: with mini-batches, what of the past was
+    told apart, with the error bound of what was dropped; else None.
+    """
 
     validity: Validity
+    order: int
+    window: Window | None
 
     @property
     def verdict(self) -> str:
@@ -41,86 +47,16 @@ class Shadow(Trajectory):
         return self.validity.verdict
 
 
-def chosen(method: str, kind: str, order) -> Method:
-    """The method of that name; refuse unknown names, kinds and orders, naming those there are."""
-    checks.choice("method", method, METHODS)
-    found = METHODS[method]
-    checks.choice(f"kind (method {method!r})", kind, found.kinds)
-    checks.choice(f"order (method {method!r})", order, found.orders)
-    return found
-
-
-def memoryless(method: str, kind: str, order) -> Callable:
-    """The direction function of a memoryless method, or a refusal that says what to use."""
-    found = chosen(method, kind, order)
-    if found.direction is None:
-        raise ValueError(
-            f"method: expected a memoryless method for a field on the parameters, got "
-            f"{method!r}, which carries a state from step to step; use "
-            f"shadow(…, method={method!r})."
-        )
-    return found.direction
-
-
-def memoryless_step(problem: Problem, optimizer: Optimizer, learning_rate, *, order: int = 2,
-                    method: str = "taylor") -> Callable:  # fmt: skip
-    """The memoryless iteration: ``move(step, params)`` → params_{n+1} − params_n.
-
-    θ ← θ − h F_n(θ) − h² F_n^{(1)}(θ) for order 2 (the paper's (11), (63)), the first term
-    alone for order 1. step: n = 0, 1, …, an int or traced; None: settled. Differentiable and
-    vmappable in params, decays and eps (reverse mode needs an int step). Not jitted: jit what
-    you build of it. Raises ValueError for an unknown method or order.
-
-    >>> from shadowflow import zoo
-    >>> move = memoryless_step(Problem(lambda x: x**2 / 2), zoo.momentum(0.5), 0.1)
-    >>> round(float(move(None, jnp.asarray(1.0))), 6)  # -h (2 g + h 2 β/(1−β) H 2 g)
-    -0.24
-    """
-    direction = _of_step(problem, optimizer, learning_rate, order, method, "iteration")
-    return lambda step, params: trees.scale(
-        -rate_at(learning_rate, 0 if step is None else step), direction(step, params)
-    )
-
-
-def modified_field(problem: Problem, optimizer: Optimizer, learning_rate, *, order: int = 2,
-                   method: str = "taylor") -> Callable:  # fmt: skip
-    """The modified equation: ``field(step, params)`` → d params / d time on [step, step + 1).
-
-    θ' = −F_n(θ) − h [F_n^{(1)}(θ) + ½ DF_n(θ) F_n(θ)] for order 2 (the paper's (2)–(3), (9)),
-    the first term alone for order 1. Time is steps × learning rate. Otherwise as
-    ``memoryless_step``.
-
-    >>> from shadowflow import zoo
-    >>> field = modified_field(Problem(lambda x: x**2 / 2), zoo.sgd(), 0.1)
-    >>> round(float(field(None, jnp.asarray(1.0))), 6)  # −(g + (h/2) H g)
-    -1.05
-    """
-    direction = _of_step(problem, optimizer, learning_rate, order, method, "flow")
-    return lambda step, params: trees.scale(-1, direction(step, params))
-
-
-def _of_step(problem, optimizer, learning_rate, order, method, kind) -> Callable:
-    function = memoryless(method, kind, order)
-    checks.learning_rate(learning_rate)
-    phase = 0.0 if kind == "iteration" else 0.5
-
-    def direction(step, params):
-        if isinstance(step, (int, float, np.number)):
-            step = checks.count("step", step)
-        params = jax.tree.map(jnp.asarray, params)
-        memory = mem.at(optimizer, learning_rate, step, trees.finest_dtype(params))
-        return function(problem, optimizer, memory, params, phase)[order - 1]
-
-    return direction
-
-
 def settled_state(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate, *,
-                  order: int = 2) -> State:  # fmt: skip
+                  order: int | str = 2, spacing: float | None = None) -> State:  # fmt: skip
     """The state that a long run through ``params`` would have: moments on the slow manifold.
 
-    order 1: every past gradient equals ∇E(θ); 2: they lie on a line through two real gradients.
-    The moments are those before the gradient at ``params`` is read; step = ∞, so weights sum
-    to 1. Full batch. Raises ValueError for another order.
+    Each moment averages the gradients of the past along the path of that order (method
+    "collocation"; order 1: all of them equal ∇E(θ); "auto": the order whose neighbour differs
+    least), to O(learning_rate^order). The moments are
+    those before the gradient at ``params`` is read; step = ∞, so weights sum to 1. spacing: as in
+    ``memoryless_step``. Full batch; 1 + (order − 1)² gradients. Raises ValueError for an order
+    below 1, for mini-batches, and for decays that are traced.
 
     >>> from shadowflow import zoo
     >>> quadratic, momentum = Problem(lambda x: x**2 / 2), zoo.momentum(0.5)
@@ -128,32 +64,43 @@ def settled_state(problem: Problem, optimizer: Optimizer, params: PyTree, learni
     >>> round(float(state.moments[0]), 6)  # g + (mean age 2) · h · 2 g
     1.4
     """
-    checks.choice("order", order, (1, 2))
+    chosen("collocation", "flow", order)
     checks.learning_rate(learning_rate)
+    history.refuse_settled(problem, "problem", None)
     params = problem.check(params)
-    optimizer = traced(optimizer)
-    memory = mem.at(optimizer, learning_rate, None, trees.finest_dtype(params))
-    moments = displaced.past_moments(problem, optimizer, memory, params, order)
+    order, _ = _order(problem, optimizer, params, learning_rate, order, "flow", spacing)
+    memory = mem.at(traced(optimizer), learning_rate, None, trees.finest_dtype(params))
+    moments = collocation.past_moments(problem, optimizer, memory, params, order, spacing)
     return State(moments, jnp.asarray(jnp.inf, trees.real_dtype()))
 
 
 def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate, steps: int, *,
-           order: int = 2, method: str = "displaced", kind: str = "flow", start: int | None = 0,
-           state: State | None = None, save_every: int = 1,
+           order: int | str = 2, method: str = "displaced", kind: str | None = None,
+           start: int | None = 0, state: State | None = None, spacing: float | None = None,
+           window: float | None = None, curvature: float | None = None, save_every: int = 1,
            progress: Callable[[int], Any] | None = None) -> Shadow:  # fmt: skip
     """What the optimizer follows: ``steps`` steps of its modified flow or memoryless iteration.
 
-    method: "taylor", "displaced", "linearized" (orders 1, 2; kinds "flow", "iteration") or
-        "inertial" (order 2, "flow"; keeps the moments and is the accurate one at real decays).
+    method: "taylor", "displaced", "linearized" (orders 1, 2; kinds "flow", "iteration"),
+        "differences" (orders 1, 2; "iteration"; one gradient a step), "collocation" (any order;
+        settled, full batch), "inertial" (order 2, "flow"; keeps the moments and is the accurate
+        one at real decays). Mini-batches: "taylor" and "displaced".
+    kind: None for the flow where the method has one.
+    order: "auto", with "collocation", takes the order at which neighbouring orders differ least at
+        ``params``, and says so where not even order 2 improves on order 1.
     start: the step number of ``params`` in its run, where the memory's weights begin; None:
         settled. state: the run's moments there; sets ``start`` by itself. "inertial" needs it
         for any start but 0 and None.
+    spacing, window: as in ``memoryless_step``.
+    curvature: the largest eigenvalue of the preconditioned Hessian, if known: the verdict then
+        says on which side of the optimizer's edges (``flow_threshold``) the run is.
     save_every, progress: as in ``iterate``.
 
     Returns a ``Shadow``: times and steps as ``iterate``'s, so ``compare`` lays one beside the
     other, and per step the validity with its verdict. A non-finite number stops it with
     ``failed_at``. Global error on a fixed horizon: C · learning_rate^order. Raises ValueError
-    for unknown names, naming those there are, and TypeError or ValueError for bad input.
+    for unknown names, naming those there are, for what a method cannot have, with the reason, and
+    TypeError or ValueError for bad input.
 
     >>> from shadowflow import zoo
     >>> from shadowflow.iterate import iterate
@@ -164,28 +111,77 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     >>> round(float(shadow(quadratic, zoo.sgd(), x, 0.1, 10, method="taylor").last), 4)
     0.3499
     """
-    found = chosen(method, kind, order)
+    found = chosen(method, kind or default_kind(method), order)
+    kind = kind or default_kind(method)
     checks.instance("problem", problem, Problem)
     checks.instance("optimizer", optimizer, Optimizer)
-    checks.learning_rate(learning_rate)
+    conditions(found, problem, learning_rate, spacing)
+    refuse_window(problem, window)
+    if curvature is not None:
+        checks.number("curvature", curvature, least=0)
     params, steps = problem.check(params), checks.count("steps", steps)
     save_every = checks.count("save_every", save_every, 1)
     start, state = _begin(problem, optimizer, params, learning_rate, start, state, found)
+    order, auto = _order(problem, optimizer, params, learning_rate, order, kind, spacing)
     first = start or 0
     table = rate_table(learning_rate, first + steps)
-    course = _Course(problem, optimizer, found, kind, order, learning_rate, table, start)
+    kept = None
+    if problem.batched:
+        kept = history.window_of(optimizer, trees.finest_dtype(params), window, first + steps)
+        problem = problem.tabulated(first + steps)
+    course = _Course(problem, optimizer, found, kind, order, learning_rate, table, start, spacing,
+                     kept)  # fmt: skip
     run = drive(course.chunks(params, state), params, steps, save_every, progress)
-    end = None if found.memoryless else state if run.carry is None else run.carry[1]
-    path = trajectory(run, first, table, end)
+    end = state if run.carry is None else run.carry[1]
+    path = trajectory(run, first, table, end if found.keeps_moments else None)
     correction, plain = ((), ()) if run.records is None else run.records
-    remarks = [validity.memory_remark(optimizer, start, int(path.steps[-1]))]
-    remarks += [] if found.memoryless else [validity.cold_remark(optimizer, start)]
     judged = validity.judge(
         first + np.arange(len(correction)), correction, plain, params=path.params,
-        rates=table[first:], remarks=remarks,
-        failed_at=path.failed_at, memoryless=found.memoryless,
+        rates=table[first:], remarks=[auto, *_remarks(course, int(path.steps[-1]))],
+        failed_at=path.failed_at, memoryless=not found.keeps_moments,
+        past=validity.past_edge(optimizer, max(table[first:], default=0.0), curvature,
+                                not found.keeps_moments),
     )  # fmt: skip
-    return Shadow(path.steps, path.times, path.params, path.state, path.failed_at, judged)
+    return Shadow(path.steps, path.times, path.params, path.state, path.failed_at, judged,
+                  order, kept)  # fmt: skip
+
+
+def default_kind(method: str) -> str:
+    """The flow, where the method has one."""
+    checks.choice("method", method, METHODS)
+    return METHODS[method].kinds[0]
+
+
+def _order(problem, optimizer, params, learning_rate, order, kind, spacing) -> tuple[int, str]:
+    """The order as a number, and where it was chosen here what the choice says."""
+    if order != "auto":
+        return order, ""
+    memory = mem.ready(optimizer, learning_rate, None, trees.finest_dtype(params))
+    phase = 0.0 if kind == "iteration" else 0.5
+    ways = collocation.neighbours(optimizer, spacing)
+    best, gap = ways.choose(problem, optimizer, memory, params, phase)
+    if best > 1:
+        return best, (
+            f"Order {best} was chosen: there the next order differs least, by {gap:.1g} of the "
+            "first-order step at the start"
+        )
+    return best, (
+        f"Not even order 2 improves on order 1, which was chosen: at the start the next order "
+        f"differs by {gap:.1g} of the step, and the orders after it by more"
+    )
+
+
+def _remarks(course: "_Course", end: int) -> list[str]:
+    optimizer, method, start = course.optimizer, course.method, course.start
+    remarks = [validity.memory_remark(optimizer, start, end)]
+    if method.keeps_moments:
+        remarks.append(validity.cold_remark(optimizer, start))
+    if course.problem.batched and method.name == "displaced":
+        remarks.append(
+            "With mini-batches each moment reads its own places: where eps is small this form is "
+            "tamer than Taylor's, but not bounded"
+        )
+    return remarks if course.window is None else [*remarks, course.window.remark]
 
 
 def _begin(problem, optimizer, params, learning_rate, start, state, method: Method) -> tuple:
@@ -200,9 +196,16 @@ def _begin(problem, optimizer, params, learning_rate, start, state, method: Meth
                 f"start: expected {reached}, the step of the given state, got {start}; leave "
                 "start out, the state has it."
             )
-        return reached, state
-    if method.memoryless:
-        return start, None
+        start = reached
+    history.refuse_settled(problem, "start" if state is None else "state", start)
+    if method.settled and start == 0 and any(m.has_memory for m in optimizer.moments):
+        raise ValueError(
+            f"start: expected None, or a step by which the memory has settled, got {start}: "
+            f"method={method.name!r} describes a settled memory; pass start=None, with the run "
+            "begun in settled_state(…, order=…), or start from within a run."
+        )
+    if state is not None or not method.keeps_moments:
+        return start, state
     if start is None:
         return None, settled_state(problem, optimizer, params, learning_rate)
     if start > 0:
@@ -226,27 +229,32 @@ class _Course:
     learning_rate: Any
     table: np.ndarray
     start: int | None
+    spacing: float | None
+    window: Window | None
 
     def chunks(self, params: PyTree, state: State | None) -> Iterator[Chunk]:
         """The run, chunk by chunk, for ``drive``."""
         rates = self.table[self.start or 0 :]
         pieces = self._pieces(len(rates), trees.finest_dtype(params))
         runner, traceable = self._runner(), self.problem.traceable
-        carry = runner.init(params, self._memory(params, self.start), state)
+        begin = None if self.method.settled else self.start
+        carry = runner.init(params, self._memory(params, begin), state)
         for chunk in chunked(runner, carry, rates[:pieces], traceable):
             carry = chunk.carry
             yield chunk
-        carry, rest = (carry[0], self._memory(carry[0], None)), rates[pieces:]
+        if pieces == len(rates):
+            return
+        carry = (carry[0], self._memory(params, None), *carry[2:])
         if isinstance(runner, Flow) and traceable:
-            yield from strides(runner, carry, rest)
+            yield from strides(runner, carry, rates[pieces:])
         else:
-            yield from chunked(runner, carry, rest, traceable)
+            yield from chunked(runner, carry, rates[pieces:], traceable)
 
     def _pieces(self, steps: int, dtype) -> int:
-        """Steps for which the step number matters; a schedule or a kept memory: all of them."""
-        if callable(self.learning_rate) or not self.method.memoryless:
+        """Steps whose number matters: all with a schedule, mini-batches or kept moments."""
+        if callable(self.learning_rate) or self.method.keeps_moments or self.problem.batched:
             return steps
-        if self.start is None:
+        if self.start is None or self.method.settled:
             return 0
         faded = mem.window(self.optimizer, dtype)
         return steps if faded is None else min(steps, max(0, faded - self.start))
@@ -254,11 +262,15 @@ class _Course:
     def _memory(self, params: PyTree, step: int | None) -> Memory:
         rate = self.learning_rate
         rate = mem.Rates(jnp.asarray(self.table)) if callable(rate) else rate
-        return mem.ready(self.optimizer, rate, step, trees.finest_dtype(params))
+        kept = None if self.window is None else self.window.steps
+        return mem.ready(self.optimizer, rate, step, trees.finest_dtype(params), kept)
 
-    def _runner(self) -> Runner | Inertial:
-        if self.method.direction is None:
-            return Inertial(self.problem, traced(self.optimizer),
-                            jnp.asarray(substeps(self.optimizer)))  # fmt: skip
+    def _runner(self):
+        """One step of the method, for ``drive``."""
+        own = self.method.runners.get(self.kind)
+        if own is not None:
+            return own(self.problem, self.optimizer, self.order, self.spacing)
+        direction = direction_of(self.method, self.problem, self.optimizer, self.order,
+                                 self.spacing)  # fmt: skip
         kind = Iteration if self.kind == "iteration" else Flow
-        return kind(self.problem, traced(self.optimizer), self.method.direction, self.order)
+        return kind(self.problem, traced(self.optimizer), direction, self.order)

@@ -1,5 +1,7 @@
 """Arithmetic on pytrees of parameters; every scalar takes the dtype of the leaf it meets."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -64,3 +66,31 @@ def all_finite(tree: PyTree) -> Array:
 def where(condition, tree: PyTree, other: PyTree) -> PyTree:
     """``tree`` where the scalar ``condition`` is true, else ``other``."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), tree, other)
+
+
+def joined(tree: PyTree, like: PyTree) -> dict[str, Array]:
+    """The leaves as one long array per dtype: what is pointwise runs faster on few arrays.
+
+    like: the parameters; the leaves may have further axes in front of theirs, which stay.
+    """
+    groups: dict[str, list[Array]] = {}
+    for leaf, shape in zip(jax.tree.leaves(tree), _shapes(like), strict=True):
+        lead = leaf.shape[: leaf.ndim - len(shape)]
+        groups.setdefault(str(leaf.dtype), []).append(leaf.reshape(*lead, math.prod(shape)))
+    return {dtype: jnp.concatenate(leaves, axis=-1) for dtype, leaves in groups.items()}
+
+
+def parted(vectors: dict[str, Array], like: PyTree) -> PyTree:
+    """The inverse of ``joined``: leaves with the shapes of ``like`` behind the axes in front."""
+    used = dict.fromkeys(vectors, 0)
+    leaves = []
+    for leaf in jax.tree.leaves(like):
+        dtype, size = str(leaf.dtype), leaf.size
+        piece = vectors[dtype][..., used[dtype] : used[dtype] + size]
+        leaves.append(piece.reshape(*piece.shape[:-1], *leaf.shape))
+        used[dtype] += size
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(tree)]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from . import edges
 from .optimizer import Optimizer
 
 HOLDS, PARTLY = 0.1, 0.4
@@ -47,12 +48,14 @@ class Validity:
 
 
 def judge(steps, correction, plain, *, params: PyTree, rates, remarks: Sequence[str] = (),
-          failed_at: int | None = None, memoryless: bool = True) -> Validity:  # fmt: skip
+          failed_at: int | None = None, memoryless: bool = True,
+          past: str = "") -> Validity:  # fmt: skip
     """The validity of a run from the sizes of its corrections and of its first-order steps.
 
     correction, plain: per step, in parameters per unit of time; rates: learning rates; params:
     any parameters of the run, for the size of rounding; remarks: what else the verdict says,
-    "" being nothing.
+    "" being nothing; past: the edge that the run is past (``past_edge``), which keeps it from
+    holding whatever the ratio is.
     """
     correction, plain = np.asarray(correction, float), np.asarray(plain, float)
     still = np.where(correction == 0, 0.0, np.inf)
@@ -70,6 +73,9 @@ def judge(steps, correction, plain, *, params: PyTree, rates, remarks: Sequence[
             f"cannot be told from rounding: the correction adds up to less than the rounding of "
             f"{_dtype(params)}; use float64"
         )
+    if past:
+        level = "partly" if level in ("holds", "below rounding") else level
+        reason = f"{past}; {reason}"
     return Validity(np.asarray(steps), ratio, running, level, _sentence(level, reason),
                     tuple(filter(None, remarks)))  # fmt: skip
 
@@ -105,6 +111,26 @@ def _below_rounding(correction: np.ndarray, rates, params: PyTree) -> bool:
     )
     total = float(np.sum(correction * np.asarray(rates)[: len(correction)]))
     return len(correction) > 0 and total < eps * size * np.sqrt(len(correction))
+
+
+def past_edge(optimizer: Optimizer, rate: float, curvature: float | None, memoryless: bool) -> str:
+    """Which edge learning rate × curvature is past, in words; "" for none, or no curvature."""
+    if curvature is None:
+        return ""
+    reach = rate * curvature
+    stable = edges.stability_threshold(optimizer)
+    if reach > stable:
+        return (
+            f"learning rate × curvature is {reach:.2g}, past the stability edge {stable:.3g} of "
+            "the optimizer itself, which oscillates and grows there"
+        )
+    flow = edges.flow_threshold(optimizer)
+    if memoryless and reach > flow:
+        return (
+            f"learning rate × curvature is {reach:.2g}, past the flow edge {flow:.2g}, where such "
+            "a mode oscillates and no memoryless flow follows it (method='inertial' does)"
+        )
+    return ""
 
 
 def cold_remark(optimizer: Optimizer, start: int | None) -> str:

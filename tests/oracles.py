@@ -192,28 +192,31 @@ def one_line(formula: Formula, surface: Landscape, x, h: float) -> np.ndarray:
     return total
 
 
-def theorem(surface: Landscape, x, h, n, b1, b2, eps, eps_root, correct_square=True) -> tuple:
-    """(field, move) of the paper's Theorems B.4, C.4, D.4 and E.4, full batch, step n.
+def theorem(visits, x, h, n, b1, b2, eps, eps_root, correct_square=True) -> tuple:
+    """(field, move) of the paper's Theorems B.4, C.4, D.4 and E.4 at step n: equation (9).
 
+    ``visits``: the landscape that each step saw (the same one n + 1 times for the full batch);
     ``b1`` = 0 is RMSProp. M, R, L, L̄, P, P̄ as in the paper, R the root with eps_root in it.
     """
     x = np.asarray(x)
-    g, H = surface.gradient(x), surface.hessian(x)
+    g = [surface.gradient(x) for surface in visits[: n + 1]]
+    H = [surface.hessian(x) for surface in visits[: n + 1]]
 
     def scaled(step):
         b = [(1 - b1) * b1 ** (step - k) / (1 - b1 ** (step + 1)) for k in range(step + 1)]
         r = [(1 - b2) * b2 ** (step - k) for k in range(step + 1)]
         r = [value / (1 - b2 ** (step + 1)) for value in r] if correct_square else r
-        M, R = sum(b) * g, np.sqrt(sum(r) * g**2 + eps_root)
+        M = sum(b[k] * g[k] for k in range(step + 1))
+        R = np.sqrt(sum(r[k] * g[k] ** 2 for k in range(step + 1)) + eps_root)
         return b, r, M, R, R + eps
 
     b, r, M, R, D = scaled(n)
     u = [scaled(l)[2] / scaled(l)[4] for l in range(n + 1)]
-    past = [H @ sum(u[k:n], np.zeros_like(g)) for k in range(n + 1)]
+    past = [H[k] @ sum(u[k:n], np.zeros_like(x)) for k in range(n + 1)]
     L = sum(b[k] * past[k] for k in range(n + 1))
-    L_bar = sum(b[k] * (H @ u[n]) for k in range(n + 1))
-    P = sum(r[k] * g * past[k] for k in range(n + 1))
-    P_bar = sum(r[k] * g * (H @ u[n]) for k in range(n + 1))
+    L_bar = sum(b[k] * (H[k] @ u[n]) for k in range(n + 1))
+    P = sum(r[k] * g[k] * past[k] for k in range(n + 1))
+    P_bar = sum(r[k] * g[k] * (H[k] @ u[n]) for k in range(n + 1))
     field = -M / D + h * (M * (2 * P + P_bar) / (2 * D**2 * R) - (2 * L + L_bar) / (2 * D))
     move = -h * M / D + h**2 * (M * P / (D**2 * R) - L / D)
     return field, move
@@ -252,5 +255,72 @@ def line(formula, surface, x, rates, n, phase, linearized=False) -> np.ndarray:
         total = np.zeros_like(g)
         for weight, time in zip(share, back, strict=True):
             total = total + weight * psi(g + (time + phase * h) * slope)
+        moments.append(total)
+    return formula.combine(moments, x + phase * h * direction, n)
+
+
+# Mini-batches: ``visits`` is the list of landscapes that steps 0, 1, … saw
+
+
+def seen_averages(formula: Formula, visits, x, n: int) -> list:
+    """The moments at step n with every past gradient taken at x."""
+    return [
+        sum(
+            w * psi(surface.gradient(x))
+            for w, surface in zip(weights(decay, n, corrected), visits, strict=False)
+        )
+        for decay, psi, _, corrected in formula.moments
+    ]
+
+
+def seen_ways(formula: Formula, visits, x, rates: Callable, n: int) -> list:
+    """v_{n,k} = Σ_{l=k}^{n−1} h_l F_l for k = 0 … n."""
+    moves = [rates(l) * formula.combine(seen_averages(formula, visits, x, l), x, l)
+             for l in range(n)]  # fmt: skip
+    return [sum(moves[k:], np.zeros_like(x)) for k in range(n + 1)]
+
+
+def batch_sums(formula: Formula, visits, x, rates: Callable, n: int) -> tuple:
+    """(field, move) of second order at step n: dense Hessians, a loop over all past steps."""
+    x = np.asarray(x)
+    now, h = seen_averages(formula, visits, x, n), rates(n)
+    direction = formula.combine(now, x, n)
+    ways = seen_ways(formula, visits, x, rates, n)
+    back, forward = 0.0, formula.weight_decay * direction
+    for (decay, _, slope, corrected), part in zip(
+        formula.moments, formula.partials(now, x, n), strict=True
+    ):
+        for k, weight in enumerate(weights(decay, n, corrected)):
+            g, H = visits[k].gradient(x), visits[k].hessian(x)
+            back = back + part * weight * slope(g) * (H @ ways[k])
+            forward = forward + part * weight * slope(g) * (H @ direction)
+    return -direction - back - h / 2 * forward, -h * (direction + back)
+
+
+def batch_places(formula: Formula, visits, x, rates: Callable, n: int, phase: float) -> np.ndarray:
+    """The displaced direction: every moment reads every batch at its mean place, spread by two
+    points (THEORY §4.2), each sum by itself."""
+    x = np.asarray(x)
+    h = rates(n)
+    direction = formula.combine(seen_averages(formula, visits, x, n), x, n)
+    ways = seen_ways(formula, visits, x, rates, n)
+    times = [sum(rates(l) for l in range(k, n)) for k in range(n + 1)]
+    moments = []
+    for decay, psi, _, corrected in formula.moments:
+        share, total = weights(decay, n, corrected), 0.0
+        for surface in {id(s): s for s in visits[: n + 1]}.values():
+            mine = [k for k in range(n + 1) if visits[k] is surface]
+            W = sum(share[k] for k in mine)
+            if W == 0:
+                continue
+            mean = lambda values, mine=mine, W=W, share=share: (  # noqa: E731
+                sum(share[k] * values[k] for k in mine) / W
+            )
+            time = mean(times)
+            deviation = np.sqrt(sum(share[k] * (times[k] - time) ** 2 for k in mine) / W)
+            moved = surface.gradient(x + mean(ways) + phase * h * direction)
+            still = surface.gradient(x)
+            gap = 0 if time + phase * h == 0 else (moved - still) / (time + phase * h) * deviation
+            total = total + W * (psi(moved + gap) + psi(moved - gap)) / 2
         moments.append(total)
     return formula.combine(moments, x + phase * h * direction, n)

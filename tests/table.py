@@ -9,17 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from shadowflow import zoo
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.methods import METHODS
 from shadowflow.optimizer import Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, modified_field
 
-MEMORYLESS = [name for name, method in METHODS.items() if method.memoryless]
+MEMORYLESS = [name for name, method in METHODS.items() if method.direction is not None]
 CASES = [
     (name, kind, order)
     for name, method in METHODS.items()
     for kind in method.kinds
-    for order in method.orders
+    for order in method.orders or ()
 ]
 EPS = {
     "inside": {"eps": 0.0, "eps_root": 0.1},

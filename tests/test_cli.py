@@ -37,6 +37,16 @@ def test_every_optimizer_of_the_zoo_is_offered():
     assert public == set(OPTIMIZERS)
 
 
+def test_collocation_needs_a_settled_start():
+    command = cli.parse(["shadow", "opt:adam", "--methods", "collocation"])
+    with pytest.raises(ValueError, match=r"--methods: expected .* add --settled"):
+        command.settings("digits")
+    (setting,) = cli.parse(
+        ["shadow", "opt:adam", "--methods", "collocation", "--settled"]
+    ).settings("digits")
+    assert setting.settled
+
+
 def test_every_method_is_offered():
     assert set(get_args(settings.Method)) == set(methods.METHODS)
     assert set(settings.METHODS) <= set(methods.METHODS)
@@ -84,10 +94,12 @@ def test_a_key_names_the_whole_configuration():
         Setting("adam", {"b2": 0.95}, 1e-4, problem="mine"),
         Setting("adam", {"b2": 0.95}, 1e-4, seed=1),
         Setting("adam", {"b2": 0.95}, 1e-4, methods=("taylor",)),
+        Setting("adam", {"b2": 0.95}, 1e-4, settled=True),
         Setting("adam", {"b2": 0.95, "bias_correction": False}, 1e-4),
     ]
     assert {field.name for field in dataclasses.fields(Setting)} == {
-        *("optimizer", "arguments", "learning_rate", "steps", "problem", "seed", "methods")
+        *("optimizer", "arguments", "learning_rate", "steps", "problem", "seed", "methods"),
+        "settled",
     }
     keys = {setting.key() for setting in [base, *others]}
     assert len(keys) == 1 + len(others)
@@ -105,7 +117,7 @@ def test_one_configuration_has_one_key():
 def test_a_key_ends_in_the_digest_of_the_canonical_text():
     text = (
         '{"arguments":{},"learning_rate":0.5,"methods":["taylor"],"optimizer":"sgd",'
-        '"problem":"digits","seed":0,"steps":7}'
+        '"problem":"digits","seed":0,"settled":false,"steps":7}'
     )
     digest = hashlib.sha256(text.encode()).hexdigest()
     setting = Setting("sgd", learning_rate=0.5, steps=7, methods=("taylor",))

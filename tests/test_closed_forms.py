@@ -11,10 +11,11 @@ import scipy.linalg
 from table import EPS, MEMORYLESS, PLACE, PLACES, ROWS, SMOOTH, every_answer, smooth_loss
 
 from shadowflow import zoo
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.optimizer import Moment, Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, modified_field, shadow
+from shadowflow.shadow import shadow
 
 SURFACE = oracles.landscape(smooth_loss)
 STEPS = (0, 1, 2, 5, 30)
@@ -81,7 +82,7 @@ def test_the_paper_s_four_theorems_at_every_step(name, place):
     else:
         row, decays = f"{name}-{place}", {"b1": 0.5, "b2": 0.7}
     fields, moves = everywhere(
-        lambda x, n: oracles.theorem(SURFACE, x, RATE, n, **decays, **EPS[place])
+        lambda x, n: oracles.theorem([SURFACE] * (n + 1), x, RATE, n, **decays, **EPS[place])
     )
     ours = taylor(row)
     agree(ours[0], fields)

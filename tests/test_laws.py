@@ -7,7 +7,8 @@ import pytest
 from table import CASES, MEMORYLESS, PLACE, PLACES, ROWS, SMOOTH, every_answer, smooth
 
 from shadowflow import zoo
-from shadowflow.shadow import memoryless_step, modified_field, shadow
+from shadowflow.fields import memoryless_step, modified_field
+from shadowflow.shadow import shadow
 
 RATE, SCALE = 0.02, 7.0
 FLIP = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])  # a signed permutation

@@ -17,9 +17,11 @@ LAYERS = (
     {"monitor", "steer"},
     {"bias", "convergence", "symbolic"},
     {"shadow"},
-    {"validity"},
+    {"validity", "fields"},
     {"methods"},
-    {"problem", "iterate", "memory", "zoo"},
+    {"history"},
+    {"problem", "iterate", "memory", "zoo", "edges"},
+    {"batches"},
     {"optimizer"},
     {"trees", "checks"},
 )

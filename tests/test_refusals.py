@@ -7,10 +7,11 @@ import optax
 import pytest
 
 from shadowflow import zoo
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.optimizer import Moment, Optimizer, State
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, modified_field, settled_state, shadow
+from shadowflow.shadow import settled_state, shadow
 
 NAN, INF = float("nan"), float("inf")
 NO_NUMBER = (TypeError, ValueError)
@@ -247,7 +248,6 @@ def test_an_unknown_order_is_answered_with_the_known_ones(order):
         lambda: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, order=order),
         lambda: memoryless_step(PROBLEM, ADAM, 0.1, order=order),
         lambda: modified_field(PROBLEM, ADAM, 0.1, order=order),
-        lambda: settled_state(PROBLEM, ADAM, PARAMS, 0.1, order=order),
     ):
         refused(call, "order", repr(order), "1", "2")
     refused(lambda: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, method="inertial", order=1), "order", "2")

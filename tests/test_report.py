@@ -11,7 +11,7 @@ import pytest
 
 import shadowflow as sf
 from shadowflow import cli, zoo
-from shadowflow.report import files, verify, words
+from shadowflow.report import files, settings, verify, words
 from shadowflow.report.settings import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +22,7 @@ import shadowflow as sf
 
 quadratic = sf.Problem(lambda p: 0.5 * jnp.sum(p["x"] ** 2)), {"x": jnp.ones(3)}
 cliff = sf.Problem(lambda x: jnp.sum(jnp.where(x > 0.95, x, jnp.nan))), jnp.ones(2)
+batches = sf.Problem(lambda x, c: 0.5 * jnp.sum((x - c) ** 2), batches=jnp.arange(3.0)), jnp.ones(2)
 host = sf.Problem(grad=lambda x: np.asarray(x), traceable=False), jnp.ones(2)
 """
 
@@ -48,12 +49,30 @@ def test_a_run_says_and_writes_what_it_did(run):
         assert text in said
     numbers = json.loads((folder / "numbers.json").read_text())
     assert numbers["setting"]["arguments"]["b2"] == 0.95
-    assert {row["method"] for row in numbers["rows"]} == {"taylor", "displaced", "inertial"}
+    assert {row["method"] for row in numbers["rows"]} == set(settings.METHODS)
     assert all(row["verdict"] for row in numbers["rows"])
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
         assert arrays["params['x']"].shape == (21, 3)
         np.testing.assert_allclose(arrays["inertial | order 2 | flow|two_norm"][0], 0)
+
+
+def test_from_a_settled_start_collocation_chooses_its_order(run):
+    flags = ("opt:adam", "--opt.b2", "0.95", "--opt.eps", "0", "--opt.eps-root", "1e-2", "--steps",
+             "12", "--settled", "--methods", "taylor", "collocation")  # fmt: skip
+    code, said, (folder,) = run("quadratic", *flags)
+    rows = json.loads((folder / "numbers.json").read_text())["rows"]
+    chosen = [row for row in rows if row["method"] == "collocation"]
+    assert code == 0 and {row["kind"] for row in chosen} == {"flow", "iteration"}
+    assert all(row["order"] > 2 for row in chosen) and "was chosen" in said
+    assert all(row["two_norm"] < 0.02 * rows[0]["two_norm"] for row in chosen), rows
+
+
+def test_with_mini_batches_the_methods_that_take_them_are_shown(run):
+    code, said, (folder,) = run("batches", "opt:adam", "--steps", "6")
+    rows = json.loads((folder / "numbers.json").read_text())["rows"]
+    assert code == 0 and {row["method"] for row in rows} == {"taylor", "displaced"}
+    assert "What is penalized" not in said
 
 
 def test_another_configuration_gets_another_folder(run):
@@ -86,7 +105,7 @@ def test_a_host_problem_without_hvp_gets_the_methods_that_need_gradients_only(ru
     code, said, (folder,) = run("host", "opt:adam", "--steps", "5")
     assert code == 0
     rows = json.loads((folder / "numbers.json").read_text())["rows"]
-    assert {row["method"] for row in rows} == {"displaced", "inertial"}
+    assert {row["method"] for row in rows} == {"displaced", "differences", "inertial"}
     assert "1  iteration" in said
 
 
@@ -151,7 +170,7 @@ def test_the_readme_shows_the_orders_that_were_measured():
     evidence = json.loads((ROOT / "docs" / "verify.json").read_text())
     assert module.render(evidence) in (ROOT / "README.md").read_text()
     assert {row["optimizer"] for row in evidence["rows"]} == {case.label for case in verify.CASES}
-    assert len(evidence["rows"]) == len(verify.CASES) * len(verify.parts())
+    assert len(evidence["rows"]) == sum(len(verify.parts(case)) for case in verify.CASES)
 
 
 def test_every_public_name_is_there():

@@ -91,19 +91,3 @@ def _own_lines(optimizer: Optimizer, memory: Memory, params: PyTree, now: Presen
 
 secant = partial(direction, linearized=False)
 linearized = partial(direction, linearized=True)
-
-
-def past_moments(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-                 order: int) -> tuple:  # fmt: skip
-    """The settled moments just before the gradient at θ is read: ages 1, 2, … instead of 0, 1, …
-
-    order 1: all past gradients equal the present one; 2: they lie on the secant line.
-    """
-    gradient, change = differences(problem, params, linearized=False)
-    now = present(optimizer, memory, params, gradient)
-    slope = trees.zeros_like(params) if order == 1 else line(optimizer, memory, now, change)
-    older = lambda i: mem.gauss_rule(memory, i)[0] + memory.rate  # noqa: E731
-    return tuple(
-        averaged(optimizer, memory, i, gradient, slope, older(i)) if moment.has_memory else None
-        for i, moment in enumerate(optimizer.moments)
-    )

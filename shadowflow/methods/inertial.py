@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from .. import memory as mem, trees
 from ..memory import Memory
-from ..optimizer import Moment, Optimizer, State, decay_power
+from ..optimizer import Moment, Optimizer, State, decay_power, traced
 from ..problem import Problem
 from . import solver, taylor
 
@@ -157,3 +157,9 @@ def _speed(decay: Array) -> Array:
 
 def _pull(psi: PyTree, base: PyTree, extra: PyTree) -> PyTree:
     return trees.subtract(trees.subtract(psi, base), extra)
+
+
+def flow(problem: Problem, optimizer: Optimizer, order: int, spacing: None) -> Inertial:
+    """The runner of the method."""
+    del order, spacing
+    return Inertial(problem, traced(optimizer), jnp.asarray(substeps(optimizer)))

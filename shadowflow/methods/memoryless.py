@@ -11,14 +11,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .. import memory as mem, trees
 from ..iterate import Chunk
 from ..memory import Memory
 from ..optimizer import Optimizer, State
 from ..problem import Problem
-from . import solver, taylor
+from . import minibatch, solver, taylor
 
 STRIDE = 128
 
@@ -28,7 +28,7 @@ class Runner(eqx.Module):
 
     problem: Problem
     optimizer: Optimizer
-    direction: Callable = eqx.field(static=True)
+    direction: Callable
     order: int = eqx.field(static=True)
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
@@ -37,7 +37,12 @@ class Runner(eqx.Module):
         return params, memory
 
     def _chosen(self, pair: tuple[PyTree, PyTree]) -> PyTree:
-        return pair[self.order - 1]
+        return pair[0] if self.order == 1 else pair[1]
+
+    def _value(self, memory: Memory, params: PyTree) -> Array:
+        """The loss that the step sees, for what is not finite in it."""
+        batch = self.problem.visit(memory.step) if self.problem.batched else None
+        return self.problem.value(params, batch)
 
 
 def sizes(first: PyTree, second: PyTree) -> tuple:
@@ -53,7 +58,7 @@ class Iteration(Runner):
         memory = mem.with_rate(memory, rate)
         pair = self.direction(self.problem, self.optimizer, memory, params, 0.0)
         moved = trees.add(params, -rate, self._chosen(pair))
-        finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite(moved)
+        finite = jnp.isfinite(self._value(memory, params)) & trees.all_finite(moved)
         return (moved, mem.advance(self.optimizer, memory)), sizes(*pair), finite
 
 
@@ -75,16 +80,20 @@ class Flow(Runner):
         else:
             field = lambda s, y: paired(self, memory, y[0])  # noqa: E731
             start = (params, trees.zeros_like(params), trees.zeros_like(params))
-            moved, second, first = solver.one_step(field, start, traceable=self.problem.traceable)
+            moved, second, first = solver.one_step(
+                field, start, traceable=self.problem.traceable, high_order=self.order > 2
+            )
             correction, step = sizes(first, second)
             safe = jnp.where(rate > 0, rate, 1.0)
             record = (correction / safe, step / safe)
-        finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite(moved)
+        finite = jnp.isfinite(self._value(memory, params)) & trees.all_finite(moved)
         return (moved, mem.advance(self.optimizer, memory)), record, finite
 
 
 def first_order(runner: Runner, memory: Memory, params: PyTree) -> PyTree:
-    """F_n(θ): one gradient."""
+    """F_n(θ): one gradient, or one per batch."""
+    if runner.problem.batched:
+        return minibatch.first_order(runner.problem, runner.optimizer, memory, params)
     gradient = runner.problem.gradient(params)
     return taylor.present(runner.optimizer, memory, params, gradient).direction
 

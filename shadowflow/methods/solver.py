@@ -33,26 +33,29 @@ class PositiveRK3(diffrax.AbstractERK):
         return 3
 
 
-def one_step(field: Callable, y: PyTree, *, traceable: bool, substeps: int | Array = 1) -> PyTree:
+def one_step(field: Callable, y: PyTree, *, traceable: bool, substeps: int | Array = 1,
+             high_order: bool = False) -> PyTree:  # fmt: skip
     """y(1) of y' = field(s, y) from y(0), s ∈ [0, 1] within one step of the optimizer.
 
-    ``substeps``, the number of equal parts in which it is taken, may be traced.
+    ``substeps``, the number of equal parts in which it is taken, may be traced. high_order: by a
+    method of order 8 instead of 3, for fields more accurate than second order.
     A host function is met by concrete arrays: the stages are then looped over in Python.
     """
+    kind = diffrax.Dopri8 if high_order else PositiveRK3
     wide, narrow = _one_dtype(y)
     vector_field = lambda s, y, args: wide(field(s, narrow(y)))  # noqa: E731
     if traceable:
-        return narrow(_march(PositiveRK3(), vector_field, wide(y), substeps))
+        return narrow(_march(kind(), vector_field, wide(y), substeps))
 
     def on_host(s, y, args):
         with jax.disable_jit(False):
             return vector_field(s, y, args)
 
     with jax.disable_jit():
-        return narrow(_march(PositiveRK3(scan_kind="lax"), on_host, wide(y), substeps))
+        return narrow(_march(kind(scan_kind="lax"), on_host, wide(y), substeps))
 
 
-def _march(solver: PositiveRK3, vector_field: Callable, y: PyTree, substeps) -> PyTree:
+def _march(solver: diffrax.AbstractERK, vector_field: Callable, y: PyTree, substeps) -> PyTree:
     term, dtype = diffrax.ODETerm(vector_field), jax.tree.leaves(y)[0].dtype
 
     def substep(index, y):

@@ -15,6 +15,8 @@ COLOURS = {
     "taylor": "#d55e00",
     "displaced": "#0072b2",
     "linearized": "#56b4e9",
+    "differences": "#cc79a7",
+    "collocation": "#e69f00",
     "inertial": "#009e73",
 }
 STYLE: dict = {

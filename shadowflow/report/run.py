@@ -22,7 +22,7 @@ from shadowflow.report import words
 from shadowflow.report.figure import draw
 from shadowflow.report.files import writable, write, write_json
 from shadowflow.report.settings import Setting
-from shadowflow.shadow import Shadow, shadow
+from shadowflow.shadow import Shadow, settled_state, shadow
 
 SAVED = 500
 
@@ -82,14 +82,17 @@ def one_setting(setting: Setting, problem: Problem, params: PyTree, folder: Path
     rows = wanted(setting.methods, problem)
     with _bar(quiet, setting.steps * (len(rows) + 1)) as bar:
         every = max(1, setting.steps // SAVED)
-        real = iterate(problem, optimizer, params, rate, setting.steps, save_every=every,
-                       progress=bar.update)  # fmt: skip
+        state = None
+        if setting.settled:
+            state = settled_state(problem, optimizer, params, rate, order="auto")
+        real = iterate(problem, optimizer, params, rate, setting.steps, state=state,
+                       save_every=every, progress=bar.update)  # fmt: skip
         lines = []
         for method, order, kind in rows:
             follow = shadow(problem, optimizer, params, rate, setting.steps, order=order,
-                            method=method, kind=kind, save_every=every,
+                            method=method, kind=kind, save_every=every, state=state,
                             progress=bar.update)  # fmt: skip
-            lines.append(Line(method, order, kind, follow, compare(real, follow)))
+            lines.append(Line(method, follow.order, kind, follow, compare(real, follow)))
     bias = _bias(setting, problem, optimizer, real)
     arrays = _arrays(real, lines)
     tell(setting, optimizer, problem, real, lines, bias)
@@ -99,15 +102,22 @@ def one_setting(setting: Setting, problem: Problem, params: PyTree, folder: Path
     print(f"\nWritten to {folder}: figure.png, numbers.json, arrays.npz\n")
 
 
-def wanted(methods: tuple[str, ...], problem: Problem) -> list[tuple[str, int, str]]:
-    """(method, order, kind) of the table: the first order once, then every method's best."""
+def wanted(methods: tuple[str, ...], problem: Problem) -> list[tuple[str, int | str, str]]:
+    """(method, order, kind) of the table: the first order once, then every method's best.
+
+    Of the methods named, those that the problem allows: without Hessian-vector products of a host
+    function, or with mini-batches.
+    """
     chosen = [METHODS[name] for name in methods]
     if not problem.traceable and problem.hvp is None:
         chosen = [method for method in chosen if not method.needs_hvp]
-    base = next((m for m in chosen if m.memoryless), None)
+    if problem.batched:
+        chosen = [method for method in chosen if not method.full_batch]
+    base = next((m for m in chosen if m.direction is not None), None)
+    first: list[tuple[str, int | str, str]]
     first = [] if base is None else [(base.name, 1, kind) for kind in ("iteration", "flow")]
     rest = [
-        (m.name, max(m.orders), kind)
+        (m.name, "auto" if m.orders is None else max(m.orders), kind)
         for m in chosen
         for kind in ("iteration", "flow")
         if kind in m.kinds
@@ -123,11 +133,11 @@ def _bar(quiet: bool, total: int):
 
 def _bias(setting: Setting, problem: Problem, optimizer, real: Trajectory) -> ImplicitBias | None:
     lacking = not problem.traceable and problem.hvp is None
-    if lacking or real.failed_at is not None:
+    if lacking or problem.batched or real.failed_at is not None:
         return None
     end = jax.tree.map(jnp.asarray, real.last)
     eps_root = float(setting.arguments.get("eps_root", 0.0)) or None
-    step = int(real.steps[-1])
+    step = None if setting.settled else int(real.steps[-1])
     return implicit_bias(problem, optimizer, end, setting.learning_rate, step, eps_root=eps_root)
 
 
@@ -170,7 +180,7 @@ def _norm_between(path: Trajectory, i: int, j: int) -> float:
 
 def _loss(problem: Problem, path: Trajectory, index: int) -> float:
     place = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), path.params)
-    return float("nan") if problem.loss is None else float(problem.loss(place))
+    return float("nan") if problem.loss is None else float(problem.whole().value(place))
 
 
 def _cells(line: Line, lines: list[Line]) -> list[str]:
@@ -194,14 +204,14 @@ def _moral(lines: list[Line]) -> str:
     """The table in sentences, verdicts with their reasons."""
     sentences = []
     for line in lines:
-        if line.kind != "flow":
+        if line.kind != METHODS[line.method].kinds[0]:
             continue
         share = _relative(line, lines)
         times = f" ({_times(1 / share)} first order)" if line.order > 1 and share > 0 else ""
         name = f"{line.method}, order {line.order}{times}"
         sentences.append(f"  - {name}: {line.follow.validity.reason}")
     remarks = dict.fromkeys(text for line in lines for text in line.follow.validity.remarks)
-    return "\n".join(["Can they be trusted? The flows, one by one:", *sentences,
+    return "\n".join(["Can they be trusted? One by one:", *sentences,
                       *(f"  {remark}." for remark in remarks)])  # fmt: skip
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from shadowflow.optimizer import Optimizer
 
 Argument = float | bool | str
-Method = Literal["taylor", "displaced", "linearized", "inertial"]
-METHODS: tuple[Method, ...] = ("taylor", "displaced", "inertial")
+Method = Literal["taylor", "displaced", "linearized", "differences", "collocation", "inertial"]
+METHODS: tuple[Method, ...] = ("taylor", "displaced", "differences", "inertial")
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,7 @@ class Setting:
         problem: a label of the problem.
         seed: of its start.
         methods: the ways in which it is followed.
+        settled: whether it starts with the memory of a long run instead of none.
 
     Raises:
         ValueError: a value out of its range, or an unknown name.
@@ -181,6 +182,7 @@ class Setting:
     problem: str = "digits"
     seed: int = 0
     methods: tuple[str, ...] = METHODS
+    settled: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -200,6 +202,11 @@ class Setting:
             raise ValueError(
                 f"--methods: expected one or more of {' '.join(get_args(Method))}, "
                 f"got {' '.join(self.methods) or 'none'}"
+            )
+        if "collocation" in self.methods and not self.settled:
+            raise ValueError(
+                "--methods: expected methods that follow a cold start, got collocation, which "
+                "describes a settled memory; add --settled"
             )
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
         object.__setattr__(self, "arguments", _completed(self.optimizer, self.arguments))

@@ -1,0 +1,204 @@
+"""Mini-batches: the past folded by batch, so that its length costs elementwise work only.
+
+v_{n,k} = Σ_{l=k}^{n−1} h_l F_l is the way walked since step k, with F_l the memoryless direction
+of step l at the present θ; Y_{i,b} = Σ_{k: b(k)=b} w_{i,n,k} v_{n,k} is what moment i remembers of
+it for batch b. Taylor (the paper's (9), Theorems B.4, C.4, D.4, E.4) takes ψ_i'(g_b) H_b Y_{i,b};
+displaced reads batch b's gradient at θ + Y_{i,b}/W_{i,b}, where on average moment i saw it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .. import history, trees
+from ..history import Fold
+from ..memory import Memory
+from ..optimizer import Optimizer, safe_sqrt
+from ..problem import Problem
+from .taylor import Present, moved_direction
+
+
+def row(stacked: PyTree, index) -> PyTree:
+    """One slot of a stacked pytree."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def spread(scalars: Array, leaf: Array) -> Array:
+    """[slots] scalars in the dtype of ``leaf`` [slots, …], ready to multiply it."""
+    return scalars.astype(leaf.dtype).reshape((-1,) + (1,) * (leaf.ndim - 1))
+
+
+def average(scalars: Array, stacked: PyTree) -> PyTree:
+    """Σ_b scalars_b · stacked_b."""
+    return jax.tree.map(lambda leaf: jnp.tensordot(scalars.astype(leaf.dtype), leaf, 1), stacked)
+
+
+def pointwise(function: Callable, *stacked: PyTree) -> PyTree:
+    """A pointwise function of one parameter leaf, on stacked leaves."""
+    return jax.tree.map(lambda *leaves: jax.vmap(function)(*leaves), *stacked)
+
+
+def present(optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree,
+            gradients: PyTree) -> Present:  # fmt: skip
+    """F_n(θ): every past gradient of batch b taken as ∇E_b(θ)."""
+    here = row(gradients, history.present_slot(fold))
+    moments = tuple(
+        jax.tree.map(moment.transform, here)
+        if weights is None
+        else average(fold.sum(i), pointwise(moment.transform, gradients))
+        for i, (moment, weights) in enumerate(zip(optimizer.moments, fold.weights, strict=True))
+    )
+    return Present(here, moments, optimizer.direction(moments, params, memory.count))
+
+
+@eqx.filter_jit
+def remembered(optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree,
+               gradients: PyTree) -> tuple:  # fmt: skip
+    """Per moment Y_i [slots], None without memory: the optimizer's own recursion, fed from slots.
+
+    With V_l = Σ_{j<l} h_j F_j, Y_{i,b} = Σ_{k: b(k)=b} w_{i,n,k} (V_n − V_k): one row per step.
+    """
+    n = memory.step if isinstance(memory.step, int) else jnp.asarray(memory.step, jnp.int32)
+    first = history.first_kept(memory)
+    kept = [i for i, weights in enumerate(fold.weights) if weights is not None]
+    like, params = params, trees.joined(params, params)
+    gradients = trees.joined(gradients, like)
+    zeros, rows = trees.zeros_like(params), trees.zeros_like(gradients)
+    start = ([zeros for _ in kept], zeros, [rows for _ in kept])
+
+    def body(step, carry):
+        averages, way, sums = carry
+        age = n - step
+        slot = fold.slots[age]
+        sums = [
+            jax.tree.map(lambda s, v, w=fold.weights[i][age]: s.at[slot].add(w.astype(s.dtype) * v),
+                         total, way)
+            for i, total in zip(kept, sums, strict=True)
+        ]  # fmt: skip
+        averages, direction = _step(optimizer, fold, params, row(gradients, slot), averages, step,
+                                    first)  # fmt: skip
+        return averages, trees.add(way, fold.rates[age], direction), sums
+
+    _, way, sums = jax.lax.fori_loop(first, n, body, start)
+    result: list = [None] * len(fold.weights)
+    for i, total in zip(kept, sums, strict=True):
+        past = fold.sum(i).at[history.present_slot(fold)].add(-fold.weights[i][0])
+        rows = jax.tree.map(lambda s, v, p=past: spread(p, s) * v[None] - s, total, way)
+        result[i] = trees.parted(rows, like)
+    return tuple(result)
+
+
+def _step(optimizer: Optimizer, fold: Fold, params: PyTree, gradient: PyTree, averages: list,
+          step, first) -> tuple[list, PyTree]:  # fmt: skip
+    """The optimizer's recursion at ``step``, begun at ``first``: (averages, F_step)."""
+    count, since = (jnp.asarray(n, trees.real_dtype()) for n in (step, step - first))
+    rest, fresh, read, moved = iter(averages), optimizer.transformed(gradient), [], []
+    for moment, weights, new in zip(optimizer.moments, fold.weights, fresh, strict=True):
+        if weights is None:
+            read.append(new)
+            continue
+        average = trees.add(trees.scale(moment.rate, next(rest)), 1 - moment.rate, new)
+        moved.append(average)
+        whole = 1.0 if moment.bias_correction else 1 - moment.rate ** (count + 1)
+        read.append(trees.scale(whole / (1 - moment.rate ** (since + 1)), average))
+    return moved, optimizer.direction(tuple(read), params, count)
+
+
+class Past(NamedTuple):
+    """What both forms start from."""
+
+    fold: Fold
+    gradients: PyTree
+    now: Present
+    ways: tuple
+
+
+def past(optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree, gradients) -> Past:
+    """The present direction and the remembered ways."""
+    now = present(optimizer, memory, fold, params, gradients)
+    return Past(fold, gradients, now, remembered(optimizer, memory, fold, params, gradients))
+
+
+def first_order(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree) -> PyTree:
+    """F_n(θ): one gradient per batch."""
+    fold = history.fold(problem, optimizer, memory)
+    gradients = problem.gradients(params, fold.batches)
+    return present(optimizer, memory, fold, params, gradients).direction
+
+
+def taylor(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
+           phase: float) -> tuple[PyTree, PyTree]:  # fmt: skip
+    """(first order, second order) of the direction; phase 0: iteration, ½: flow.
+
+    One gradient per batch, one Hessian-vector product per batch and moment with memory.
+    """
+    fold = history.fold(problem, optimizer, memory)
+    gradients, hvp = problem.linearize_each(params, fold.batches)
+    fold, gradients, now, ways = past(optimizer, memory, fold, params, gradients)
+    forward = trees.scale(phase * memory.rate, now.direction)
+    changes = []
+    for i, (moment, way) in enumerate(zip(optimizer.moments, ways, strict=True)):
+        slope = lambda g, t, psi=moment.transform: jax.jvp(psi, (g,), (t,))[1]  # noqa: E731
+        if way is not None:
+            ahead = jax.tree.map(lambda y, f, i=i: y + spread(fold.sum(i), y) * f[None], way,
+                                 forward)  # fmt: skip
+            moved = pointwise(slope, gradients, hvp(ahead))
+            changes.append(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), moved))
+        elif phase:
+            product = problem.product(params, forward, problem.visit(memory.step))
+            changes.append(jax.tree.map(slope, now.gradient, product))
+        else:
+            changes.append(trees.zeros_like(params))
+    correction = moved_direction(optimizer, memory, params, now, tuple(changes), forward)
+    return now.direction, trees.add(now.direction, 1, correction)
+
+
+def displaced(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
+              phase: float) -> tuple[PyTree, PyTree]:  # fmt: skip
+    """(first order, second order) of the direction; phase 0: iteration, ½: flow.
+
+    Gradients only: one per batch at θ, and one per batch and moment with memory at its place.
+    """
+    fold = history.fold(problem, optimizer, memory)
+    gradients = problem.gradients(params, fold.batches)
+    fold, gradients, now, ways = past(optimizer, memory, fold, params, gradients)
+    ahead = phase * memory.rate
+    there = trees.add(params, ahead, now.direction)
+    moments = []
+    for i, (moment, way) in enumerate(zip(optimizer.moments, ways, strict=True)):
+        if way is not None:
+            moments.append(_two_points(problem, moment, fold, i, way, gradients, there, ahead))
+            continue
+        here = problem.gradient(there, problem.visit(memory.step)) if phase else now.gradient
+        moments.append(jax.tree.map(moment.transform, here))
+    return now.direction, optimizer.direction(tuple(moments), there, memory.count)
+
+
+def _two_points(problem: Problem, moment, fold: Fold, index: int, way: PyTree, gradients: PyTree,
+                there: PyTree, ahead) -> PyTree:  # fmt: skip
+    """Σ_b W_b · mean of ψ(G_b ± σ_b d_b), G_b the gradient at the batch's mean place.
+
+    d_b = (G_b − g_b)/(mean time) is the change of the gradient per unit of time, σ_b the standard
+    deviation of the times: averages of g² see the spread of the places, with no more gradients.
+    """
+    total = fold.sum(index)
+    some = total > 0
+    safe = jnp.where(some, total, 1)
+    mean = fold.sum(index, fold.times) / safe
+    variance = fold.sum(index, fold.times**2) / safe - mean**2
+    deviation = safe_sqrt(jnp.maximum(variance, 0.0))
+    time = mean + ahead
+    share = jnp.where(time > 0, deviation / jnp.where(time > 0, time, 1.0), 0.0)
+    places = jax.tree.map(lambda y, x: x[None] + y / spread(safe, y), way, there)
+    found = problem.gradients_at(places, fold.batches)
+
+    def mean_of_two(moved, still):
+        gap = spread(share, moved) * (moved - still)
+        psi = jax.vmap(moment.transform)
+        return (psi(moved + gap) + psi(moved - gap)) / 2
+
+    return average(total, jax.tree.map(mean_of_two, found, gradients))

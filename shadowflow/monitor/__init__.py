@@ -1,0 +1,1 @@
+"""What a running training says about its implicit bias."""
