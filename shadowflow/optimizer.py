@@ -170,12 +170,16 @@ class Optimizer(eqx.Module):
             trees.add(trees.scale(m.rate, old), 1 - m.rate, new) if m.has_memory else None
             for m, old, new in zip(self.moments, state.moments, fresh, strict=True)
         )
-        read = tuple(
-            new if old is None else trees.scale(1 / self.correction(m, state.step), old)
-            for m, old, new in zip(self.moments, raw, fresh, strict=True)
-        )
+        read = self.read(raw, fresh, state.step)
         direction = self.direction(read, params, state.step)
         return State(raw, state.step + 1), trees.scale(-jnp.asarray(learning_rate), direction)
+
+    def read(self, raw: tuple, fresh: tuple, step) -> tuple:
+        """The moments as ``combine`` gets them: corrected; ``fresh`` where there is no memory."""
+        return tuple(
+            new if old is None else trees.scale(1 / self.correction(m, step), old)
+            for m, old, new in zip(self.moments, raw, fresh, strict=True)
+        )
 
     def transformed(self, grad: PyTree) -> tuple:
         """(ψ_1(g), …, ψ_I(g))."""

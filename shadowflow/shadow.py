@@ -53,10 +53,10 @@ def settled_state(problem: Problem, optimizer: Optimizer, params: PyTree, learni
 
     Each moment averages the gradients of the past along the path of that order (method
     "collocation"; order 1: all of them equal ∇E(θ); "auto": the order whose neighbour differs
-    least), to O(learning_rate^order). The moments are
-    those before the gradient at ``params`` is read; step = ∞, so weights sum to 1. spacing: as in
-    ``memoryless_step``. Full batch; 1 + (order − 1)² gradients. Raises ValueError for an order
-    below 1, for mini-batches, and for decays that are traced.
+    least), to O(learning_rate^order). The moments are those before the gradient at ``params`` is
+    read; step = ∞, so weights sum to 1. spacing: as in ``memoryless_step``. Full batch;
+    1 + (order − 1)² gradients. Raises ValueError for an order below 1, for mini-batches, and for
+    decays that are traced.
 
     >>> from shadowflow import zoo
     >>> quadratic, momentum = Problem(lambda x: x**2 / 2), zoo.momentum(0.5)
@@ -111,8 +111,8 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     >>> round(float(shadow(quadratic, zoo.sgd(), x, 0.1, 10, method="taylor").last), 4)
     0.3499
     """
-    found = chosen(method, kind or default_kind(method), order)
-    kind = kind or default_kind(method)
+    kind = default_kind(method) if kind is None else kind
+    found = chosen(method, kind, order)
     checks.instance("problem", problem, Problem)
     checks.instance("optimizer", optimizer, Optimizer)
     conditions(found, problem, learning_rate, spacing)

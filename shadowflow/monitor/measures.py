@@ -113,7 +113,8 @@ def _measured(optimizer: Optimizer, memory: Memory, params: PyTree, grad: PyTree
               last: PyTree | None, rate: Array, norm_eps,
               potential: bool, per_leaf: bool) -> RunMeasures:  # fmt: skip
     now = taylor.present(optimizer, memory, params, grad)
-    step = optimizer.direction(_read(optimizer, memory, state, grad), params, memory.count)
+    moments = optimizer.read(state.moments, optimizer.transformed(grad), memory.count)
+    step = optimizer.direction(moments, params, memory.count)
     norm_eps, threshold = _sizes(optimizer, norm_eps)
     values: dict[str, PyTree] = {
         "grad": grad,
@@ -238,15 +239,6 @@ def _second(optimizer: Optimizer) -> int | None:
         if moment.has_memory and getattr(moment.transform, "func", None) is square
     ]
     return found[0] if found else None
-
-
-def _read(optimizer: Optimizer, memory: Memory, state: State, grad: PyTree) -> tuple:
-    """The moments as combine read them at this step: corrected where the optimizer does so."""
-    fresh = optimizer.transformed(grad)
-    return tuple(
-        new if old is None else trees.scale(1 / optimizer.correction(moment, memory.count), old)
-        for moment, old, new in zip(optimizer.moments, state.moments, fresh, strict=True)
-    )
 
 
 def _summed(values: dict[str, PyTree], params: PyTree, per_leaf: bool) -> RunMeasures:
