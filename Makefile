@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := run
-.PHONY: run test lint torch table clean
+.PHONY: run test lint torch table bench clean
 
 run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
 	$(BIN)/shadowflow shadow
@@ -20,11 +20,16 @@ lint: .venv/.dev
 
 torch: .venv/.torch      ## with it, the tests of the PyTorch side run instead of being skipped
 
-table: .venv/.cli        ## measures every order anew, redraws the README's figures and table
+table: .venv/.dev        ## measures every order anew, redraws the README's figures and table
 	$(BIN)/shadowflow verify --json docs/verify.json
 	$(BIN)/shadowflow shadow --quiet --out build/docs
 	cp build/docs/adam-lr0.0001-*/figure.png docs/digits-1e-4.png
 	cp build/docs/adam-lr0.001-*/figure.png docs/digits-1e-3.png
+	$(BIN)/python docs/make_edges.py
+	$(BIN)/python docs/make_table.py
+
+bench: .venv/.dev        ## what every method costs: ratios side by side, into the README
+	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python docs/make_table.py
 
 clean:

@@ -1,10 +1,11 @@
-"""Put the table of measured orders (docs/verify.json) into the README, between its markers."""
+"""Put the measured orders (docs/verify.json) and costs (docs/bench.json) into the README."""
 
 import json
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-START, END = "<!-- orders: start (make table) -->", "<!-- orders: end -->"
+ORDERS = ("<!-- orders: start (make table) -->", "<!-- orders: end -->")
+COSTS = ("<!-- costs: start (make bench) -->", "<!-- costs: end -->")
 COLUMNS = {
     ("taylor", "iteration", 1): "first order, iteration",
     ("taylor", "flow", 1): "first order, flow",
@@ -65,14 +66,53 @@ def render(evidence: dict) -> str:
     ])  # fmt: skip
 
 
+def costs(found: dict) -> str:
+    """The ratios of ``make bench`` as Markdown."""
+    lines = [
+        "| step | ratio (lowest to highest) | asked | MiB | |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in [*found["steps"], *found["minibatch"]]:
+        asked = (
+            "" if row["asked"] is None else f"≤ {row['asked']:g}" + ("" if row["holds"] else " ✗")
+        )
+        spread = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        lines.append(
+            f"| {row['name']} | {spread} | {asked} | {row['memory_mib']:.0f} | {row['note']} |"
+        )
+    if found["torch"]:
+        torch = found["torch"]
+        lines.append(
+            f"| taylor by torch's double backward, torch's Adam = 1 | {torch['ratio']:.2f} "
+            f"({torch['low']:.2f} to {torch['high']:.2f}) | | {torch['memory_mib']:.0f} | torch "
+            f"{torch['version']}; memory of the whole process |"
+        )
+    compiled = ", ".join(
+        f"{row['order']}: {row['collocation']:.2f} ({row['nested']:.2f})"
+        for row in found["compilation"]
+    )
+    remark = (
+        "The mini-batch fields (20 batches of 500) are over the gradients or products that they "
+        "take themselves. Compile time of a collocation field by its order, that of order 2 being "
+        f"1, in brackets that of as many nested forward derivatives: {compiled}. Measured on "
+        f"{found['device']}."
+    )
+    return "\n".join([*lines, "", remark])
+
+
+def put(text: str, marks: tuple[str, str], content: str) -> str:
+    """``text`` with ``content`` between its marks."""
+    before, rest = text.split(marks[0])
+    return f"{before}{marks[0]}\n\n{content}\n\n{marks[1]}{rest.split(marks[1])[1]}"
+
+
 def main() -> None:
     """Replace what stands between the markers."""
-    readme = ROOT / "README.md"
+    readme, docs = ROOT / "README.md", ROOT / "docs"
     text = readme.read_text(encoding="utf-8")
-    evidence = json.loads((ROOT / "docs" / "verify.json").read_text(encoding="utf-8"))
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{START}\n\n{render(evidence)}\n\n{END}{after}", encoding="utf-8")
+    text = put(text, ORDERS, render(json.loads((docs / "verify.json").read_text("utf-8"))))
+    text = put(text, COSTS, costs(json.loads((docs / "bench.json").read_text("utf-8"))))
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss, with_leaves
-from test_collocation import directions, distance, settled
+from test_collocation import directions, distance, followed, settled
 
 from shadowflow import trees, zoo
 from shadowflow.methods import collocation
