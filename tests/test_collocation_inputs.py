@@ -12,6 +12,7 @@ from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss, wi
 from test_collocation import directions, distance, followed, settled
 
 from shadowflow import trees, zoo
+from shadowflow.fields import modified_field
 from shadowflow.methods import collocation
 from shadowflow.optimizer import Moment, Optimizer
 from shadowflow.problem import Problem
@@ -145,3 +146,28 @@ TRACED = jax.jit(lambda b: collocation.rule(zoo.momentum(b), 2))
 def test_bad_input_is_refused_in_a_sentence(function, given, message):
     with pytest.raises((ValueError, TypeError), match=message):
         function(*given)
+
+
+# The order chosen by itself
+
+
+def test_the_order_may_be_chosen_and_the_verdict_says_which():
+    optimizer = ROWS["adam-inside"]()
+    follow = shadow(SMOOTH, optimizer, PLACE, 1e-3, 5, method="collocation", order="auto",
+                    start=None)  # fmt: skip
+    assert follow.order > 2 and f"Order {follow.order} was chosen" in follow.verdict
+    named = shadow(SMOOTH, optimizer, PLACE, 1e-3, 5, method="collocation", order=follow.order,
+                   start=None)  # fmt: skip
+    assert np.array_equal(follow.params, named.params) and "was chosen" not in named.verdict
+    field = {order: modified_field(SMOOTH, optimizer, 1e-3, method="collocation", order=order)
+             for order in ("auto", follow.order, 1)}  # fmt: skip
+    found = {order: np.asarray(field[order](None, PLACE)) for order in field}
+    np.testing.assert_allclose(found["auto"], found[follow.order], rtol=1e-14)
+    assert np.abs(found["auto"] - found[1]).max() > 1e-4
+
+
+def test_far_past_the_edge_not_even_order_two_improves_and_that_is_said():
+    steep = Problem(lambda x: 50.0 * jnp.sum(x**2))
+    follow = shadow(steep, zoo.momentum(0.9, "ema"), jnp.ones(2), 5e-3, 3, method="collocation",
+                    order="auto", start=None)  # fmt: skip
+    assert follow.order == 1 and "Not even order 2 improves on order 1" in follow.verdict
