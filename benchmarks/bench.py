@@ -199,18 +199,20 @@ def minibatch(rounds: int, lengths=(100, 1000, 5000)) -> list[dict]:
     problem = sf.Problem(batch_loss, batches=batches)
     params = mlp_init(jax.random.key(0), SIZES)
     which = jnp.arange(BATCHES, dtype=jnp.int32)
-    copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * BATCHES), params)
+    places = [  # two, or the compiler takes the same gradients once
+        jax.tree.map(lambda leaf, s=s: jnp.stack([leaf * s] * BATCHES), params) for s in (0.9, 1.1)
+    ]
 
-    def sixty(problem, params, copies):
-        return (problem.gradients(params, which), problem.gradients_at(copies, which),
-                problem.gradients_at(copies, which))  # fmt: skip
+    def sixty(problem, params, places):
+        at = [problem.gradients_at(place, which) for place in places]
+        return problem.gradients(params, which), at
 
-    def products(problem, params, copies):
+    def products(problem, params, places):
         gradients, hvp = problem.linearize_each(params, which)
-        return gradients, hvp(copies), hvp(copies)
+        return gradients, [hvp(place) for place in places]
 
-    base = [compiled("gradients", sixty, problem, params, copies),
-            compiled("products", products, problem, params, copies)]  # fmt: skip
+    base = [compiled("gradients", sixty, problem, params, places),
+            compiled("products", products, problem, params, places)]  # fmt: skip
     lines = []
     for n in lengths:
         fields = [
