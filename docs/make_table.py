@@ -56,7 +56,11 @@ def render(evidence: dict) -> str:
     theorems = [row for row in rows if row["optimizer"].startswith("Theorem")]
     full = [row for row in rows if row not in theorems]
     good = sum(row["holds"] for row in rows)
-    remark = f"{good} of {len(rows)} rows hold. † from a settled start, as all of the last table."
+    remark = (
+        f"{good} of {len(rows)} rows hold. † from a settled start, as all of the last table, "
+        "where an error may fall faster than declared; empty: fewer than three halvings lie above "
+        "rounding."
+    )
     two = {column: name for column, name in COLUMNS.items() if column[0] in ("taylor", "displaced")}
     return "\n".join([
         *table(full, COLUMNS, "full batch"), "",

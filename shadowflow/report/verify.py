@@ -33,7 +33,7 @@ class Case:
     scale: the step sizes are scale × 2^-7 … and the horizon scale × 0.5, small for optimizers
     whose step grows with the gradient, which is about 60 at the start. batched: on three
     mini-batches in turn. highest: the highest order of collocation that is measured: 5 where three
-    halvings of its error lie above rounding, as they do not for the sign-like optimizers.
+    halvings of its error lie above rounding, as they do not for sgd and the sign-like optimizers.
     """
 
     label: str
@@ -41,21 +41,21 @@ class Case:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     scale: float = 1.0
     batched: bool = False
-    highest: int = 3
+    highest: int = 5
 
 
 ADAM = {"b1": 0.5, "b2": 0.7}
 CASES = (
-    Case("sgd", "sgd", scale=0.01),
-    Case("momentum, trace", "momentum", {"decay": 0.6}, 0.01, highest=5),
-    Case("momentum, EMA", "momentum", {"decay": 0.6, "form": "ema"}, 0.01, highest=5),
-    Case("nesterov", "nesterov", {"decay": 0.6}, 0.01, highest=5),
-    Case("rmsprop, eps inside", "rmsprop", {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2}, highest=5),
-    Case("rmsprop, eps outside", "rmsprop", {"decay": 0.7, "eps": 1e-2}, highest=5),
+    Case("sgd", "sgd", scale=0.01, highest=3),
+    Case("momentum, trace", "momentum", {"decay": 0.6}, 0.01),
+    Case("momentum, EMA", "momentum", {"decay": 0.6, "form": "ema"}, 0.01),
+    Case("nesterov", "nesterov", {"decay": 0.6}, 0.01),
+    Case("rmsprop, eps inside", "rmsprop", {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2}),
+    Case("rmsprop, eps outside", "rmsprop", {"decay": 0.7, "eps": 1e-2}),
     Case("rmsprop, inside, corrected", "rmsprop",
          {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2, "bias_correction": True}),
-    Case("adam, eps inside", "adam", {**ADAM, "eps": 0.0, "eps_root": 1e-2}, highest=5),
-    Case("adam, eps outside", "adam", {**ADAM, "eps": 1e-2}, highest=5),
+    Case("adam, eps inside", "adam", {**ADAM, "eps": 0.0, "eps_root": 1e-2}),
+    Case("adam, eps outside", "adam", {**ADAM, "eps": 1e-2}),
     Case("adam, both eps", "adam", {**ADAM, "eps": 1e-2, "eps_root": 1e-2}),
     Case("adam, inside, uncorrected", "adam",
          {**ADAM, "eps": 0.0, "eps_root": 1e-2, "bias_correction": False}),
@@ -64,8 +64,8 @@ CASES = (
     Case("adamw, eps outside", "adamw", {**ADAM, "eps": 1e-2, "weight_decay": 0.1}),
     Case("nadam, eps inside", "nadam", {**ADAM, "eps": 0.0, "eps_root": 1e-2}),
     Case("nadam, eps outside", "nadam", {**ADAM, "eps": 1e-2}),
-    Case("signum", "signum", {"decay": 0.5, "eps_root": 1e3}),
-    Case("lion", "lion", {"b1": 0.5, "b2": 0.6, "eps_root": 1e3}),
+    Case("signum", "signum", {"decay": 0.5, "eps_root": 1e3}, highest=3),
+    Case("lion", "lion", {"b1": 0.5, "b2": 0.6, "eps_root": 1e3}, highest=3),
     Case("Theorem B.4 (RMSProp, eps outside)", "rmsprop", {"decay": 0.7, "eps": 1e-1},
          batched=True),
     Case("Theorem C.4 (RMSProp, eps inside)", "rmsprop",
