@@ -8,10 +8,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # read when the backends start, so befo
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled():
+    """Compiled code holds memory maps; a process that has the kernel's 65,530 of them crashes."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items):
