@@ -1,28 +1,21 @@
-"""The command line: `shadowflow shadow`, `shadowflow verify`."""
+"""`shadowflow shadow`: an optimizer, and beside it what it follows."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-try:
-    import tyro
-except ImportError as error:
-    raise ImportError("The command line needs tyro: pip install 'shadowflow[cli]'") from error
+from tyro.conf import arg, subcommand
 
-from tyro.conf import CascadeSubcommandArgs, FlagCreatePairsOff, arg, subcommand
-
+from shadowflow.cli.flags import Flag
 from shadowflow.report.settings import METHODS, OPTIMIZERS, Choice, Method, Setting
 
 if TYPE_CHECKING:
     from shadowflow.problem import Problem
 
 Opt = Choice | Annotated[None, subcommand("embedded")]
-Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
 
 EMBEDDED = (
     ({"b2": 0.95, "eps": 0.0, "eps_root": 1e-6}, 1e-4),
@@ -113,65 +106,3 @@ def _check(setting: Setting) -> None:
         if name not in setting.arguments:
             raise
         raise type(error)(f"--opt.{name.replace('_', '-')}{colon}{rest}") from None
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Measure every claim again, and say which hold."""
-
-    json: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
-    """Write the numbers to this file too."""
-    rows: tuple[str, ...] = ()
-    """Only rows whose name contains one of these."""
-    full: Flag = False
-    """All of every row (the default)."""
-    quick: Flag = False
-    """A coarser look."""
-
-    def run(self) -> int:
-        """0 when every row holds, 1 otherwise."""
-        if self.full and self.quick:
-            raise ValueError("--full, --quick: expected one of them at most, got both")
-        from shadowflow.report.verify import verify_job
-
-        return 0 if verify_job(json=self.json, rows=self.rows, full=not self.quick) else 1
-
-
-def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify:
-    """The command that the arguments describe.
-
-    Raises:
-        SystemExit: with code 2 for unknown flags and values, 0 after `--help`.
-
-    Example:
-        >>> parse("shadow opt:adam --opt.b2 0.95 --steps 20".split()).steps
-        20
-    """
-    return tyro.cli(
-        Shadow | Verify,
-        args=arguments,
-        prog="shadowflow",
-        description="What an optimizer with memory follows.",
-        config=(CascadeSubcommandArgs,),
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 2, with a sentence, for refused input."""
-    command = parse(arguments)
-    try:
-        return command.run()
-    except (ImportError, TypeError, ValueError) as error:
-        if not _is_refusal(error):
-            raise
-        print(f"shadowflow: {error}", file=sys.stderr)
-        return 2
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the package itself raised this, rather than something it called."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
-    return module.partition(".")[0] == "shadowflow"

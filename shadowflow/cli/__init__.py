@@ -1,0 +1,56 @@
+"""The command line: `shadowflow shadow`, `shadowflow verify`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+try:
+    import tyro
+except ImportError as error:
+    raise ImportError("The command line needs tyro: pip install 'shadowflow[cli]'") from error
+
+from tyro.conf import CascadeSubcommandArgs
+
+from shadowflow.cli.shadow import Shadow
+from shadowflow.cli.verify import Verify
+
+
+def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify:
+    """The command that the arguments describe.
+
+    Raises:
+        SystemExit: with code 2 for unknown flags and values, 0 after `--help`.
+
+    Example:
+        >>> parse("shadow opt:adam --opt.b2 0.95 --steps 20".split()).steps
+        20
+    """
+    return tyro.cli(
+        Shadow | Verify,
+        args=arguments,
+        prog="shadowflow",
+        description="What an optimizer with memory follows.",
+        config=(CascadeSubcommandArgs,),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 2, with a sentence, for refused input."""
+    command = parse(arguments)
+    try:
+        return command.run()
+    except (ImportError, TypeError, ValueError) as error:
+        if not _is_refusal(error):
+            raise
+        print(f"shadowflow: {error}", file=sys.stderr)
+        return 2
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the package itself raised this, rather than something it called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return module.partition(".")[0] == "shadowflow"
