@@ -19,10 +19,10 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 import shadowflow as sf
 from shadowflow import memory as mem
+from shadowflow.files import write_json
 from shadowflow.lab.models import digits_problem
 from shadowflow.monitor.measures import run_measures
 from shadowflow.report.figure import COLOURS, STYLE
-from shadowflow.report.files import write_json
 
 HERE = Path(__file__).parent
 OPTIONS = {"b1": 0.9, "b2": 0.95, "eps": 0.0, "eps_root": 1e-6}

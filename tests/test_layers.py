@@ -23,7 +23,7 @@ LAYERS = (
     {"problem", "iterate", "memory", "zoo", "edges"},
     {"batches"},
     {"optimizer"},
-    {"trees", "checks"},
+    {"trees", "checks", "files"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
 BESIDE = {("iterate", "problem"), ("iterate", "memory")}

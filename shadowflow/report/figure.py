@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shadowflow.report.files import write
+from shadowflow.files import write
 from shadowflow.validity import HOLDS, PARTLY
 
 COLOURS = {

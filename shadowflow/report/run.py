@@ -15,12 +15,12 @@ from jaxtyping import PyTree
 
 from shadowflow.bias import ImplicitBias, implicit_bias
 from shadowflow.convergence import Comparison, compare
+from shadowflow.files import writable, write, write_json
 from shadowflow.iterate import Trajectory, iterate
 from shadowflow.methods import METHODS
 from shadowflow.problem import Problem
 from shadowflow.report import words
 from shadowflow.report.figure import draw
-from shadowflow.report.files import writable, write, write_json
 from shadowflow.report.settings import Setting
 from shadowflow.shadow import Shadow, settled_state, shadow
 

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 from shadowflow import zoo
 from shadowflow.convergence import SHORTFALL, TOLERANCE, Row, convergence
+from shadowflow.files import write_json
 from shadowflow.lab.models import bilinear_problem
 from shadowflow.methods import METHODS
 from shadowflow.problem import Problem
 from shadowflow.report import words
-from shadowflow.report.files import write_json
 
 HORIZON = 0.5
 FULL, QUICK = range(9, 14), range(9, 13)
