@@ -22,7 +22,7 @@ from shadowflow import memory as mem
 from shadowflow.files import write_json
 from shadowflow.lab.models import digits_problem
 from shadowflow.monitor.measures import run_measures
-from shadowflow.report.figure import COLOURS, STYLE
+from shadowflow.paper.style import COLOURS, styled
 
 HERE = Path(__file__).parent
 OPTIONS = {"b1": 0.9, "b2": 0.95, "eps": 0.0, "eps_root": 1e-6}
@@ -99,14 +99,11 @@ def edges(rows: list[dict], optimizer) -> dict[str, float | None]:
 
 def draw(found: dict, path: Path) -> None:
     """The picture, from the numbers alone: errors above, how near the edges are below."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
     from matplotlib import pyplot as plt
 
     rows = found["rows"]
     rates = [row["rate"] for row in rows]
-    with plt.rc_context(STYLE):
+    with styled():
         figure, (top, bottom) = plt.subplots(2, 1, figsize=(8.0, 6.4), sharex=True,
                                              height_ratios=[2, 1])  # fmt: skip
         for name in LINES:

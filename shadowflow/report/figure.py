@@ -8,26 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from shadowflow.files import write
+from shadowflow.paper.style import COLOURS, styled
 from shadowflow.validity import HOLDS, PARTLY
-
-COLOURS = {
-    "first order": "#7f7f7f",
-    "taylor": "#d55e00",
-    "displaced": "#0072b2",
-    "linearized": "#56b4e9",
-    "differences": "#cc79a7",
-    "collocation": "#e69f00",
-    "inertial": "#009e73",
-}
-STYLE: dict = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
 
 
 def draw(arrays: Mapping[str, np.ndarray], title: str, path: Path) -> Path:
@@ -35,13 +17,10 @@ def draw(arrays: Mapping[str, np.ndarray], title: str, path: Path) -> Path:
 
     arrays: "steps", "moved", and per row "<name>/two_norm", "<name>/steps", "<name>/ratio".
     """
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
     from matplotlib import pyplot as plt
 
     names = [key.removesuffix("/two_norm") for key in arrays if key.endswith("/two_norm")]
-    with plt.rc_context(STYLE):
+    with styled():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 4.0), width_ratios=[1.15, 1])
         _distances(left, arrays, names)
         _validity(right, arrays, names)

@@ -1,0 +1,67 @@
+"""A measured number beside an expected one, its tolerance, whether it holds, and its run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+Numbers = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One claim on trial.
+
+    claim: a sentence; expected: a number, or a condition on the number in words; measured: what
+    the run gave; tolerance: how far measured may be from an expected number, None for conditions;
+    holds: the verdict, False wherever a number is not finite; run: the configuration behind it.
+    """
+
+    claim: str
+    expected: float | str
+    measured: Numbers
+    tolerance: float | None
+    holds: bool
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
+def near(claim: str, measured: float, expected: float, tolerance: float, **run: Any) -> Evidence:
+    """Holds where |measured − expected| ≤ tolerance.
+
+    >>> near("π", 3.14, 3.1416, 0.01).holds, near("π", float("nan"), 3.1416, 0.01).holds
+    (True, False)
+    """
+    holds = abs(measured - expected) <= tolerance
+    return Evidence(claim, expected, float(measured), tolerance, bool(holds), run)
+
+
+def below(claim: str, measured: float, bound: float, **run: Any) -> Evidence:
+    """Holds where measured < bound.
+
+    >>> below("a ratio", 0.3, 1).expected
+    '< 1'
+    """
+    return Evidence(claim, f"< {bound:g}", float(measured), None, bool(measured < bound), run)
+
+
+def above(claim: str, measured: float, bound: float, **run: Any) -> Evidence:
+    """Holds where bound < measured < ∞."""
+    holds = bound < measured < math.inf
+    return Evidence(claim, f"> {bound:g}", float(measured), None, bool(holds), run)
+
+
+def ordered(claim: str, measured: Sequence[float], rising: bool, **run: Any) -> Evidence:
+    """Holds where every number is larger than the one before it, or with rising=False smaller.
+
+    >>> ordered("grows", [1.0, 2.0, 2.0], True).holds
+    False
+    """
+    found = tuple(map(float, measured))
+    signed = found if rising else tuple(-value for value in found)
+    holds = len(found) > 1 and all(math.isfinite(value) for value in found) and all(
+        before < after for before, after in pairwise(signed)
+    )  # fmt: skip
+    return Evidence(claim, "rising" if rising else "falling", found, None, holds, run)
