@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def writable(folder: Path) -> None:
@@ -38,6 +41,27 @@ def write_json(path: Path, content: Any) -> Path:
     """``content`` as JSON; numbers that are not finite become null."""
     text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     return write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """A compressed npz; "/" in a name is written as "|", which a zip file can hold."""
+    import numpy as np
+
+    safe = {key.replace("/", "|"): value for key, value in arrays.items()}
+
+    def fill(draft: Path) -> None:
+        with draft.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **safe)
+
+    return write(path, fill)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What ``write_arrays`` wrote."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as stored:
+        return {key.replace("|", "/"): stored[key] for key in stored.files}
 
 
 def plain(content: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `shadowflow shadow`, `shadowflow verify`."""
+"""The command line: `shadowflow shadow`, `verify`, `reproduce`, `data`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ except ImportError as error:
 
 from tyro.conf import CascadeSubcommandArgs
 
+from shadowflow.cli.data import Data
+from shadowflow.cli.reproduce import Reproduce
 from shadowflow.cli.shadow import Shadow
 from shadowflow.cli.verify import Verify
 
 
-def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify:
+def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify | Reproduce | Data:
     """The command that the arguments describe.
 
     Raises:
@@ -27,7 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify:
         20
     """
     return tyro.cli(
-        Shadow | Verify,
+        Shadow | Verify | Reproduce | Data,
         args=arguments,
         prog="shadowflow",
         description="What an optimizer with memory follows.",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -90,14 +91,23 @@ def cross_entropy(
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-@functools.cache
-def _digits() -> Problem:
-    images, labels = load_digits()
+def perceptron_problem(
+    images: Float[np.ndarray, "batch inputs"], labels: Int[np.ndarray, " batch"]
+) -> Problem:
+    """The mean cross entropy of `mlp_apply` on all the images at once, in the parameters' dtype.
+
+    What was compiled for it is found again as long as it is the same object.
+    """
 
     def loss(params: Layers) -> Float[Array, ""]:
         return cross_entropy(mlp_apply(params, jnp.asarray(images)), jnp.asarray(labels))
 
     return Problem(loss)
+
+
+@functools.cache
+def _digits() -> Problem:
+    return perceptron_problem(*load_digits())
 
 
 def digits_problem(seed: int = 0) -> tuple[Problem, Layers]:

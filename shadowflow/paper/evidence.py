@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-Numbers = float | tuple[float, ...]
+Found = float | tuple[float, ...] | str
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Evidence:
 
     claim: str
     expected: float | str
-    measured: Numbers
+    measured: Found
     tolerance: float | None
     holds: bool
     run: Mapping[str, Any] = field(default_factory=dict)
@@ -65,3 +65,8 @@ def ordered(claim: str, measured: Sequence[float], rising: bool, **run: Any) -> 
         before < after for before, after in pairwise(signed)
     )  # fmt: skip
     return Evidence(claim, "rising" if rising else "falling", found, None, holds, run)
+
+
+def said(claim: str, measured: str, expected: str, **run: Any) -> Evidence:
+    """Holds where the word is the expected one."""
+    return Evidence(claim, expected, measured, None, measured == expected, run)

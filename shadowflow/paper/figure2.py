@@ -23,16 +23,19 @@ from shadowflow.iterate import iterate
 from shadowflow.lab.models import bilinear_problem
 from shadowflow.paper import style
 from shadowflow.paper.evidence import Evidence, below, ordered
-from shadowflow.shadow import shadow
+from shadowflow.paper.ways import Way
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from shadowflow.lab.data import Images
+
 TITLE = "Adam on a bilinear model: which minimizer it reaches"
+DATA = ()
 FLOWS = {
-    "first order": {"method": "displaced", "order": 1, "kind": "flow"},
-    "modified": {"method": "displaced", "order": 2, "kind": "flow"},
-    "inertial": {"method": "inertial", "order": 2, "kind": "flow"},
+    "first order": Way("displaced", 1, "flow"),
+    "modified": Way("displaced", 2, "flow"),
+    "inertial": Way("inertial", 2, "flow"),
 }
 
 
@@ -97,7 +100,8 @@ def work(settings: Settings) -> int:
     return len(settings.curves()) * (1 + len(FLOWS))
 
 
-def compute(settings: Settings, progress: Callable[[int], Any]) -> dict[str, np.ndarray]:
+def compute(settings: Settings, data: Mapping[str, Images],
+            progress: Callable[[int], Any]) -> dict[str, np.ndarray]:  # fmt: skip
     """Per curve and flow: path, largest distance from Adam, end; the verdict of the flow."""
     arrays: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
@@ -106,14 +110,15 @@ def compute(settings: Settings, progress: Callable[[int], Any]) -> dict[str, np.
         for curve in settings.curves():
             adam = zoo.adam(curve.b1, curve.b2, eps=0.0, eps_root=settings.eps_root)
             steps = max(settings.least_steps, round(settings.horizon / curve.rate))
-            options = {"save_every": max(1, steps // 3000)}
-            real = iterate(problem, adam, start, curve.rate, steps, **options)
+            run = problem, adam, start, curve.rate, steps
+            save_every = max(1, steps // 3000)
+            real = iterate(*run, save_every=save_every)
             end = jnp.asarray(real.last)
             arrays[f"{curve.key}/adam/path"] = np.asarray(real.params)
             arrays[f"{curve.key}/adam/gradient"] = np.abs(problem.gradient(end)).max()
             progress(1)
-            for name, flow in FLOWS.items():
-                follow = shadow(problem, adam, start, curve.rate, steps, **flow, **options)
+            for name, way in FLOWS.items():
+                follow = way.shadow(*run, save_every=save_every)
                 gap = compare(real, follow)
                 arrays[f"{curve.key}/{name}/path"] = np.asarray(follow.params)
                 arrays[f"{curve.key}/{name}/distance"] = gap.max_norm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ MARK = "#d55e00"
 
 
 @contextmanager
-def styled(*more: str | Path) -> Iterator[None]:
+def styled(*more: str | Path) -> Generator[None]:
     """Matplotlib in the style of the figures, and of the style files ``more`` on top of it."""
     import matplotlib
 

