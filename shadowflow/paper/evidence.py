@@ -47,6 +47,17 @@ def below(claim: str, measured: float, bound: float, **run: Any) -> Evidence:
     return Evidence(claim, f"< {bound:g}", float(measured), None, bool(measured < bound), run)
 
 
+def each_below(claim: str, measured: Sequence[float], bound: float, **run: Any) -> Evidence:
+    """Holds where every number is below bound, and there is one.
+
+    >>> each_below("ratios", [0.3, 1.2], 1).holds
+    False
+    """
+    found = tuple(map(float, measured))
+    holds = bool(found) and all(value < bound for value in found)
+    return Evidence(claim, f"each < {bound:g}", found, None, holds, run)
+
+
 def above(claim: str, measured: float, bound: float, **run: Any) -> Evidence:
     """Holds where bound < measured < ∞."""
     holds = bound < measured < math.inf

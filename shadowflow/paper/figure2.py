@@ -22,7 +22,7 @@ from shadowflow.convergence import compare
 from shadowflow.iterate import iterate
 from shadowflow.lab.models import bilinear_problem
 from shadowflow.paper import style
-from shadowflow.paper.evidence import Evidence, below, ordered
+from shadowflow.paper.evidence import Evidence, below, each_below, ordered
 from shadowflow.paper.ways import Way
 
 if TYPE_CHECKING:
@@ -152,21 +152,26 @@ def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evide
     least = np.ptp([limit(arrays, curve, "adam") for curve in curves])
     found.append(below("the first-order flow sees none of this: spread of its one-norms over that "
                        "of Adam's", float(spread / least), 0.01))  # fmt: skip
-    for curve in curves:
-        distance = {name: float(np.max(arrays[f"{curve.key}/{name}/distance"])) for name in FLOWS}
-        verdict = {name: str(arrays[f"{curve.key}/{name}/verdict"]) for name in FLOWS}
-        run = {**curve._asdict(), "largest distances": distance, "verdicts": verdict}
-        said = f"β = {curve.b1:g}, ρ = {curve.b2:g}, h = {curve.rate:g}"
-        first = distance["first order"]
-        found += [
-            below(f"{said}: largest distance of the modified flow from Adam over that of first "
-                  "order", distance["modified"] / first, 1.0, **run),
-            below(f"{said}: the same for the inertial flow", distance["inertial"] / first, 0.1,
-                  **run),
-            below(f"{said}: the gradient where Adam ends", float(
-                arrays[f"{curve.key}/adam/gradient"]), 1e-6, **run),
-        ]  # fmt: skip
-    return found
+    distances = {
+        curve.key: {
+            name: float(np.max(arrays[f"{curve.key}/{name}/distance"])) for name in FLOWS
+        }
+        for curve in curves
+    }  # fmt: skip
+    verdicts = {
+        curve.key: {name: str(arrays[f"{curve.key}/{name}/verdict"]) for name in FLOWS}
+        for curve in curves
+    }
+    ratio = lambda name: [d[name] / d["first order"] for d in distances.values()]  # noqa: E731
+    run = {"largest distances of β/ρ/h": distances, "verdicts": verdicts}
+    over = "largest distance from Adam's path over that of first order, every run"
+    return [
+        *found,
+        each_below(f"the modified flow: {over}", ratio("modified"), 1.0, **run),
+        each_below(f"the inertial flow: {over}", ratio("inertial"), 0.01),
+        each_below("Adam has reached its minimizer: largest gradient at the end, every run",
+                   [float(arrays[f"{curve.key}/adam/gradient"]) for curve in curves], 1e-6),
+    ]  # fmt: skip
 
 
 def caption(arrays: Mapping[str, np.ndarray], settings: Settings) -> str:
