@@ -1,0 +1,115 @@
+"""`shadowflow reproduce`: what it writes, draws anew, refuses, and returns."""
+
+import json
+
+import numpy as np
+import pytest
+
+from shadowflow import cli
+from shadowflow.files import read_arrays, write_arrays
+from shadowflow.paper import figure1, figure2, figure3
+from shadowflow.report import reproduce
+
+QUICK = figure1.Settings(points=12, b2s=(0.95, 0.98, 0.99), eps_roots=(1e-2,))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setitem(figure1.SCALES, "smoke", QUICK)
+
+
+def run(*words):
+    return cli.main(["reproduce", *map(str, words)])
+
+
+def test_it_writes_arrays_pictures_and_evidence(quick, tmp_path, capsys):
+    assert run("fig1", "--scale", "smoke", "--out", tmp_path, "--quiet") == 1  # too few points
+    folder = tmp_path / "fig1-smoke"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"arrays.npz", "evidence.json", "figure.pdf", "figure.png"}
+    content = json.loads(folder.joinpath("evidence.json").read_text("utf-8"))
+    assert content["configuration"]["points"] == QUICK.points
+    assert content["caption"] == figure1.caption({}, QUICK)
+    assert content["holds"] is False
+    for row in content["rows"]:
+        assert {"claim", "expected", "measured", "tolerance", "holds", "run"} == set(row)
+    shown = capsys.readouterr().out
+    assert shown.count("DOES NOT HOLD") == sum(not row["holds"] for row in content["rows"]) > 0
+    assert content["caption"] in shown
+
+
+def test_redrawing_computes_nothing(quick, tmp_path, monkeypatch, capsys):
+    run("fig1", "--scale", "smoke", "--out", tmp_path, "--quiet")
+    folder = tmp_path / "fig1-smoke"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("figure.png", "figure.pdf", "evidence.json"):
+        folder.joinpath(name).unlink()
+    monkeypatch.setattr(figure1, "compute", None)
+    run("fig1", "--scale", "smoke", "--out", tmp_path, "--redraw")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    look = tmp_path / "look.mplstyle"
+    look.write_text("axes.facecolor: yellow\n")
+    run("fig1", "--scale", "smoke", "--out", tmp_path, "--redraw", "--style", look)
+    assert folder.joinpath("figure.png").read_bytes() != before["figure.png"]
+    assert folder.joinpath("evidence.json").read_bytes() == before["evidence.json"]
+
+
+def test_redrawing_refuses_other_arrays(quick, tmp_path, monkeypatch, capsys):
+    assert run("fig1", "--scale", "smoke", "--out", tmp_path, "--redraw") == 2
+    assert "--redraw: expected arrays in" in capsys.readouterr().err
+    run("fig1", "--scale", "smoke", "--out", tmp_path, "--quiet")
+    monkeypatch.setitem(figure1.SCALES, "smoke", figure1.Settings(points=13))
+    assert run("fig1", "--scale", "smoke", "--out", tmp_path, "--redraw") == 2
+    assert "arrays of the present configuration" in capsys.readouterr().err
+
+
+def test_missing_data_are_said_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    for module in (figure1, figure2, figure3):
+        monkeypatch.setattr(module, "compute", None)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert run("all", "--out", tmp_path / "out", "--data-dir", empty) == 2
+    message = capsys.readouterr().err
+    assert "mnist" in message
+    assert str(empty) in message
+
+
+def test_bad_words_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run("fig4")
+    assert caught.value.code == 2
+    assert run("fig1", "--style", tmp_path / "none.mplstyle") == 2
+    assert "--style: expected a file" in capsys.readouterr().err
+    taken = tmp_path / "file"
+    taken.touch()
+    assert run("fig1", "--out", taken) == 2
+    assert "--out: expected a folder" in capsys.readouterr().err
+
+
+def test_all_figures_are_the_default():
+    command = cli.parse(["reproduce"])
+    assert (command.figures, command.scale) == (("all",), "full")
+
+
+def test_progress_adds_up(quick):
+    done = []
+    figure1.compute(QUICK, {}, done.append)
+    assert sum(done) == figure1.work(QUICK)
+
+
+def test_arrays_come_back(tmp_path):
+    arrays = {"a/b": np.arange(3.0), "words": np.asarray("holds")}
+    again = read_arrays(write_arrays(tmp_path / "x.npz", arrays))
+    assert set(again) == set(arrays)
+    assert again["a/b"].tolist() == [0, 1, 2]
+    assert str(again["words"]) == "holds"
+
+
+@pytest.mark.slow
+def test_the_smoke_scale_holds(tmp_path, capsys):
+    """The figure of the real MNIST, as the command makes it."""
+    try:
+        good = reproduce.reproduce_job(["fig3"], "smoke", out=tmp_path, quiet=True)
+    except ValueError as error:
+        pytest.skip(f"shadowflow data get mnist: {error}")
+    assert good, capsys.readouterr().out
