@@ -1,11 +1,16 @@
-"""Put the measured orders (docs/verify.json) and costs (docs/bench.json) into the README."""
+"""Put what was measured into the README: orders, costs, the evidence of the figures."""
 
 import json
 from pathlib import Path
 
+from shadowflow.paper.evidence import Evidence
+from shadowflow.report.reproduce import expected, found
+
 ROOT = Path(__file__).parent.parent
 ORDERS = ("<!-- orders: start (make table) -->", "<!-- orders: end -->")
 COSTS = ("<!-- costs: start (make bench) -->", "<!-- costs: end -->")
+EVIDENCE = ("<!-- evidence: start (make figures) -->", "<!-- evidence: end -->")
+SHOWN = ("fig2", "fig3")
 COLUMNS = {
     ("taylor", "iteration", 1): "first order, iteration",
     ("taylor", "flow", 1): "first order, flow",
@@ -104,6 +109,24 @@ def costs(found: dict) -> str:
     return "\n".join([*lines, "", remark])
 
 
+def evidence(results: list[dict]) -> str:
+    """Two of the paper's figures with their captions, then every claim of all of them."""
+    lines = []
+    for content in results:
+        name = content["figure"]
+        if name in SHOWN:
+            lines += [f"![{content['title']}](docs/results/{name}.png)", "",
+                      f"*Figure {name[3:]}.* {content['caption']}", ""]  # fmt: skip
+    lines += ["| | claim | expected | measured | holds |", "| --- | --- | --- | --- | --- |"]
+    for content in results:
+        for row in (Evidence(**row) for row in content["rows"]):
+            claim = row.claim.replace("|", "\\|")
+            verdict = "yes" if row.holds else "**no**"
+            cells = (content["figure"], claim, expected(row), found(row), verdict)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def put(text: str, marks: tuple[str, str], content: str) -> str:
     """``text`` with ``content`` between its marks."""
     before, rest = text.split(marks[0])
@@ -116,6 +139,9 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     text = put(text, ORDERS, render(json.loads((docs / "verify.json").read_text("utf-8"))))
     text = put(text, COSTS, costs(json.loads((docs / "bench.json").read_text("utf-8"))))
+    found_results = [json.loads(path.read_text("utf-8"))
+                     for path in sorted((docs / "results").glob("fig*.json"))]  # fmt: skip
+    text = put(text, EVIDENCE, evidence(found_results))
     readme.write_text(text, encoding="utf-8")
 
 

@@ -42,9 +42,7 @@ class Reproduce:
         """0 when every row of evidence holds, 1 otherwise."""
         for path in self.style:
             if not path.is_file():
-                raise ValueError(
-                    f"--style: expected a file, got {str(path)!r}, which is none"
-                )
+                raise ValueError(f"--style: expected a file, got {str(path)!r}, which is none")
         chosen = FIGURES if "all" in self.figures else tuple(dict.fromkeys(self.figures))
         from shadowflow.report.reproduce import reproduce_job
 

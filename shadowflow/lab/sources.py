@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from shadowflow.files import write
 from shadowflow.lab import clients
 from shadowflow.lab.datasets import (
     TEST_IMAGES,
@@ -243,18 +244,16 @@ def save(row: Dataset, arrays: Arrays) -> Path:
     """
     content = {NPZ_KEYS[name]: array for name, array in verified(row, arrays).items()}
     path = cache_file(row)
-    draft = path.with_name(f".{os.getpid()}-{path.name}")
+
+    def fill(draft: Path) -> None:
+        with draft.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **content)
+            stream.flush()
+            os.fsync(stream.fileno())
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        try:
-            with draft.open("wb") as stream:
-                np.savez(stream, allow_pickle=False, **content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        write(path, fill)
     except OSError as error:
         raise ValueError(
             f"cache: expected a folder that can be written, got {str(path.parent)!r} "

@@ -17,7 +17,6 @@ from shadowflow.files import plain, read_arrays, writable, write_arrays, write_j
 from shadowflow.lab.data import load
 from shadowflow.paper import style
 from shadowflow.paper.evidence import Evidence
-from shadowflow.report.words import number
 
 if TYPE_CHECKING:
     from shadowflow.lab.data import Images
@@ -117,17 +116,30 @@ def tell(name: str, title: str, caption: str, rows: Sequence[Evidence]) -> str:
              f"{sum(row.holds for row in rows)} of {len(rows)} rows of evidence hold."]  # fmt: skip
     for row in sorted(rows, key=lambda row: row.holds):
         verdict = "holds" if row.holds else "DOES NOT HOLD"
-        lines.append(f"  {verdict}  {row.claim}: {found(row.measured)} (expected {expected(row)})")
+        lines.append(f"  {verdict}  {row.claim}: {found(row)} (expected {expected(row)})")
     return "\n".join(lines)
 
 
-def found(measured: Any) -> str:
-    """A measured number, sequence or word as a reader wants it."""
+def found(row: Evidence) -> str:
+    """What was measured, as a reader wants it: the range where each number has the same bound.
+
+    >>> from shadowflow.paper.evidence import each_below, ordered
+    >>> found(each_below("", [0.1, 0.3, 0.2], 1)), found(ordered("", [1, 2], rising=True))
+    ('0.1 to 0.3', '1, 2')
+    """
+    measured = row.measured
     if isinstance(measured, str):
         return measured
-    if isinstance(measured, list | tuple):
-        return ", ".join(f"{value:.6g}" for value in measured)
-    return number(float("nan") if measured is None else measured)
+    if not isinstance(measured, list | tuple):
+        return _digits(measured, 4)
+    if str(row.expected).startswith("each"):
+        low, high = (_digits(bound(measured), 2) for bound in (min, max))
+        return low if low == high else f"{low} to {high}"
+    return ", ".join(_digits(value, 6) for value in measured)
+
+
+def _digits(value: float | None, count: int) -> str:
+    return "not finite" if value is None else f"{value:.{count}g}"
 
 
 def expected(row: Evidence) -> str:
