@@ -1,6 +1,5 @@
 """The paper's figures: curves against independent paths, evidence that can fail."""
 
-import dataclasses
 import math
 
 import jax
@@ -33,7 +32,7 @@ def nothing(_):
         (ev.below("", 1.0, 1), False),
         (ev.below("", NAN, 1), False),
         (ev.above("", 1.1, 1), True),
-        (ev.above("", math.inf, 1), False),
+        (ev.above("", 0.9, 1), False),
         (ev.above("", NAN, 1), False),
         (ev.each_below("", [0.1, 0.9], 1), True),
         (ev.each_below("", [0.1, 1.9], 1), False),
@@ -167,6 +166,7 @@ def invented(**changes):
         for name in case.lines():
             end = ends.get(name, 0.5 if case.role == "helps" else 50.0)
             arrays[f"{case.key}/{name}/distance"] = np.linspace(0, end, 9)
+            arrays[f"{case.key}/{name}/failed_at"] = np.asarray(-1)
             held = "holds" if case.role == "helps" else "does not hold"
             arrays[f"{case.key}/{name}/verdict"] = np.asarray(held)
     for (index, name), value in changes.get("ends", {}).items():
@@ -252,10 +252,5 @@ def test_what_is_drawn_is_in_the_arrays(potentials, bilinear, tmp_path):
 
 
 @pytest.mark.parametrize("module", [figure1, figure2, figure3])
-def test_every_scale_says_how_long_it_is(module):
-    """The configuration is plain data, and the full scale is more work than the smoke."""
-    for scale in ("smoke", "full"):
-        assert dataclasses.asdict(module.SCALES[scale]) == module.configuration(
-            module.SCALES[scale]
-        )
+def test_the_full_scale_is_more_work_than_the_smoke(module):
     assert module.work(module.SCALES["smoke"]) <= module.work(module.SCALES["full"])

@@ -17,7 +17,7 @@ class Evidence:
 
     claim: a sentence; expected: a number, or a condition on the number in words; measured: what
     the run gave; tolerance: how far measured may be from an expected number, None for conditions;
-    holds: the verdict, False wherever a number is not finite; run: the configuration behind it.
+    holds: the verdict, False wherever a number is NaN; run: the configuration behind it.
     """
 
     claim: str
@@ -59,9 +59,8 @@ def each_below(claim: str, measured: Sequence[float], bound: float, **run: Any) 
 
 
 def above(claim: str, measured: float, bound: float, **run: Any) -> Evidence:
-    """Holds where bound < measured < ∞."""
-    holds = bound < measured < math.inf
-    return Evidence(claim, f"> {bound:g}", float(measured), None, bool(holds), run)
+    """Holds where measured > bound."""
+    return Evidence(claim, f"> {bound:g}", float(measured), None, bool(measured > bound), run)
 
 
 def ordered(claim: str, measured: Sequence[float], rising: bool, **run: Any) -> Evidence:

@@ -8,7 +8,6 @@ they are held against.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -246,8 +245,3 @@ def _zoo(part, y: np.ndarray, curves: Mapping[str, np.ndarray]) -> None:
         axis.set_title(f"{name}\n{peak:+.3g}".replace("-", "−"), fontsize=7.5)
     part.supxlabel("E′", fontsize=9)
     part.supylabel("(c) P / max |P|", fontsize=9)
-
-
-def configuration(settings: Settings) -> dict[str, Any]:
-    """The settings as plain data."""
-    return dataclasses.asdict(settings)

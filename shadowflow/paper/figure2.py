@@ -8,7 +8,6 @@ see any of the three.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -252,8 +251,3 @@ def _inset(axis, arrays, curves: list[Curve]) -> None:
     inset.plot(2.8, 3.5, "k*", ms=5)
     inset.set(xlim=(0, 3.2), ylim=(0, 3.8), xticks=(), yticks=())
     inset.grid(False)
-
-
-def configuration(settings: Settings) -> dict[str, Any]:
-    """The settings as plain data."""
-    return dataclasses.asdict(settings)

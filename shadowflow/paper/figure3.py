@@ -59,9 +59,8 @@ class Case:
     @property
     def key(self) -> str:
         """The name of its arrays."""
-        return (
-            f"{self.rate:g}/{self.b2:g}/{self.eps_root:g}/{'settled' if self.settled else 'cold'}"
-        )
+        start = "settled" if self.settled else "cold"
+        return f"{self.rate:g}/{self.b2:g}/{self.eps_root:g}/{start}"
 
     @property
     def said(self) -> str:
@@ -150,6 +149,8 @@ def _one(settings, case: Case, problem: Problem, start, arrays, progress) -> Non
         whole[: len(gap)] = gap
         arrays[f"{case.key}/{name}/distance"] = whole
         arrays[f"{case.key}/{name}/verdict"] = np.asarray(follow.validity.level)
+        stop = -1 if follow.failed_at is None else follow.failed_at
+        arrays[f"{case.key}/{name}/failed_at"] = np.asarray(stop)
 
 
 def largest_move(params) -> np.ndarray:
@@ -179,6 +180,10 @@ def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evide
         run = {
             **dataclasses.asdict(case), "b1": settings.b1, "distances at the end": end,
             "largest move": float(arrays[f"{case.key}/moved"][-1]),
+            "not finite from step": {
+                name: int(stop) for name in case.lines()
+                if (stop := arrays[f"{case.key}/{name}/failed_at"]) >= 0
+            },
             "loss": [float(value) for value in arrays[f"{case.key}/loss"]], "verdicts": verdicts,
         }  # fmt: skip
         found += _on_trial(case, end, verdicts, run)
@@ -287,8 +292,3 @@ def _panel(axis, arrays: Mapping[str, np.ndarray], case: Case) -> None:
         low.append(distance[len(distance) // 4])
         high = max(high, distance[-1] if np.isfinite(distance[-1]) else high)
     axis.set(yscale="log", ylim=(max(min(low) / 4, 1e-12), high * 3), xlim=(0, len(moved) - 1))
-
-
-def configuration(settings: Settings) -> dict[str, Any]:
-    """The settings as plain data."""
-    return dataclasses.asdict(settings)

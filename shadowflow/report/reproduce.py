@@ -41,9 +41,8 @@ def reproduce_job(figures: Sequence[str], scale: str, *, out: Path, data_dir: Pa
         writable(folder)
     needed = () if redraw else dict.fromkeys(n for m in modules.values() for n in m.DATA)
     data = {name: load(name, data_dir) for name in needed}
-    ready = (
-        {name: _stored(folders[name], modules[name], scale) for name in figures} if redraw else {}
-    )
+    stored = figures if redraw else ()
+    ready = {name: _stored(folders[name], modules[name], scale) for name in stored}
     good = True
     for name, module in modules.items():
         arrays = ready.get(name) or _computed(module, scale, data, folders[name], quiet)
@@ -60,7 +59,7 @@ def reproduce_job(figures: Sequence[str], scale: str, *, out: Path, data_dir: Pa
 
 
 def _configuration(module: ModuleType, scale: str) -> str:
-    return json.dumps(plain(module.configuration(module.SCALES[scale])), sort_keys=True)
+    return json.dumps(plain(dataclasses.asdict(module.SCALES[scale])), sort_keys=True)
 
 
 def _computed(module: ModuleType, scale: str, data: Mapping[str, Images], folder: Path,
@@ -96,7 +95,7 @@ def _content(name: str, module: ModuleType, scale: str, caption: str,
     return {
         "figure": name, "title": module.TITLE, "scale": scale, "caption": caption,
         "holds": all(row.holds for row in rows),
-        "configuration": module.configuration(module.SCALES[scale]),
+        "configuration": dataclasses.asdict(module.SCALES[scale]),
         "versions": {name: version(name) for name in ("shadowflow", "jax", "diffrax", "optax")},
         "rows": [dataclasses.asdict(row) for row in rows],
     }  # fmt: skip
