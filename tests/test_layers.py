@@ -128,10 +128,13 @@ def test_files_and_functions_are_short(path):
     [
         "import shadowflow",
         "import shadowflow.report.settings",
-        "from shadowflow.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
-        "from shadowflow.cli import main\ntry: main(['shadow', '--help'])\nexcept SystemExit: pass",
+        *(
+            f"from shadowflow.cli import main\ntry: main({words})\nexcept SystemExit: pass"
+            for words in (["--help"], ["shadow", "--help"], ["reproduce", "--help"],
+                          ["data", "get", "--help"])
+        ),
     ],
-)
+)  # fmt: skip
 def test_jax_is_not_loaded_before_it_is_needed(code):
     heavy = "{'jax', 'numpy', 'matplotlib', 'sklearn'}"
     check = f"\nimport sys\nassert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
