@@ -25,16 +25,31 @@ def writable(folder: Path) -> None:
         ) from None
 
 
-def write(path: Path, fill: Callable[[Path], Any]) -> Path:
-    """Let ``fill`` write a temporary file beside ``path``, then put it in place at once."""
+def write(path: Path, fill: Callable[[Path], Any], *, durable: bool = False) -> Path:
+    """Let ``fill`` write a temporary file beside ``path``, then put it in place at once.
+
+    durable: only when it is on the disk, so that a crash of the machine leaves the old file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         fill(draft)
+        if durable:
+            _to_disk(draft)
         os.replace(draft, path)
+        if durable and hasattr(os, "O_DIRECTORY"):
+            _to_disk(path.parent)
     finally:
         draft.unlink(missing_ok=True)
     return path
+
+
+def _to_disk(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -43,17 +58,19 @@ def write_json(path: Path, content: Any) -> Path:
     return write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
-    """A compressed npz; "/" in a name is written as "|", which a zip file can hold."""
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = True,
+                 durable: bool = False) -> Path:  # fmt: skip
+    """An npz; "/" in a name is written as "|", which a zip file can hold."""
     import numpy as np
 
     safe = {key.replace("/", "|"): value for key, value in arrays.items()}
+    save = np.savez_compressed if compress else np.savez
 
     def fill(draft: Path) -> None:
         with draft.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **safe)
+            save(file, allow_pickle=False, **safe)
 
-    return write(path, fill)
+    return write(path, fill, durable=durable)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
