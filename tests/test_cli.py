@@ -10,8 +10,9 @@ from typing import get_args
 import pytest
 
 from shadowflow import cli, methods, zoo
+from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.report import settings
-from shadowflow.report.settings import OPTIMIZERS, Setting
+from shadowflow.report.settings import Setting
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -11,8 +11,8 @@ import pytest
 
 import shadowflow as sf
 from shadowflow import cli, zoo
+from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.report import files, settings, verify, words
-from shadowflow.report.settings import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
 PROBLEMS = """

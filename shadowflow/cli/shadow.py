@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg, subcommand
 
 from shadowflow.cli.flags import Flag
-from shadowflow.report.settings import METHODS, OPTIMIZERS, Choice, Method, Setting
+from shadowflow.lab.choices import OPTIMIZERS, Choice
+from shadowflow.report.settings import METHODS, Method, Setting
 
 if TYPE_CHECKING:
     from shadowflow.problem import Problem
