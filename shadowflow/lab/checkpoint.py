@@ -165,7 +165,7 @@ def _fitted(arrays: Mapping[str, np.ndarray], like: PyTree, path: Path) -> PyTre
 
 def _as(leaf: Any, array: np.ndarray) -> Any:
     if _is_key(leaf):
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf))
     return jax.numpy.asarray(array) if isinstance(leaf, jax.Array) else array
 
 
