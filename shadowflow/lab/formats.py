@@ -34,6 +34,7 @@ NPZ_KEYS = {
 }
 UNSIGNED_BYTE = 0x08
 GZIP_MAGIC = b"\x1f\x8b"
+_PARQUET = (("polars", "polars"), ("pyarrow", "pyarrow.parquet"))
 
 
 def parse_idx(content: bytes, name: str) -> UInt8[np.ndarray, "..."]:
@@ -233,7 +234,7 @@ def parquet_columns(path: Path) -> tuple[list[bytes], list[int]]:
 
 
 def _parquet_library() -> tuple[Any, str]:
-    for name, module in (("polars", "polars"), ("pyarrow", "pyarrow.parquet")):
+    for name, module in _PARQUET:
         try:
             return importlib.import_module(module), name
         except ImportError:

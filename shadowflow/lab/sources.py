@@ -17,7 +17,7 @@ import functools
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,12 +57,9 @@ class Absent(ValueError):
 
 
 class NotFound(ValueError):
-    """No place gives the data set; the message lists them, and ``rejected`` as in ``Found``."""
+    """No place gives the data set; the message lists them, and ``rejected`` is as in ``Found``."""
 
-    def __init__(self, row: Dataset, tried: Sequence[str], rejected: Sequence[str], remedy: str):
-        lines = [f"{row.name}: not found; tried", *tried, f"Remedy: {remedy}"]
-        super().__init__("\n  ".join(lines))
-        self.rejected = tuple(rejected)
+    rejected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +112,11 @@ def find(
             tried.append(line)
             if not isinstance(error, Absent):
                 rejected.append(line)
-    raise NotFound(row, tried, rejected, _remedy(row, named, request, download))
+    remedy = _remedy(row, named, request, download)
+    lines = [f"{row.name}: not found; tried", *tried, f"Remedy: {remedy}"]
+    missing = NotFound("\n  ".join(lines))
+    missing.rejected = tuple(rejected)
+    raise missing
 
 
 def _remedy(row: Dataset, named: tuple[str, Path] | None, request: bool, download: bool) -> str:

