@@ -100,12 +100,14 @@ def test_list_says_what_is_here(machine, capsys):
         ["digits", "1,797", "embedded: comes with scikit-learn", "nothing to do"],
         ["mnist", "12 + 5", f"cache {path}", "shadowflow data get mnist"],
         ["fashion-mnist", "12 + 5", "not here", "shadowflow data get fashion-mnist"],
+        ["cifar10", "50,000 + 10,000", "not here", "shadowflow data get cifar10"],
+        ["cifar100", "50,000 + 10,000", "not here", "shadowflow data get cifar100 --download"],
     ]
     path.write_bytes(path.read_bytes()[:-1])
     assert run("list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "not here" in lines[2]
-    assert lines[4].startswith(f"passed over for mnist: cache {path}: damaged")
+    assert lines[6].startswith(f"passed over for mnist: cache {path}: damaged")
 
 
 def test_check_hashes_what_is_cached(machine, capsys):

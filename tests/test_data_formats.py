@@ -166,11 +166,11 @@ def test_parquet_is_read_back(library, tmp_path, monkeypatch):
         formats.read_parquet(paths)
 
 
-def test_pictures_are_of_8_bit_grey_and_of_one_shape(tmp_path, monkeypatch):
+def test_pictures_are_of_8_bit_grey_or_rgb_and_of_one_shape(tmp_path, monkeypatch):
     grey = MNIST["train_images"][0]
-    colour = np.stack([grey] * 3, axis=-1)
+    glass = np.stack([grey] * 4, axis=-1)
     for pictures, words in [
-        ([png(colour)], "expected pictures of 8-bit grey, got mode RGB"),
+        ([png(glass)], "expected pictures of 8-bit grey or RGB, got mode RGBA"),
         ([png(grey), None], "expected a picture in every row, got null"),
         ([png(grey), png(grey[1:])], "expected images of one shape"),
         ([], "expected images of one shape"),
@@ -183,5 +183,6 @@ def test_pictures_are_of_8_bit_grey_and_of_one_shape(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["digits", "MNIST", ""])
 def test_an_unknown_name_is_refused_with_the_known_ones(name):
-    with pytest.raises(ValueError, match=f"expected one of mnist, fashion-mnist, got '{name}'"):
+    known = "mnist, fashion-mnist, cifar10, cifar100"
+    with pytest.raises(ValueError, match=f"expected one of {known}, got '{name}'"):
         load(name)

