@@ -21,7 +21,7 @@ lint: .venv/.dev
 torch: .venv/.torch      ## with it, the tests of the PyTorch side run instead of being skipped
 
 data: .venv/.cli         ## the real data sets, into the cache; without them their tests are skipped
-	$(BIN)/shadowflow data get mnist fashion-mnist
+	$(BIN)/shadowflow data get mnist fashion-mnist cifar10
 
 figures: .venv/.dev      ## the paper's figures at full scale, with their evidence, into docs/results
 	$(BIN)/shadowflow reproduce all --out build/results

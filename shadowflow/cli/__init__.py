@@ -1,4 +1,4 @@
-"""The command line: `shadowflow shadow`, `verify`, `reproduce`, `data`."""
+"""The command line: `shadowflow shadow`, `verify`, `reproduce`, `train`, `data`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from tyro.conf import CascadeSubcommandArgs
 from shadowflow.cli.data import Data
 from shadowflow.cli.reproduce import Reproduce
 from shadowflow.cli.shadow import Shadow
+from shadowflow.cli.train import Train
 from shadowflow.cli.verify import Verify
 
 
-def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify | Reproduce | Data:
+def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify | Reproduce | Train | Data:
     """The command that the arguments describe.
 
     Raises:
@@ -29,7 +30,7 @@ def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify | Reproduce
         20
     """
     return tyro.cli(
-        Shadow | Verify | Reproduce | Data,
+        Shadow | Verify | Reproduce | Train | Data,
         args=arguments,
         prog="shadowflow",
         description="What an optimizer with memory follows.",

@@ -1,0 +1,124 @@
+"""From the plain data of a training run to what it trains: images, network, folder."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from shadowflow.files import plain, writable, write_json
+from shadowflow.lab import checkpoint, history
+from shadowflow.lab.data import load, load_digits
+from shadowflow.lab.datasets import dataset
+from shadowflow.lab.networks import build
+from shadowflow.lab.networks.interface import Network
+from shadowflow.lab.train import Images, Outcome, Run, finished, rates_of
+from shadowflow.lab.training import Training
+from shadowflow.lab.transforms import standardize
+
+DIGITS_TO_TRAIN = 1500
+
+
+def train(settings: Training, run_dir: Path, *, data_dir: Path | None = None,
+          loggers: Sequence[Any] = (), checkpoint_every: int = 10, wall_time: float | None = None,
+          progress: Callable[[int, Mapping[str, Any]], Any] | None = None) -> Outcome:  # fmt: skip
+    """Run a training, or go on with it, or find it done.
+
+    Args:
+        settings: the whole configuration; it names the folder in ``run_dir``.
+        data_dir: where the data lie, if not in the cache.
+        loggers: each with ``.log(dict, step=)`` or ``.add_scalar(tag, value, step)``.
+        checkpoint_every: epochs between checkpoints. wall_time: seconds after which it stops,
+            to be resumed by the same call.
+        progress: called with every epoch and its record.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        ValueError: a folder that cannot be written, data that are nowhere, a setting that the
+            network or the optimizer refuses, a folder that holds another configuration.
+    """
+    folder = run_dir / settings.key()
+    done = finished(folder)
+    if done is not None:
+        return done
+    optimizer, network = settings.build(), network_of(settings)
+    images = images_of(settings, data_dir)
+    writable(folder)
+    claim(folder, settings)
+    return Run(settings, network, images, optimizer, rates_of(settings), folder, tuple(loggers),
+               checkpoint_every, wall_time, progress).go()  # fmt: skip
+
+
+def claim(folder: Path, settings: Training) -> None:
+    """Write ``config.json``, or see that the one there is of the same configuration."""
+    path, wanted = folder / "config.json", plain(settings.plain())
+    if path.exists():
+        stored = history.read_json(path)
+        checkpoint.refuse_other(stored, wanted, path)
+    else:
+        write_json(path, wanted)
+
+
+def shape_of(name: str) -> tuple[tuple[int, int, int], int]:
+    """(height, width, channels) of the images, and the number of classes.
+
+    >>> shape_of("cifar100")
+    ((32, 32, 3), 100)
+    """
+    if name == "digits":
+        return (8, 8, 1), 10
+    row = dataset(name)
+    height, width, *channels = row.shape
+    return (height, width, channels[0] if channels else 1), row.classes
+
+
+def network_of(settings: Training) -> Network:
+    """The network of a run; ValueError for micro-batches where BatchNorm needs whole ones."""
+    shape, classes = shape_of(settings.dataset)
+    network = _built(settings.model, classes, shape, settings.width)
+    if network.has_batch_norm and settings.micro_batch is not None:
+        raise ValueError(
+            f"--micro-batch: expected none for {settings.model}, got {settings.micro_batch}: "
+            "BatchNorm needs the statistics of the whole ghost batch; make that smaller"
+        )
+    return network
+
+
+@functools.cache
+def _built(model: str, classes: int, shape: tuple[int, int, int], width: float) -> Network:
+    """One object for equal settings, so that what was compiled for it is found again."""
+    return build(model, classes=classes, shape=shape, width=width)
+
+
+def images_of(settings: Training, data_dir: Path | None = None) -> Images:
+    """The first images of a data set, each pixel standardised over those to train on."""
+    shape, _ = shape_of(settings.dataset)
+    if settings.dataset == "digits":
+        pixels, labels = load_digits()
+        cut = DIGITS_TO_TRAIN
+        parts = (pixels[:cut], labels[:cut]), (pixels[cut:], labels[cut:])
+    else:
+        found = load(settings.dataset, data_dir)
+        parts = ((found.train_images, found.train_labels), (found.test_images, found.test_labels))
+    first, second = (
+        (images[:count].reshape(-1, *shape), labels[:count])
+        for (images, labels), count in zip(parts, (settings.images, settings.test_images),
+                                           strict=True)
+    )  # fmt: skip
+    for name, count, there in (("images", settings.images, len(first[1])),
+                               ("test_images", settings.test_images, len(second[1]))):  # fmt: skip
+        if count is not None and count > there:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: expected at most the {there:,} that "
+                f"{settings.dataset} has, got {count:,}"
+            )
+    (train_images, test_images), _ = standardize(first[0], second[0], per=settings.standardize)
+    ready = lambda array: jnp.asarray(np.asarray(array, np.int32))  # noqa: E731
+    return Images(jnp.asarray(train_images), ready(first[1]), jnp.asarray(test_images),
+                  ready(second[1]))  # fmt: skip

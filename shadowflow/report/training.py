@@ -1,0 +1,58 @@
+"""Training runs for a reader: what is trained, how far it is, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shadowflow.lab.networks.interface import describe
+from shadowflow.lab.prepare import network_of, train
+from shadowflow.lab.train import Outcome
+from shadowflow.lab.training import Training
+
+REASONS = {
+    "epochs": "all epochs are done",
+    "accuracy": "the training accuracy that was asked for is reached",
+    "time": "the time is up; the same command goes on from here",
+    "non-finite": "the loss or the gradient is not finite from this epoch on; the last good state "
+    "is kept as a checkpoint",
+}
+
+
+def description(settings: Training) -> str:
+    """The layers of the network with their parameters; the last line is `parameters: N`."""
+    network = network_of(settings)
+    total = sum(row.parameters for row in network.layers())
+    return f"{settings.model}\n{describe(network)}\nparameters: {total}"
+
+
+def train_job(settings: Training, run_dir: Path, *, data_dir: Path | None, quiet: bool,
+              checkpoint_every: int, wall_time: float | None) -> int:  # fmt: skip
+    """Train, with a bar of progress, and say how it ended; 1 for numbers that are not finite."""
+    from tqdm import tqdm
+
+    with tqdm(total=settings.epochs, delay=1, disable=quiet, unit="epoch", leave=False) as bar:
+
+        def show(epoch: int, record: Mapping[str, Any]) -> None:
+            bar.update(epoch - bar.n)
+            bar.set_postfix_str(f"loss {record['train_loss']:.4g}")
+
+        outcome = train(settings, run_dir, data_dir=data_dir, checkpoint_every=checkpoint_every,
+                        wall_time=wall_time, progress=show)  # fmt: skip
+    print(tell(outcome))
+    return 1 if outcome.reason == "non-finite" else 0
+
+
+def tell(outcome: Outcome) -> str:
+    """How a run ended, in words.
+
+    >>> print(tell(Outcome(Path("runs/x"), "epochs", 3)))
+    Epoch 3: all epochs are done.
+    Written to runs/x: config.json, history.jsonl, timing.jsonl, checkpoints
+    """
+    lines = [f"Note: {note}." for note in outcome.notes]
+    return "\n".join([
+        *lines, f"Epoch {outcome.epoch}: {REASONS[outcome.reason]}.",
+        f"Written to {outcome.folder}: config.json, history.jsonl, timing.jsonl, checkpoints",
+    ])  # fmt: skip

@@ -1,0 +1,375 @@
+"""The training loop: the same steps as ``iterate``, resumable to the bit, and honest at its end."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from shadowflow import cli
+from shadowflow.iterate import iterate
+from shadowflow.lab import history, passes
+from shadowflow.lab.checkpoint import restore
+from shadowflow.lab.prepare import images_of, network_of, train
+from shadowflow.lab.train import Run, hand_over, rates_of
+from shadowflow.lab.training import Training
+from shadowflow.problem import Problem
+
+ROOT = Path(__file__).parent.parent
+SMALL = Training(width=0.25, images=120, test_images=40, epochs=6, ghost_batch=50,
+                 arguments={"b2": 0.95, "eps_root": 1e-6}, learning_rate=3e-3)  # fmt: skip
+
+
+def run_of(settings, folder, **options):
+    return Run(settings, network_of(settings), images_of(settings), settings.build(),
+               rates_of(settings), folder, **options)  # fmt: skip
+
+
+def records(folder):
+    return history.read(folder / "history.jsonl")
+
+
+def contents(folder):
+    """History and last state, as bytes."""
+    (last,) = sorted((folder / "checkpoints").glob("*.npz"))[-1:]
+    with np.load(last) as stored:
+        state = {name: stored[name].tobytes() for name in stored.files}
+    return (folder / "history.jsonl").read_bytes(), state
+
+
+# The settings
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "rnn"}, "--model: expected one of mlp, cnn"),
+        ({"dataset": "imagenet"}, "--dataset: expected one of digits"),
+        ({"optimizer": "sam"}, "--opt: expected one of sgd"),
+        ({"learning_rate": 0.0}, "--learning-rate: expected a positive"),
+        ({"width": float("nan")}, "--width: expected a positive"),
+        ({"epochs": 0}, "--epochs: expected a whole number from 1, got 0"),
+        ({"images": 0}, "--images: expected a whole number"),
+        ({"micro_batch": 2.5}, "--micro-batch: expected a whole number"),
+        ({"stop_accuracy": 2.0}, r"--stop-accuracy: expected a number in \(0, 1\]"),
+        ({"warmup": 7}, "--warmup: expected at most the 6 epochs, got 7"),
+        ({"arguments": {"b3": 1.0}}, "opt:adam: expected arguments among b1"),
+    ],
+)
+def test_bad_settings_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(SMALL, **change)
+
+
+def test_every_field_is_in_the_name():
+    other = {"model": "cnn", "width": 0.5, "dataset": "mnist", "images": 100, "test_images": 30,
+             "optimizer": "lion", "arguments": {"b2": 0.9}, "learning_rate": 1e-4,
+             "schedule": "cosine", "warmup": 1, "loss": "mse", "epochs": 7, "ghost_batch": 60,
+             "ghost": "reshuffled", "micro_batch": 10, "test_every": 2, "stop_accuracy": 0.5,
+             "precision": "bfloat16", "seed": 1, "standardize": "all", "augment": True}  # fmt: skip
+    assert set(other) == {field.name for field in dataclasses.fields(Training)}
+    changed = [dataclasses.replace(SMALL, **{"arguments": {}, name: value})
+               for name, value in other.items()]  # fmt: skip
+    assert len({SMALL.key(), *(settings.key() for settings in changed)}) == len(other) + 1
+    assert dataclasses.replace(SMALL).key() == SMALL.key()
+
+
+def test_schedules_are_optax():
+    for name, schedule in (
+        ("cosine", optax.cosine_decay_schedule(0.1, 8)),
+        ("linear", optax.linear_schedule(0.1, 0.0, 8)),
+    ):
+        rates = rates_of(Training(learning_rate=0.1, schedule=name, epochs=10, warmup=2))
+        np.testing.assert_allclose(rates[2:], [schedule(n) for n in range(8)], rtol=1e-6)
+        np.testing.assert_allclose(rates[:2], [0.1 / 3, 0.2 / 3])
+    assert rates_of(Training(learning_rate=0.1, epochs=3)).tolist() == [0.1] * 3
+
+
+# The steps
+
+
+@pytest.mark.slow
+def test_the_loop_takes_the_steps_of_iterate(tmp_path):
+    """The mean over ghost batches is the full batch; the optimizer is the library's own."""
+    run = run_of(SMALL, tmp_path)
+    outcome = run.go()
+    assert (outcome.reason, outcome.epoch) == ("epochs", 6)
+    place, _ = run.start()
+    images, labels, apply = run.data.images, run.data.labels, run.network.apply
+
+    def loss(params):
+        logits, _ = apply(params, {}, images, True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    real = iterate(Problem(loss), SMALL.build(), place.params, 3e-3, 6)
+    found = restore(run.checkpoints, place, SMALL.plain()).state
+    pairs = zip(jax.tree.leaves(found.params), jax.tree.leaves(real.last), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, atol=3e-5)
+        assert one.dtype == jnp.float32
+    told = [record["train_loss"] for record in records(tmp_path)]
+    place_of = lambda n: jax.tree.map(lambda leaf: jnp.asarray(leaf[n]), real.params)  # noqa: E731
+    np.testing.assert_allclose(told, [float(loss(place_of(n))) for n in range(7)], rtol=1e-5)
+    assert told[-1] < told[0]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_a_pass_is_the_gradient_of_the_mean(loss):
+    """Whatever the batches, in float64, against one gradient of everything at once."""
+    network = network_of(SMALL)
+    rng = np.random.default_rng(0)
+    images, labels = (
+        jnp.asarray(rng.normal(size=(30, 8, 8, 1))),
+        jnp.asarray(rng.integers(0, 10, 30)),
+    )
+    params, state = network.init(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+
+    def mean(params):
+        logits, _ = network.apply(params, state, images, True)
+        if loss == "mse":
+            wanted = (labels[:, None] == jnp.arange(10)[None, :]).astype(logits.dtype)
+            return jnp.mean(jnp.mean((logits - wanted) ** 2, axis=1))
+        chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        return jnp.mean(jax.nn.logsumexp(logits, axis=1) - chosen)
+
+    value, grad = jax.value_and_grad(mean)(params)
+    for size in (30, 7, 1):
+        sums, _ = passes.gradient_pass(network.apply, loss, "float32", params, state,
+                                       passes.split(images, labels, size))  # fmt: skip
+        found, accuracy, summed = sums.means()
+        assert float(found) == pytest.approx(float(value), rel=1e-12)
+        right = np.argmax(network.apply(params, state, images, True)[0], 1) == labels
+        assert float(accuracy) == pytest.approx(float(np.mean(right)))
+        for one, other in zip(jax.tree.leaves(summed), jax.tree.leaves(grad), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-13)
+
+
+@pytest.mark.slow
+def test_bfloat16_is_coarser_and_keeps_its_sums_in_float32():
+    network, data = network_of(SMALL), images_of(SMALL)
+    params, state = network.init(jax.random.key(0))
+    found = {}
+    for precision in ("float32", "tf32", "bfloat16"):
+        sums, _ = passes.gradient_pass(network.apply, "cross_entropy", precision, params, state,
+                                       passes.split(data.images, data.labels, 50))  # fmt: skip
+        _, _, found[precision] = sums.means()
+        assert {leaf.dtype for leaf in jax.tree.leaves(found[precision])} == {jnp.dtype("float32")}
+    norm = lambda a, b: float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)))  # noqa: E731
+    size = float(optax.tree.norm(found["float32"]))
+    assert 1e-4 < norm(found["float32"], found["bfloat16"]) / size < 0.1
+    assert norm(found["float32"], found["tf32"]) / size < 1e-3
+
+
+def test_what_needs_two_gradients_of_one_function_is_there_only_for_one(tmp_path):
+    fixed, moving = (
+        records(run_and_folder(dataclasses.replace(SMALL, **change), tmp_path / str(change)))
+        for change in ({}, {"ghost": "reshuffled"})
+    )
+    augmented = dataclasses.replace(SMALL, augment=True, epochs=2)
+    moved = records(run_and_folder(augmented, tmp_path / "augmented"))
+    assert "cosine" not in moved[1]
+    assert moved[0]["train_loss"] != pytest.approx(fixed[0]["train_loss"], rel=1e-6)
+    assert "cosine" not in fixed[0]
+    assert all("cosine" in record for record in fixed[1:])
+    assert not any("cosine" in record for record in moving)
+    assert all("perturbed_one_norm" in record for record in fixed + moving)
+    assert fixed[0]["one_norm"] == pytest.approx(moving[0]["one_norm"], rel=1e-4)
+
+
+def run_and_folder(settings, folder, **options):
+    folder.mkdir(parents=True, exist_ok=True)
+    run_of(settings, folder, **options).go()
+    return folder
+
+
+# To the bit
+
+
+@pytest.mark.parametrize("change", [{}, {"ghost": "reshuffled", "augment": True}])
+def test_stopped_at_every_epoch_it_is_the_same_run(tmp_path, change):
+    settings = dataclasses.replace(SMALL, schedule="cosine", warmup=2, **change)
+    whole = run_and_folder(settings, tmp_path / "whole", checkpoint_every=100)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    reasons = []
+    while not reasons or reasons[-1] == "time":
+        outcome = run_of(settings, parts, checkpoint_every=2, wall_time=-1.0).go()
+        reasons.append(outcome.reason)
+        if outcome.reason == "time":  # one epoch further each time
+            run = run_of(settings, parts, checkpoint_every=1, wall_time=0.0)
+            steps = iter((0.0, 0.0, 0.0, 9.0, 9.0, 9.0, 9.0))
+            reasons.append(stepped(run, steps))
+    assert reasons.count("time") > 3
+    assert contents(parts) == contents(whole)
+
+
+def stepped(run, ticks):
+    """Run one epoch more than none, by a clock of our own."""
+    clock = lambda: next(ticks, 9.0)  # noqa: E731
+    patched = pytest.MonkeyPatch()
+    with patched.context() as patch:
+        patch.setattr(time, "monotonic", clock)
+        return dataclasses.replace(run, began=0.0).go().reason
+
+
+def test_lines_after_the_checkpoint_are_written_again(tmp_path):
+    """As after a kill between a line of the history and the next checkpoint."""
+    whole = run_and_folder(SMALL, tmp_path / "whole", checkpoint_every=3)
+    before = contents(whole)
+    for path in sorted((whole / "checkpoints").glob("00000006.*")):
+        path.unlink()
+    with (whole / "history.jsonl").open("a") as file:
+        file.write('{"epoch": 7, "train_lo')
+    outcome = run_of(SMALL, whole, checkpoint_every=3).go()
+    assert outcome.reason == "epochs"
+    assert contents(whole) == before
+
+
+def test_a_damaged_checkpoint_falls_back_and_says_so(tmp_path):
+    whole = run_and_folder(SMALL, tmp_path / "whole", checkpoint_every=3)
+    before = contents(whole)
+    path = whole / "checkpoints" / "00000006.npz"
+    path.write_bytes(path.read_bytes()[:-50])
+    outcome = run_of(SMALL, whole, checkpoint_every=3).go()
+    assert any("00000006" in note for note in outcome.notes)
+    assert contents(whole) == before
+
+
+def test_a_history_with_a_hole_is_refused(tmp_path):
+    whole = run_and_folder(SMALL, tmp_path / "whole", checkpoint_every=3)
+    path = whole / "history.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(ValueError, match="history: expected the epochs 0 to 5"):
+        run_of(SMALL, whole).go()
+
+
+KILL = "train --width 0.25 --images 120 --test-images 40 --epochs 150 --ghost-batch 50 --quiet"
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_to_the_bit(tmp_path):
+    """SIGKILL at random points of a real process, then to the end, against a run left alone."""
+    command = [sys.executable, "-m", "shadowflow.cli", *KILL.split(), "--checkpoint-every", "7"]
+    start = lambda folder: subprocess.Popen(  # noqa: E731
+        [*command, "--run-dir", str(folder)], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    assert start(tmp_path / "alone").wait() == 0
+    kills, rng = 0, np.random.default_rng(0)
+    for _ in range(2):
+        process = start(tmp_path / "killed")
+        lines = lambda: sum(  # noqa: E731
+            len(path.read_bytes().splitlines()) for path in tmp_path.glob("killed/*/history.jsonl")
+        )
+        begun = lines()
+        while process.poll() is None and lines() <= begun:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills > 0
+    assert start(tmp_path / "killed").wait() == 0
+    (alone,), (killed,) = tmp_path.glob("alone/*"), tmp_path.glob("killed/*")
+    assert contents(killed) == contents(alone)
+
+
+# Ends
+
+
+def test_a_run_that_is_done_is_not_repeated(tmp_path):
+    first = train(SMALL, tmp_path)
+    stamp = (first.folder / "history.jsonl").stat().st_mtime_ns
+    again = train(SMALL, tmp_path)
+    assert (again.reason, again.epoch) == ("epochs", 6)
+    assert "done already" in again.notes[0]
+    assert (first.folder / "history.jsonl").stat().st_mtime_ns == stamp
+
+
+def test_a_folder_of_another_configuration_is_refused(tmp_path):
+    first = train(SMALL, tmp_path)
+    (first.folder / "done.json").unlink()
+    path = first.folder / "config.json"
+    content = json.loads(path.read_text())
+    content["learning_rate"] = 1.0
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"learning_rate: expected 1.0.*got 0.003"):
+        train(SMALL, tmp_path)
+
+
+@pytest.mark.slow
+def test_what_is_not_finite_ends_it_and_the_last_good_state_is_kept(tmp_path):
+    settings = dataclasses.replace(SMALL, optimizer="sgd", arguments={}, learning_rate=1e25)
+    run = run_of(settings, tmp_path)
+    outcome = run.go()
+    assert outcome.reason == "non-finite"
+    told = records(tmp_path)
+    assert len(told) == outcome.epoch + 1
+    assert told[-1]["train_loss"] is None or told[-1]["two_norm"] is None
+    found = restore(run.checkpoints, run.start()[0], settings.plain())
+    assert found.epoch == outcome.epoch - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.state.params))
+    assert json.loads((tmp_path / "done.json").read_text()) == {
+        "reason": "non-finite", "epoch": outcome.epoch,
+    }  # fmt: skip
+
+
+def test_an_accuracy_ends_it(tmp_path):
+    settings = dataclasses.replace(SMALL, epochs=300, stop_accuracy=0.9, learning_rate=1e-2)
+    outcome = run_of(settings, tmp_path).go()
+    assert outcome.reason == "accuracy"
+    told = [record["train_accuracy"] for record in records(tmp_path)]
+    assert told[-1] >= 0.9 > max(told[:-1])
+
+
+def test_loggers_get_the_numbers_of_the_history(tmp_path):
+    class Log(list):
+        def log(self, numbers, step):
+            self.append((step, numbers))
+
+    class Board(list):
+        def add_scalar(self, tag, value, step):
+            self.append((step, tag, value))
+
+    log, board = Log(), Board()
+    run_of(SMALL, tmp_path, loggers=(log, board)).go()
+    told = records(tmp_path)
+    assert [step for step, _ in log] == list(range(7))
+    assert all(numbers == record for (_, numbers), record in zip(log, told, strict=True))
+    assert (3, "train_loss", told[3]["train_loss"]) in board
+    with pytest.raises(AttributeError):
+        hand_over(object(), {"a": 1}, 0)
+
+
+def test_batch_norm_takes_whole_ghost_batches():
+    settings = dataclasses.replace(SMALL, model="resnet50", micro_batch=10)
+    with pytest.raises(ValueError, match="--micro-batch: expected none for resnet50, got 10"):
+        network_of(settings)
+
+
+def test_more_images_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="--images: expected at most the 1,500 that digits has"):
+        images_of(dataclasses.replace(SMALL, images=2000))
+
+
+def test_the_command(tmp_path, capsys):
+    words = "train --width 0.25 --images 120 --epochs 2 --quiet opt:adam --opt.b2 0.95".split()
+    assert cli.main([*words, "--run-dir", str(tmp_path)]) == 0
+    assert "Epoch 2: all epochs are done." in capsys.readouterr().out
+    (folder,) = tmp_path.iterdir()
+    assert json.loads((folder / "config.json").read_text())["arguments"]["b2"] == 0.95
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "history.jsonl", "timing.jsonl", "checkpoints", "done.json",
+    }  # fmt: skip
+    assert "seconds" not in (folder / "history.jsonl").read_text()
+    assert cli.main(["train", "--describe", "--model", "mlp"]) == 0
+    assert capsys.readouterr().out.endswith("parameters: 8970\n")
+    assert cli.main(["train", "--epochs", "0"]) == 2
+    assert "--epochs: expected a whole number from 1" in capsys.readouterr().err
