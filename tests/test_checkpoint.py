@@ -61,6 +61,13 @@ def test_two_are_kept(tmp_path):
     assert restore(tmp_path, state(), SETTINGS).epoch == 10
 
 
+def test_what_is_saved_is_what_comes_back_although_a_later_one_was_there(tmp_path):
+    for epoch in (1, 2, 3, 2):
+        save(tmp_path, epoch, state(epoch), SETTINGS)
+    assert restore(tmp_path, state(), SETTINGS).epoch == 2
+    assert [path.stem for path in tmp_path.glob("*.npz")] == ["00000002"]
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

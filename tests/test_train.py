@@ -102,7 +102,7 @@ def test_the_loop_takes_the_steps_of_iterate(tmp_path):
     run = run_of(SMALL, tmp_path)
     outcome = run.go()
     assert (outcome.reason, outcome.epoch) == ("epochs", 6)
-    place, _ = run.start()
+    place = run.start()
     images, labels, apply = run.data.images, run.data.labels, run.network.apply
 
     def loss(params):
@@ -305,15 +305,16 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_not_finite_ends_it_and_the_last_good_state_is_kept(tmp_path):
+@pytest.mark.parametrize("checkpoint_every", [1, 10])
+def test_what_is_not_finite_ends_it_and_the_last_good_state_is_kept(tmp_path, checkpoint_every):
     settings = dataclasses.replace(SMALL, optimizer="sgd", arguments={}, learning_rate=1e25)
-    run = run_of(settings, tmp_path)
+    run = run_of(settings, tmp_path, checkpoint_every=checkpoint_every)
     outcome = run.go()
     assert outcome.reason == "non-finite"
     told = records(tmp_path)
     assert len(told) == outcome.epoch + 1
     assert told[-1]["train_loss"] is None or told[-1]["two_norm"] is None
-    found = restore(run.checkpoints, run.start()[0], settings.plain())
+    found = restore(run.checkpoints, run.start(), settings.plain())
     assert found.epoch == outcome.epoch - 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.state.params))
     assert json.loads((tmp_path / "done.json").read_text()) == {

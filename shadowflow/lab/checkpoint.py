@@ -33,7 +33,7 @@ class Restored:
 
 
 def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, Any]) -> Path:
-    """Write a checkpoint and remove all but the newest ``KEPT``.
+    """Write a checkpoint, and keep it and those before it, ``KEPT`` in all.
 
     Args:
         folder: of this run alone; made if it is not there.
@@ -58,7 +58,8 @@ def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, An
         }  # fmt: skip
         text = json.dumps({**content, "check": _check(content)}, indent=1, allow_nan=False) + "\n"
         write(manifest, lambda draft: draft.write_text(text, encoding="utf-8"), durable=True)
-        for old in _epochs(folder)[KEPT:]:
+        later = [other for other in _epochs(folder) if other > epoch]  # of a course given up
+        for old in later + _epochs(folder)[len(later) + KEPT :]:
             for path in reversed(_paths(folder, old)):  # the manifest first: half is none
                 path.unlink(missing_ok=True)
     except OSError as error:

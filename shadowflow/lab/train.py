@@ -85,12 +85,12 @@ class Run:
     def go(self) -> Outcome:
         """Train from the last checkpoint, or from the start, to the end."""
         configuration = self.settings.plain()
-        place, notes = self.start()
+        place, notes = self.start(), ()
         found = checkpoint.restore(self.checkpoints, place, configuration)
         epoch = 0
         if found is not None:
             place, epoch = found.state, found.epoch
-            notes += tuple(f"passed over {line}" for line in found.passed_over)
+            notes = tuple(f"passed over {line}" for line in found.passed_over)
         history.cut(self.folder / "history.jsonl", epoch)
         saved = epoch if found is not None else None
         before, end = place, None
@@ -118,14 +118,14 @@ class Run:
         """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
-    def start(self) -> tuple[Position, tuple[str, ...]]:
+    def start(self) -> Position:
         """The position before epoch 0, from the seed alone."""
         key, first = jax.random.split(jax.random.key(self.settings.seed))
         params, network = self.network.init(first)
         learning_rate = mem.Rates(jnp.asarray(self.rates)) if self.varies else self.rates[0]
         memory = mem.ready(self.optimizer, learning_rate, 0, trees.finest_dtype(params))
-        return Position(params, network, self.optimizer.init(params), memory,
-                        trees.zeros_like(params), key), ()  # fmt: skip
+        zero = trees.zeros_like(params)
+        return Position(params, network, self.optimizer.init(params), memory, zero, key)
 
     @property
     def varies(self) -> bool:
