@@ -5,13 +5,16 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := run
-.PHONY: run test lint torch data figures table bench clean
+.PHONY: run test soak lint torch data figures table bench clean
 
 run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
 	$(BIN)/shadowflow shadow
 
 test: .venv/.dev         ## every test, the fast ones first
 	$(BIN)/python -m pytest -m "" -n 2 --dist worksteal
+
+soak: .venv/.dev         ## a training run killed a hundred times, against one that was left alone
+	$(BIN)/python tests/killing.py 100
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

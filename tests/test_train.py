@@ -2,28 +2,25 @@
 
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from killing import contents, soak
 
 from shadowflow import cli
 from shadowflow.iterate import iterate
 from shadowflow.lab import history, passes
 from shadowflow.lab.checkpoint import restore
-from shadowflow.lab.prepare import images_of, network_of, train
+from shadowflow.lab.prepare import counts_of, images_of, network_of, train
 from shadowflow.lab.train import Run, hand_over, rates_of
 from shadowflow.lab.training import Training
 from shadowflow.problem import Problem
+from shadowflow.report.training import description, forward_flops
 
-ROOT = Path(__file__).parent.parent
 SMALL = Training(width=0.25, images=120, test_images=40, epochs=6, ghost_batch=50,
                  arguments={"b2": 0.95, "eps_root": 1e-6}, learning_rate=3e-3)  # fmt: skip
 
@@ -35,14 +32,6 @@ def run_of(settings, folder, **options):
 
 def records(folder):
     return history.read(folder / "history.jsonl")
-
-
-def contents(folder):
-    """History and last state, as bytes."""
-    (last,) = sorted((folder / "checkpoints").glob("*.npz"))[-1:]
-    with np.load(last) as stored:
-        state = {name: stored[name].tobytes() for name in stored.files}
-    return (folder / "history.jsonl").read_bytes(), state
 
 
 # The settings
@@ -252,33 +241,12 @@ def test_a_history_with_a_hole_is_refused(tmp_path):
         run_of(SMALL, whole).go()
 
 
-KILL = "train --width 0.25 --images 120 --test-images 40 --epochs 150 --ghost-batch 50 --quiet"
-
-
 @pytest.mark.slow
 def test_killed_it_goes_on_to_the_bit(tmp_path):
     """SIGKILL at random points of a real process, then to the end, against a run left alone."""
-    command = [sys.executable, "-m", "shadowflow.cli", *KILL.split(), "--checkpoint-every", "7"]
-    start = lambda folder: subprocess.Popen(  # noqa: E731
-        [*command, "--run-dir", str(folder)], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    assert start(tmp_path / "alone").wait() == 0
-    kills, rng = 0, np.random.default_rng(0)
-    for _ in range(2):
-        process = start(tmp_path / "killed")
-        lines = lambda: sum(  # noqa: E731
-            len(path.read_bytes().splitlines()) for path in tmp_path.glob("killed/*/history.jsonl")
-        )
-        begun = lines()
-        while process.poll() is None and lines() <= begun:
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
+    killed, alone, kills = soak(tmp_path, kills=2, epochs=150, spread=0.3)
     assert kills > 0
-    assert start(tmp_path / "killed").wait() == 0
-    (alone,), (killed,) = tmp_path.glob("alone/*"), tmp_path.glob("killed/*")
-    assert contents(killed) == contents(alone)
+    assert killed == alone
 
 
 # Ends
@@ -358,6 +326,15 @@ def test_batch_norm_takes_whole_ghost_batches():
 def test_more_images_than_there_are_is_refused():
     with pytest.raises(ValueError, match="--images: expected at most the 1,500 that digits has"):
         images_of(dataclasses.replace(SMALL, images=2000))
+
+
+def test_the_estimated_cost_is_that_of_the_products():
+    """Two operations for every weight and image, and little more."""
+    settings = Training(images=100, test_images=10, epochs=7)
+    weights = 64 * 64 + 64 * 64 + 64 * 10
+    assert 1 <= forward_flops(network_of(settings)) / (2 * weights) < 1.2
+    assert counts_of(settings) == (100, 10)
+    assert "for each of 100 images, once for each of 10" in description(settings)
 
 
 def test_the_command(tmp_path, capsys):

@@ -20,7 +20,7 @@ from shadowflow.lab.train import Images, Outcome, Run, finished, rates_of
 from shadowflow.lab.training import Training
 from shadowflow.lab.transforms import standardize
 
-DIGITS_TO_TRAIN = 1500
+DIGITS = (1500, 297)  # to train on and to test on, of scikit-learn's one set
 
 
 def train(settings: Training, run_dir: Path, *, data_dir: Path | None = None,
@@ -78,6 +78,17 @@ def shape_of(name: str) -> tuple[tuple[int, int, int], int]:
     return (height, width, channels[0] if channels else 1), row.classes
 
 
+def counts_of(settings: Training) -> tuple[int, int]:
+    """How many images are trained on, and tested on, without loading them.
+
+    >>> counts_of(Training(dataset="mnist", images=500))
+    (500, 10000)
+    """
+    there = DIGITS if settings.dataset == "digits" else dataset(settings.dataset).counts
+    fewer = lambda want, have: have if want is None else min(want, have)  # noqa: E731
+    return fewer(settings.images, there[0]), fewer(settings.test_images, there[1])
+
+
 def network_of(settings: Training) -> Network:
     """The network of a run; ValueError for micro-batches where BatchNorm needs whole ones."""
     shape, classes = shape_of(settings.dataset)
@@ -101,7 +112,7 @@ def images_of(settings: Training, data_dir: Path | None = None) -> Images:
     shape, _ = shape_of(settings.dataset)
     if settings.dataset == "digits":
         pixels, labels = load_digits()
-        cut = DIGITS_TO_TRAIN
+        cut = DIGITS[0]
         parts = (pixels[:cut], labels[:cut]), (pixels[cut:], labels[cut:])
     else:
         found = load(settings.dataset, data_dir)

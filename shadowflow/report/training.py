@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shadowflow.lab.networks.interface import describe
-from shadowflow.lab.prepare import network_of, train
+import jax
+
+from shadowflow.lab.networks.interface import Network, describe
+from shadowflow.lab.prepare import counts_of, network_of, train
 from shadowflow.lab.train import Outcome
 from shadowflow.lab.training import Training
 
@@ -21,10 +23,28 @@ REASONS = {
 
 
 def description(settings: Training) -> str:
-    """The layers of the network with their parameters; the last line is `parameters: N`."""
+    """The layers of the network with their parameters, the cost of an epoch, `parameters: N`."""
     network = network_of(settings)
     total = sum(row.parameters for row in network.layers())
-    return f"{settings.model}\n{describe(network)}\nparameters: {total}"
+    images, test_images = counts_of(settings)
+    forward = forward_flops(network)
+    epoch = forward * (3 * images + test_images / settings.test_every)
+    return "\n".join([
+        settings.model, describe(network),
+        f"estimated cost: {epoch / 1e9:.3g} Gflop an epoch, {epoch * settings.epochs / 1e12:.3g} "
+        f"Tflop in all: three times the forward pass ({forward / 1e6:.3g} Mflop) for each of "
+        f"{images:,} images, once for each of {test_images:,} to test on",
+        f"parameters: {total}",
+    ])  # fmt: skip
+
+
+def forward_flops(network: Network) -> float:
+    """What XLA counts for one image, without computing or allocating anything."""
+    params, state = jax.eval_shape(network.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *network.shape), network.dtype)
+    run = jax.jit(lambda params, state, image: network.apply(params, state, image, False)[0])
+    counted = run.lower(params, state, image).cost_analysis() or {}
+    return float(counted.get("flops", float("nan")))
 
 
 def train_job(settings: Training, run_dir: Path, *, data_dir: Path | None, quiet: bool,
