@@ -49,7 +49,11 @@ def _distances(axis, arrays, names) -> None:
         axis.plot(arrays[f"{name}/saved"], shown, lw=1.5, **_line(name))
     late = [arrays[f"{name}/two_norm"][1 + len(arrays["steps"]) // 20 :] for name in names]
     low = min((float(values[values > 0].min()) for values in late if np.any(values > 0)), default=0)
-    axis.set(yscale="log", xlabel="step", ylabel="distance from the optimizer, ‖θ − θ̃‖₂")
+    axis.set(
+        yscale="log",
+        xlabel="step",
+        ylabel=r"distance from the optimizer, $\|\theta - \tilde\theta\|_2$",
+    )
     if low > 0:
         axis.set_ylim(bottom=low / 5)
 
