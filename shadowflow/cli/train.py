@@ -80,7 +80,7 @@ class Train:
         name = next(name for name, kind in OPTIMIZERS.items() if isinstance(self.opt, kind))
         return Training(
             optimizer=name, arguments=dataclasses.asdict(self.opt),
-            **{key: getattr(self, key) for key in own if hasattr(self, key)},
+            **{key: getattr(self, key) for key in own},
         )  # fmt: skip
 
     def run(self) -> int:

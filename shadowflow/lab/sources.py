@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from shadowflow.files import write
+from shadowflow.files import write_arrays
 from shadowflow.lab import cifar, clients, hub
 from shadowflow.lab.datasets import TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Dataset
 from shadowflow.lab.formats import (
@@ -261,16 +261,9 @@ def save(row: Dataset, arrays: Arrays) -> Path:
     """
     content = {NPZ_KEYS[name]: array for name, array in verified(row, arrays).items()}
     path = cache_file(row)
-
-    def fill(draft: Path) -> None:
-        with draft.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **content)
-            stream.flush()
-            os.fsync(stream.fileno())
-
     try:
         _sweep(path)
-        write(path, fill)
+        write_arrays(path, content, compress=False, durable=True)
     except OSError as error:
         raise ValueError(
             f"cache: expected a folder that can be written, got {str(path.parent)!r} "

@@ -7,7 +7,6 @@ before the n-th step, and stands in the history before any checkpoint that is la
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -233,7 +232,7 @@ def finished(folder: Path) -> Outcome | None:
     path = folder / "done.json"
     if not path.exists():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = history.read_json(path)
     return Outcome(folder, content["reason"], content["epoch"], ("it was done already",))
 
 
