@@ -18,7 +18,7 @@ from .problem import Problem
 from .validity import Validity
 
 PLAIN, GRID = "memoryless", "discretization"
-GAUSS_POINTS = 8
+GAUSS_POINTS = {32: 4, 64: 8}  # on each interval, by the bits of a float
 
 
 @dataclass(frozen=True)
@@ -249,21 +249,23 @@ def potential_of(optimizer: Optimizer, memory: Memory, params: PyTree, gradient:
     Φ turns within |y| ~ eps, of any size below g: halving intervals meet it at every scale.
     """
     offset = _at_zero(optimizer, memory, params)
-    points, weights = np.polynomial.legendre.leggauss(GAUSS_POINTS)
-    levels = int(-np.log2(float(jnp.finfo(trees.finest_dtype(params)).eps)))
+    kind = jnp.finfo(trees.finest_dtype(params))
+    count = GAUSS_POINTS[max(32, kind.bits)]
+    points, weights = np.polynomial.legendre.leggauss(count)
+    levels = int(-np.log2(float(kind.eps)))
     dtype = trees.real_dtype()
     nodes = jnp.asarray(1 + (1 + points) / 2, dtype)
     shares = jnp.asarray(weights / 2, dtype)
 
     def add_node(index, total):
-        level, point = jnp.divmod(index, GAUSS_POINTS)
+        level, point = jnp.divmod(index, count)
         width = 0.5 ** (level + 1).astype(dtype)
         y = trees.scale(width * nodes[point], gradient)
         phi = taylor.present(optimizer, memory, params, y).direction
         rise = jax.tree.map(jnp.multiply, trees.subtract(phi, offset), gradient)
         return trees.add(total, width * shares[point], rise)
 
-    return jax.lax.fori_loop(0, levels * GAUSS_POINTS, add_node, trees.zeros_like(params))
+    return jax.lax.fori_loop(0, levels * count, add_node, trees.zeros_like(params))
 
 
 def _strength(optimizer: Optimizer, memory: Memory, params: PyTree, now: Present,

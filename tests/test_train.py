@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from killing import contents, soak
+from killing import contents
 
 from shadowflow import cli
 from shadowflow.iterate import iterate
@@ -49,6 +51,9 @@ def records(folder):
         ({"images": 0}, "--images: expected a whole number"),
         ({"micro_batch": 2.5}, "--micro-batch: expected a whole number"),
         ({"stop_accuracy": 2.0}, r"--stop-accuracy: expected a number in \(0, 1\]"),
+        ({"devices": 3}, "--devices: expected a divisor of the 50 images of a batch, got 3"),
+        ({"micro_batch": 5, "devices": 2}, "--devices: expected a divisor of the 5 images"),
+        ({"pool": 0}, "--pool: expected a whole number from 1, got 0"),
         ({"warmup": 7}, "--warmup: expected at most the 6 epochs, got 7"),
         ({"arguments": {"b3": 1.0}}, "opt:adam: expected arguments among b1"),
     ],
@@ -63,7 +68,8 @@ def test_every_field_is_in_the_name():
              "optimizer": "lion", "arguments": {"b2": 0.9}, "learning_rate": 1e-4,
              "schedule": "cosine", "warmup": 1, "loss": "mse", "epochs": 7, "ghost_batch": 60,
              "ghost": "reshuffled", "micro_batch": 10, "test_every": 2, "stop_accuracy": 0.5,
-             "precision": "bfloat16", "seed": 1, "standardize": "all", "augment": True}  # fmt: skip
+             "precision": "bfloat16", "seed": 1, "standardize": "all", "augment": True, "pool": 2,
+             "measure_every": 5, "devices": 2}  # fmt: skip
     assert set(other) == {field.name for field in dataclasses.fields(Training)}
     changed = [dataclasses.replace(SMALL, **{"arguments": {}, name: value})
                for name, value in other.items()]  # fmt: skip
@@ -180,6 +186,20 @@ def run_and_folder(settings, folder, **options):
     return folder
 
 
+def test_measures_every_so_often_are_those_of_every_epoch(tmp_path):
+    """What two gradients say is of neighbours, however seldom it is measured."""
+    every, seldom = (
+        records(run_and_folder(dataclasses.replace(SMALL, measure_every=n), tmp_path / str(n)))
+        for n in (1, 3)
+    )
+    assert seldom[0].keys() == every[0].keys()
+    assert seldom[3] == every[3]
+    assert "cosine" in seldom[3]
+    assert set(seldom[4]) == {"epoch", "learning_rate", "train_loss", "train_accuracy",
+                              "test_loss", "test_accuracy"}  # fmt: skip
+    assert seldom[4].items() < every[4].items()
+
+
 # To the bit
 
 
@@ -239,14 +259,6 @@ def test_a_history_with_a_hole_is_refused(tmp_path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(ValueError, match="history: expected the epochs 0 to 5"):
         run_of(SMALL, whole).go()
-
-
-@pytest.mark.slow
-def test_killed_it_goes_on_to_the_bit(tmp_path):
-    """SIGKILL at random points of a real process, then to the end, against a run left alone."""
-    killed, alone, kills = soak(tmp_path, kills=2, epochs=150, spread=0.3)
-    assert kills > 0
-    assert killed == alone
 
 
 # Ends
@@ -317,10 +329,69 @@ def test_loggers_get_the_numbers_of_the_history(tmp_path):
         hand_over(object(), {"a": 1}, 0)
 
 
+@pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
+def test_trackers_by_name_get_the_records_and_are_closed(tmp_path, monkeypatch, name):
+    """By stand-ins of the packages; what a package does with the numbers is its own affair."""
+    calls = []
+
+    class Run:
+        def log(self, numbers, step):
+            calls.append((step, numbers))
+
+        def finish(self):
+            calls.append("closed")
+
+    class Writer:
+        def __init__(self, folder):
+            calls.append(folder)
+
+        def add_scalar(self, tag, value, step):
+            calls.append((tag, value, step))
+
+        def close(self):
+            calls.append("closed")
+
+    def init(**options):
+        calls.append(options)
+        return Run()
+
+    package = "tensorboardX" if name == "tensorboard" else name
+    stand_in = types.SimpleNamespace(init=init, SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, package, stand_in)
+    words = "train --width 0.25 --images 120 --epochs 2 --quiet --log".split()
+    assert cli.main([*words, name, "--run-dir", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    losses = [record["train_loss"] for record in records(folder)]
+    assert calls[-1] == "closed"
+    if name == "tensorboard":
+        assert calls[0] == str(folder / "tensorboard")
+        assert [call[1] for call in calls[1:-1] if call[0] == "train_loss"] == losses
+    else:
+        assert calls[0]["name"] == folder.name
+        assert [numbers["train_loss"] for _, numbers in calls[1:-1]] == losses
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=f"--log {name} needs {package}: pip install"):
+        cli.parse([*words, name, "--run-dir", str(tmp_path / "other")]).run()
+
+
 def test_batch_norm_takes_whole_ghost_batches():
     settings = dataclasses.replace(SMALL, model="resnet50", micro_batch=10)
     with pytest.raises(ValueError, match="--micro-batch: expected none for resnet50, got 10"):
         network_of(settings)
+
+
+def test_pooled_images_are_means_of_squares():
+    fine, coarse = (images_of(dataclasses.replace(SMALL, pool=pool, standardize="all"))
+                    for pool in (1, 2))  # fmt: skip
+    assert coarse.images.shape == (120, 4, 4, 1)
+    assert network_of(dataclasses.replace(SMALL, pool=2)).shape == (4, 4, 1)
+    corner = lambda images: images[:, :2, :2, 0].mean((1, 2))  # noqa: E731
+    for one, other in ((fine.images, coarse.images), (fine.test_images, coarse.test_images)):
+        slope, shift = np.polyfit(corner(one), other[:, 0, 0, 0], 1)
+        np.testing.assert_allclose(other[:, 0, 0, 0], slope * corner(one) + shift, atol=1e-5)
+        assert slope > 1
+    with pytest.raises(ValueError, match="--pool: expected a divisor of the 8 by 8 pixels"):
+        network_of(dataclasses.replace(SMALL, pool=3))
 
 
 def test_more_images_than_there_are_is_refused():
@@ -351,3 +422,17 @@ def test_the_command(tmp_path, capsys):
     assert capsys.readouterr().out.endswith("parameters: 8970\n")
     assert cli.main(["train", "--epochs", "0"]) == 2
     assert "--epochs: expected a whole number from 1" in capsys.readouterr().err
+
+
+def test_the_time_is_looked_at_within_an_epoch_but_one_is_done(tmp_path):
+    """A long epoch is given up in the middle, and its record is not there."""
+    settings = dataclasses.replace(SMALL, micro_batch=60)
+    answers = iter([False, False])  # after the first epoch, at the first batch of the second
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "late", property(lambda run: next(answers, True)))
+        outcome = run_of(settings, tmp_path).go()
+    assert (outcome.reason, outcome.epoch) == ("time", 1)
+    assert [record["epoch"] for record in records(tmp_path)] == [0]
+    whole = run_and_folder(settings, tmp_path / "whole")
+    assert run_of(settings, tmp_path).go().reason == "epochs"
+    assert contents(tmp_path) == contents(whole)

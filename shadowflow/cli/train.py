@@ -11,6 +11,7 @@ from tyro.conf import arg
 
 from shadowflow.cli.flags import Flag
 from shadowflow.lab.choices import OPTIMIZERS, Adam, Choice
+from shadowflow.lab.loggers import Tracker
 from shadowflow.lab.training import Data, Ghost, Loss, Model, Per, Precision, Schedule, Training
 
 
@@ -48,17 +49,23 @@ class Train:
     ghost: Ghost = "fixed"
     """The same ghost batches at every epoch, or new ones."""
     micro_batch: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
-    """Images at a time within a ghost batch (default: all of it)."""
+    """Images at a time within a ghost batch (default: all, on a CPU what is fastest)."""
+    pool: int = 1
+    """Shrink the images: so many by so many pixels to their mean."""
     standardize: Per = "pixel"
     """What one mean and one standard deviation are taken over."""
     augment: Flag = False
     """Pad by 4, crop and mirror the images, anew at every epoch."""
     test_every: int = 1
     """Epochs between looks at the test images."""
+    measure_every: int = 1
+    """Epochs between the measures of the gradient and of the optimizer."""
     stop_accuracy: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
     """Stop at this training accuracy."""
     precision: Precision = "float32"
     """Of the products in the network."""
+    devices: int = 1
+    """Share the images of a batch out over so many."""
     seed: int = 0
     """Of the start, the order and the augmentation."""
     run_dir: Path = Path("runs")
@@ -69,6 +76,8 @@ class Train:
     """Epochs between checkpoints."""
     wall_time: Annotated[float | None, arg(metavar="SECONDS", help_behavior_hint="")] = None
     """Stop after so long; the same command goes on."""
+    log: Annotated[tuple[Tracker, ...], arg(metavar="TRACKER…", help_behavior_hint="")] = ()
+    """Send every record there too: tensorboard, trackio, wandb."""
     describe: Flag = False
     """Print the layers and the number of parameters, and train nothing."""
     quiet: Flag = False
@@ -96,6 +105,6 @@ class Train:
             print(training.description(settings))
             return 0
         return training.train_job(
-            settings, self.run_dir, data_dir=self.data_dir, quiet=self.quiet,
+            settings, self.run_dir, data_dir=self.data_dir, log=self.log, quiet=self.quiet,
             checkpoint_every=self.checkpoint_every, wall_time=self.wall_time,
         )  # fmt: skip

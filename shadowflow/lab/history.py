@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,13 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     line = json.dumps(plain(dict(record)), allow_nan=False, ensure_ascii=False) + "\n"
     with path.open("a", encoding="utf-8") as file:
         file.write(line)
+
+
+def to_disk(path: Path) -> None:
+    """See to it that what was appended outlasts a crash of the machine."""
+    if path.exists():
+        with path.open("ab") as file:
+            os.fsync(file.fileno())
 
 
 def read(path: Path) -> list[dict[str, Any]]:

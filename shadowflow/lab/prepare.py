@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from shadowflow.files import plain, writable, write_json
 from shadowflow.lab import checkpoint, history
 from shadowflow.lab.data import load, load_digits
 from shadowflow.lab.datasets import dataset
+from shadowflow.lab.devices import Devices
 from shadowflow.lab.networks import build
 from shadowflow.lab.networks.interface import Network
 from shadowflow.lab.train import Images, Outcome, Run, finished, rates_of
@@ -48,11 +48,12 @@ def train(settings: Training, run_dir: Path, *, data_dir: Path | None = None,
     if done is not None:
         return done
     optimizer, network = settings.build(), network_of(settings)
+    devices = Devices.of(settings.devices)
     images = images_of(settings, data_dir)
     writable(folder)
     claim(folder, settings)
-    return Run(settings, network, images, optimizer, rates_of(settings), folder, tuple(loggers),
-               checkpoint_every, wall_time, progress).go()  # fmt: skip
+    return Run(settings, network, images, optimizer, rates_of(settings), folder, devices,
+               tuple(loggers), checkpoint_every, wall_time, progress).go()  # fmt: skip
 
 
 def claim(folder: Path, settings: Training) -> None:
@@ -65,17 +66,20 @@ def claim(folder: Path, settings: Training) -> None:
         write_json(path, wanted)
 
 
-def shape_of(name: str) -> tuple[tuple[int, int, int], int]:
-    """(height, width, channels) of the images, and the number of classes.
+def shape_of(name: str, pool: int = 1) -> tuple[tuple[int, int, int], int]:
+    """(height, width, channels) of the images behind the pooling, and the number of classes.
 
-    >>> shape_of("cifar100")
-    ((32, 32, 3), 100)
+    >>> shape_of("cifar100"), shape_of("mnist", 4)
+    (((32, 32, 3), 100), ((7, 7, 1), 10))
     """
-    if name == "digits":
-        return (8, 8, 1), 10
-    row = dataset(name)
-    height, width, *channels = row.shape
-    return (height, width, channels[0] if channels else 1), row.classes
+    (height, width, *channels), classes = ((8, 8), 10) if name == "digits" else (
+        dataset(name).shape, dataset(name).classes
+    )  # fmt: skip
+    if height % pool or width % pool:
+        raise ValueError(
+            f"--pool: expected a divisor of the {height} by {width} pixels of {name}, got {pool}"
+        )
+    return (height // pool, width // pool, channels[0] if channels else 1), classes
 
 
 def counts_of(settings: Training) -> tuple[int, int]:
@@ -91,7 +95,7 @@ def counts_of(settings: Training) -> tuple[int, int]:
 
 def network_of(settings: Training) -> Network:
     """The network of a run; ValueError for micro-batches where BatchNorm needs whole ones."""
-    shape, classes = shape_of(settings.dataset)
+    shape, classes = shape_of(settings.dataset, settings.pool)
     network = _built(settings.model, classes, shape, settings.width)
     if network.has_batch_norm and settings.micro_batch is not None:
         raise ValueError(
@@ -110,6 +114,7 @@ def _built(model: str, classes: int, shape: tuple[int, int, int], width: float) 
 def images_of(settings: Training, data_dir: Path | None = None) -> Images:
     """The first images of a data set, each pixel standardised over those to train on."""
     shape, _ = shape_of(settings.dataset)
+    pool = settings.pool
     if settings.dataset == "digits":
         pixels, labels = load_digits()
         cut = DIGITS[0]
@@ -129,7 +134,16 @@ def images_of(settings: Training, data_dir: Path | None = None) -> Images:
                 f"--{name.replace('_', '-')}: expected at most the {there:,} that "
                 f"{settings.dataset} has, got {count:,}"
             )
-    (train_images, test_images), _ = standardize(first[0], second[0], per=settings.standardize)
-    ready = lambda array: jnp.asarray(np.asarray(array, np.int32))  # noqa: E731
-    return Images(jnp.asarray(train_images), ready(first[1]), jnp.asarray(test_images),
-                  ready(second[1]))  # fmt: skip
+    pooled = (_pooled(images, pool) for images in (first[0], second[0]))
+    (train_images, test_images), _ = standardize(*pooled, per=settings.standardize)
+    return Images(train_images, np.asarray(first[1], np.int32), test_images,
+                  np.asarray(second[1], np.int32))  # fmt: skip
+
+
+def _pooled(images: np.ndarray, pool: int) -> np.ndarray:
+    """The mean of every square of ``pool`` by ``pool`` pixels."""
+    if pool == 1:
+        return images
+    count, height, width, channels = images.shape
+    squares = images.reshape(count, height // pool, pool, width // pool, pool, channels)
+    return squares.mean((2, 4), dtype=np.float32)

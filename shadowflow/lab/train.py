@@ -7,6 +7,7 @@ before the n-th step, and stands in the history before any checkpoint that is la
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,21 +24,22 @@ from shadowflow import memory as mem, trees
 from shadowflow.files import write_json
 from shadowflow.iterate import rate_table
 from shadowflow.lab import checkpoint, history, passes
+from shadowflow.lab.devices import Devices, at_a_time
 from shadowflow.lab.training import Training
 from shadowflow.lab.transforms import augment
 from shadowflow.memory import Memory
-from shadowflow.monitor.measures import run_measures
+from shadowflow.monitor.measures import RunMeasures, run_measures
 from shadowflow.optimizer import Optimizer, State
 
 
 @dataclass(frozen=True)
 class Images:
-    """What is trained and tested on: standardised images and labels, as arrays on the device."""
+    """What is trained and tested on: standardised images and labels, on the host."""
 
-    images: Array
-    labels: Array
-    test_images: Array
-    test_labels: Array
+    images: np.ndarray
+    labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
 
 
 class Position(eqx.Module):
@@ -75,6 +77,7 @@ class Run:
     optimizer: Optimizer
     rates: np.ndarray
     folder: Path
+    devices: Devices = field(default_factory=lambda: Devices.of(1))
     loggers: Sequence[Any] = ()
     checkpoint_every: int = 10
     wall_time: float | None = None
@@ -83,31 +86,35 @@ class Run:
 
     def go(self) -> Outcome:
         """Train from the last checkpoint, or from the start, to the end."""
-        configuration = self.settings.plain()
         place, notes = self.start(), ()
-        found = checkpoint.restore(self.checkpoints, place, configuration)
+        found = checkpoint.restore(self.checkpoints, place, self.settings.plain())
         epoch = 0
         if found is not None:
             place, epoch = found.state, found.epoch
             notes = tuple(f"passed over {line}" for line in found.passed_over)
-        history.cut(self.folder / "history.jsonl", epoch)
-        saved = epoch if found is not None else None
+        place = self.devices.copy(place)
+        history.cut(self.history, epoch)
+        saved, first = epoch if found is not None else None, epoch
         before, end = place, None
         while end is None:
             started = time.monotonic()
-            record, grad, network = self.at(place, epoch)
-            end = self.reason(epoch, record, grad)
+            try:
+                record, following, finite = self.at(place, epoch, patient=epoch == first)
+            except _TimeUp:
+                end = "time"
+                break
+            end = self.reason(epoch, record, finite)
             self.tell(epoch, record, time.monotonic() - started)
             if end is not None:
                 break
-            before, place = place, self.step(place, grad, network, epoch)
+            before, place = place, following
             epoch += 1
             if epoch % self.checkpoint_every == 0:
-                checkpoint.save(self.checkpoints, epoch, place, configuration)
+                self.save(epoch, place)
                 saved = epoch
         good, where = (before, max(0, epoch - 1)) if end == "non-finite" else (place, epoch)
         if saved != where:
-            checkpoint.save(self.checkpoints, where, good, configuration)
+            self.save(where, good)
         if end != "time":
             write_json(self.folder / "done.json", {"reason": end, "epoch": epoch})
         return Outcome(self.folder, end, epoch, notes)
@@ -116,6 +123,16 @@ class Run:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.folder / "checkpoints"
+
+    @property
+    def history(self) -> Path:
+        """The file of the records."""
+        return self.folder / "history.jsonl"
+
+    def save(self, epoch: int, place: Position) -> None:
+        """A checkpoint, once all lines before it are on the disk."""
+        history.to_disk(self.history)
+        checkpoint.save(self.checkpoints, epoch, place, self.settings.plain())
 
     def start(self) -> Position:
         """The position before epoch 0, from the seed alone."""
@@ -131,50 +148,102 @@ class Run:
         """Whether the learning rate has a schedule."""
         return callable(self.settings.rate())
 
-    def at(self, place: Position, epoch: int) -> tuple[dict[str, Any], PyTree, PyTree]:
-        """The record of an epoch, the gradient, and the network's state after the pass."""
+    def at(self, place: Position, epoch: int, *, patient: bool) -> tuple[dict, Position, bool]:
+        """The record of an epoch, the position after its step, and whether that is finite.
+
+        patient: the pass is finished even where the time is up.
+        """
         settings, apply = self.settings, self.network.apply
         ways = apply, settings.loss, settings.precision
-        sums, network = passes.gradient_pass(*ways, place.params, place.network,
-                                             self.batches(place, epoch))  # fmt: skip
+        sums, network = passes.gradient_pass(
+            *ways, place.params, place.network, self.in_time(self.batches(place, epoch), patient)
+        )
         loss, accuracy, grad = sums.means()
+        gradients = 0 if epoch % settings.measure_every else 1 + settings.one_function
+        following, measures, finite = advanced(
+            self.optimizer, gradients, place, grad, network,
+            *map(jnp.asarray, (self.rate_at(max(0, epoch - 1)), self.rate_at(epoch + 1))),
+        )  # fmt: skip
         record: dict[str, Any] = {
-            "epoch": epoch, "learning_rate": float(self.rates[min(epoch, len(self.rates) - 1)]),
+            "epoch": epoch, "learning_rate": self.rate_at(epoch),
             "train_loss": float(loss), "train_accuracy": float(accuracy),
         }  # fmt: skip
         if epoch % settings.test_every == 0 or epoch == settings.epochs:
-            tested = passes.look(*ways, place.params, network, passes.split(
-                self.data.test_images, self.data.test_labels, settings.ghost_batch))  # fmt: skip
+            tested = passes.look(*ways, place.params, network, self.test_batches)
             test_loss, test_accuracy, _ = tested.means()
             record |= {"test_loss": float(test_loss), "test_accuracy": float(test_accuracy)}
-        return record | self.measured(place, grad, epoch), grad, network
+        flat = {} if measures is None else measures.flat()
+        if epoch == 0:  # there is no gradient before it
+            flat = {name: flat[name] for name in _names_of_one(self.optimizer, place)}
+        return record | flat, following, bool(finite) and bool(np.isfinite(record["train_loss"]))
 
-    def measured(self, place: Position, grad: PyTree, epoch: int) -> dict[str, float]:
-        """The measures of a run; those that need two gradients of one function where there are."""
-        state, _ = self.optimizer.update(place.optimizer, grad, place.params, place.memory.rate)
-        comparable = self.settings.one_function and epoch > 0
-        found = run_measures(
-            self.optimizer, place.memory, place.params, grad, state, per_leaf=False,
-            last_grad=place.last_grad if comparable else None,
-            last_rate=float(self.rates[epoch - 1]) if comparable else None,
-        )  # fmt: skip
-        return found.flat()
+    def rate_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, after the last that of the last."""
+        return float(self.rates[min(epoch, len(self.rates) - 1)])
+
+    @functools.cached_property
+    def micro_batch(self) -> int:
+        """Images computed on at a time: without BatchNorm those of several ghost batches."""
+        settings, count = self.settings, len(self.data.labels)
+        if settings.micro_batch is not None:
+            return settings.micro_batch
+        apart = self.network.has_batch_norm or not settings.one_function
+        together = min(settings.ghost_batch, count) if apart else count
+        return at_a_time(self.network, together, self.devices.count)
+
+    @functools.cached_property
+    def fixed_batches(self) -> list[passes.Batch]:
+        """The batches of every epoch where they are the same in all, in their places."""
+        size = self.micro_batch
+        if self.network.has_batch_norm:
+            size = self.settings.ghost_batch
+        parts = passes.split(self.data.images, self.data.labels, size)
+        return [self.devices.share(batch) for batch in parts]
+
+    @functools.cached_property
+    def test_batches(self) -> list[passes.Batch]:
+        """The test images, batch by batch."""
+        size = min(self.micro_batch, self.settings.ghost_batch)
+        parts = passes.split(self.data.test_images, self.data.test_labels, size)
+        return [self.devices.share(batch) for batch in parts]
+
+    @functools.cached_property
+    def whole(self) -> passes.Batch:
+        """All images to train on, on the device, to draw from."""
+        return jnp.asarray(self.data.images), jnp.asarray(self.data.labels)
 
     def batches(self, place: Position, epoch: int) -> Iterator[passes.Batch]:
         """The ghost batches of an epoch, in its order, or the micro-batches within them."""
-        settings, images, labels = self.settings, self.data.images, self.data.labels
+        settings = self.settings
+        if settings.one_function:
+            yield from self.fixed_batches
+            return
         order_key, image_key = jax.random.split(jax.random.fold_in(place.key, epoch))
+        images, labels = self.whole
+        order = jnp.arange(len(labels))
         if settings.ghost == "reshuffled":
             order = jax.random.permutation(order_key, len(labels))
-            images, labels = images[order], labels[order]
-        for index, batch in enumerate(passes.split(images, labels, settings.ghost_batch)):
+        for index in range(0, -(-len(labels) // settings.ghost_batch)):
+            chosen = order[index * settings.ghost_batch : (index + 1) * settings.ghost_batch]
+            batch = images[chosen], labels[chosen]
             if settings.augment:
                 batch = _augmented(jax.random.fold_in(image_key, index), batch[0]), batch[1]
-            yield from passes.split(*batch, settings.micro_batch or settings.ghost_batch)
+            yield from map(self.devices.share, passes.split(*batch, self.micro_batch))
 
-    def reason(self, epoch: int, record: Mapping[str, Any], grad: PyTree) -> str | None:
+    def in_time(self, batches: Iterator[passes.Batch], patient: bool) -> Iterator[passes.Batch]:
+        """The batches, until the time is up."""
+        for batch in batches:
+            if not patient and self.late:
+                raise _TimeUp
+            yield batch
+
+    @property
+    def late(self) -> bool:
+        """Whether the time that the run was given is up."""
+        return self.wall_time is not None and time.monotonic() - self.began > self.wall_time
+
+    def reason(self, epoch: int, record: Mapping[str, Any], finite: bool) -> str | None:
         """Why the run ends at this epoch, before its step; None: it goes on."""
-        finite = np.isfinite(record["train_loss"]) and bool(trees.all_finite(grad))
         if not finite:
             return "non-finite"
         wanted = self.settings.stop_accuracy
@@ -182,18 +251,12 @@ class Run:
             return "accuracy"
         if epoch >= self.settings.epochs:
             return "epochs"
-        late = self.wall_time is not None and time.monotonic() - self.began > self.wall_time
-        return "time" if late else None
-
-    def step(self, place: Position, grad: PyTree, network: PyTree, epoch: int) -> Position:
-        """The position after the optimizer's step."""
-        following = self.rates[min(epoch + 1, len(self.rates) - 1)]
-        return _stepped(self.optimizer, place, grad, network, jnp.asarray(following))
+        return "time" if self.late else None
 
     def tell(self, epoch: int, record: Mapping[str, Any], seconds: float) -> None:
         """Append to the history, and hand the same numbers to every logger."""
         try:
-            history.append(self.folder / "history.jsonl", record)
+            history.append(self.history, record)
             history.append(self.folder / "timing.jsonl", {"epoch": epoch, "seconds": seconds})
         except OSError as error:
             raise ValueError(
@@ -209,13 +272,52 @@ class Run:
 _augmented = jax.jit(augment)
 
 
+class _TimeUp(Exception):
+    """Raised within an epoch, whose work is then lost."""
+
+
 @eqx.filter_jit
-def _stepped(optimizer: Optimizer, place: Position, grad: PyTree, network: PyTree,
-             following: Array) -> Position:  # fmt: skip
+def advanced(optimizer: Optimizer, gradients: int, place: Position, grad: PyTree,
+             network: PyTree, last_rate: Array, following: Array) -> tuple:  # fmt: skip
+    """The position after the step, the measures of the step, whether the gradient is finite.
+
+    gradients: those of one function that the measures may read: 0 (no measures, None), 1, or 2.
+    """
     state, move = optimizer.update(place.optimizer, grad, place.params, place.memory.rate)
+    measures = _measured(optimizer, gradients, place, grad, state, last_rate)
     memory = mem.with_rate(mem.advance(optimizer, place.memory), following)
     params = trees.add(place.params, 1.0, move)
-    return Position(params, network, state, memory, grad, place.key)
+    after = Position(params, network, state, memory, grad, place.key)
+    return after, measures, trees.all_finite(grad)
+
+
+def _measured(optimizer: Optimizer, gradients: int, place: Position, grad: PyTree,
+              state: State, last_rate: Array) -> RunMeasures | None:  # fmt: skip
+    if gradients == 0:
+        return None
+    moments = tuple(None if m is None else _long(m) for m in state.moments)
+    return run_measures(
+        optimizer, place.memory, _long(place.params), _long(grad), State(moments, state.step),
+        per_leaf=False, last_grad=_long(place.last_grad) if gradients == 2 else None,
+        last_rate=last_rate if gradients == 2 else None,
+    )  # fmt: skip
+
+
+def _long(tree: PyTree) -> Array:
+    """All coordinates in one vector: one kernel where each leaf had its own."""
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def _names_of_one(optimizer: Optimizer, place: Position) -> list[str]:
+    """The measures that need no gradient of the step before."""
+
+    def measures(place: Position) -> dict[str, Array]:
+        grad = place.last_grad
+        state, _ = optimizer.update(place.optimizer, grad, place.params, place.memory.rate)
+        found = _measured(optimizer, 1, place, grad, state, place.memory.rate)
+        return {} if found is None else found.total
+
+    return list(eqx.filter_eval_shape(measures, place))
 
 
 def hand_over(logger: Any, record: Mapping[str, Any], epoch: int) -> None:

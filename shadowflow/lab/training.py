@@ -38,12 +38,15 @@ class Training:
         epochs: full-batch steps.
         ghost_batch: images in a ghost batch, whose statistics BatchNorm uses.
         ghost: "fixed", so that the loss is one function of the parameters, or "reshuffled" at
-            every epoch. micro_batch: images at a time within a ghost batch (None: all of it).
+            every epoch. micro_batch: images at a time within a ghost batch (None: all of
+            it, or on a CPU as many as it computes on fastest).
+        pool: images are shrunk, pool by pool pixels to their mean.
         standardize: what one mean and deviation are taken over: each "pixel" (the paper's), each
             "channel", or "all". augment: pad by 4, crop and mirror, anew at every epoch.
-        test_every: epochs between looks at the test images.
+        test_every: epochs between looks at the test images. measure_every: epochs between measures.
         stop_accuracy: end as soon as the training accuracy reaches it.
         precision: of products in the network; parameters, sums and optimizer are float32.
+        devices: how many share the images of a batch; sums then differ in their rounding.
         seed: of the start, the order and the augmentation.
 
     Raises:
@@ -69,11 +72,14 @@ class Training:
     ghost_batch: int = 500
     ghost: Ghost = "fixed"
     micro_batch: int | None = None
+    pool: int = 1
     standardize: Per = "pixel"
     augment: bool = False
     test_every: int = 1
+    measure_every: int = 1
     stop_accuracy: float | None = None
     precision: Precision = "float32"
+    devices: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,8 +93,9 @@ class Training:
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{_flag(name)}: expected a positive finite number, got {value}")
             object.__setattr__(self, name, float(value))
-        for name, least in (("epochs", 1), ("ghost_batch", 1), ("test_every", 1), ("warmup", 0),
-                            ("seed", 0)):  # fmt: skip
+        for name, least in (("epochs", 1), ("ghost_batch", 1), ("test_every", 1),
+                            ("measure_every", 1), ("warmup", 0),
+                            ("seed", 0), ("pool", 1), ("devices", 1)):  # fmt: skip
             _whole(name, getattr(self, name), least)
         for name in ("images", "test_images", "micro_batch"):
             if getattr(self, name) is not None:
@@ -100,6 +107,12 @@ class Training:
         if self.warmup > self.epochs:
             raise ValueError(
                 f"--warmup: expected at most the {self.epochs} epochs, got {self.warmup}"
+            )
+        together = min(self.ghost_batch, self.micro_batch or self.ghost_batch)
+        if together % self.devices:
+            raise ValueError(
+                f"--devices: expected a divisor of the {together} images of a batch, got "
+                f"{self.devices}; choose another --ghost-batch or --micro-batch"
             )
         object.__setattr__(self, "arguments", completed(self.optimizer, self.arguments))
 

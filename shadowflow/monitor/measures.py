@@ -57,7 +57,7 @@ def run_measures(optimizer: Optimizer, memory: Memory, params: PyTree, grad: PyT
         noise of order 1/h), and that step's learning rate (None: this step's; at 0 the
         parameters did not move, and the difference is taken to be 0).
     one_norm_eps: ε of the perturbed one-norm; None: the optimizer's eps_root + eps².
-    potential: False leaves out the optimizer's own potential, a quadrature of some 200 (float32)
+    potential: False leaves out the optimizer's own potential, a quadrature of some 100 (float32)
         or 400 (float64) values of Φ per coordinate.
     per_leaf: False gives the totals only, which compile faster (160 leaves: 8 s against 19 s).
 

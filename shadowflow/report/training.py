@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from shadowflow.lab.loggers import Tracker, tracker
 from shadowflow.lab.networks.interface import Network, describe
 from shadowflow.lab.prepare import counts_of, network_of, train
 from shadowflow.lab.train import Outcome
@@ -47,19 +49,27 @@ def forward_flops(network: Network) -> float:
     return float(counted.get("flops", float("nan")))
 
 
-def train_job(settings: Training, run_dir: Path, *, data_dir: Path | None, quiet: bool,
-              checkpoint_every: int, wall_time: float | None) -> int:  # fmt: skip
+def train_job(settings: Training, run_dir: Path, *, data_dir: Path | None,
+              log: Sequence[Tracker], quiet: bool, checkpoint_every: int,
+              wall_time: float | None) -> int:  # fmt: skip
     """Train, with a bar of progress, and say how it ended; 1 for numbers that are not finite."""
     from tqdm import tqdm
 
-    with tqdm(total=settings.epochs, delay=1, disable=quiet, unit="epoch", leave=False) as bar:
+    folder = run_dir / settings.key()
+    with contextlib.ExitStack() as stack:
+        trackers = [stack.enter_context(tracker(name, folder, settings)) for name in log]
+        bar = stack.enter_context(
+            tqdm(total=settings.epochs, delay=1, disable=quiet, unit="epoch", leave=False)
+        )
 
         def show(epoch: int, record: Mapping[str, Any]) -> None:
             bar.update(epoch - bar.n)
             bar.set_postfix_str(f"loss {record['train_loss']:.4g}")
 
-        outcome = train(settings, run_dir, data_dir=data_dir, checkpoint_every=checkpoint_every,
-                        wall_time=wall_time, progress=show)  # fmt: skip
+        outcome = train(
+            settings, run_dir, data_dir=data_dir, loggers=trackers,
+            checkpoint_every=checkpoint_every, wall_time=wall_time, progress=show,
+        )  # fmt: skip
     print(tell(outcome))
     return 1 if outcome.reason == "non-finite" else 0
 

@@ -1,0 +1,158 @@
+"""Epochs of training, ours against a plain PyTorch loop, side by side: `rows(rounds)`.
+
+Each side is a process of its own, so that they do not share threads and each has its own peak of
+memory; both wait for each other, epoch by epoch. Run by itself with `own MODEL` it is ours.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+IMAGES, GHOST = 2000, 500
+CASES = {"cnn": 1.0, "mlp": 1.0, "simple_vit": 0.25, "resnet50": 0.125}
+ASKED = {"cnn": 1.0, "mlp": 1.5}
+HERE = Path(__file__).parent
+
+
+def peak() -> float:
+    """MiB of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def own(model: str) -> None:
+    """Our loop: every epoch with its record; parts of it timed beside."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from shadowflow.lab.prepare import network_of
+    from shadowflow.lab.train import Images, Run, advanced, rates_of
+    from shadowflow.lab.training import Training
+
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((IMAGES, 32, 32, 3), dtype=np.float32)
+    labels = rng.integers(0, 10, IMAGES).astype(np.int32)
+    settings = Training(model=model, width=CASES[model], dataset="cifar10", epochs=10**6,
+                        test_every=10**6, ghost_batch=GHOST, learning_rate=1e-4)  # fmt: skip
+    folder = Path(tempfile.mkdtemp())
+    data = Images(images, labels, images[:GHOST], labels[:GHOST])
+    run = Run(settings, network_of(settings), data, settings.build(), rates_of(settings), folder)
+    place, count = run.devices.copy(run.start()), 0
+
+    def epoch() -> dict:
+        nonlocal place, count
+        start = time.perf_counter()
+        record, place, _ = run.at(place, count, patient=True)
+        run.tell(count, record, 0.0)
+        count += 1
+        return {"epoch": time.perf_counter() - start}
+
+    def parts() -> dict:
+        """Seconds of the step alone, of the step with its measures, of a checkpoint."""
+        grad, rate = place.last_grad, jnp.asarray(1e-4)
+        step = optimizer_step(run.optimizer)
+
+        def measured() -> None:
+            after, measures, finite = advanced(run.optimizer, 2, place, grad, {}, rate, rate)
+            measures.flat()
+            jax.block_until_ready((after.params, finite))
+
+        return {
+            "step": timed(lambda: jax.block_until_ready(step(place, grad))),
+            "measured": timed(measured), "checkpoint": timed(lambda: run.save(count, place)),
+        }  # fmt: skip
+
+    for line in sys.stdin:
+        answer = parts() if line.startswith("parts") else epoch()
+        print(json.dumps(answer | {"peak": peak()}), flush=True)
+
+
+def optimizer_step(optimizer):
+    """(position, gradient) → moments and parameters after a step, and nothing else."""
+    import equinox as eqx
+
+    from shadowflow import trees
+
+    @eqx.filter_jit
+    def step(place, grad):
+        state, move = optimizer.update(place.optimizer, grad, place.params, place.memory.rate)
+        return state.moments, trees.add(place.params, 1.0, move)
+
+    return step
+
+
+def timed(call, rounds: int = 7) -> float:
+    """The median of seconds, after one call that is not counted."""
+    call()
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+class Side:
+    """One of the two processes."""
+
+    def __init__(self, *words: str) -> None:
+        command = [sys.executable, *words]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True)  # fmt: skip
+
+    def ask(self, word: str = "epoch") -> dict:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(word, file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args}: ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def row(model: str, rounds: int) -> dict:
+    """Epochs a second of ours over torch's, and what the parts cost."""
+    ours, theirs = (Side(str(HERE / "training.py"), "own", model),
+                    Side(str(HERE / "torch_training.py"), model, str(CASES[model])))  # fmt: skip
+    for side in (ours, theirs):
+        side.ask()
+        side.ask()
+    repeats = 1 if model != "mlp" else 10
+    ratios, epochs = [], []
+    for _ in range(rounds):
+        mine = [ours.ask() for _ in range(repeats)]
+        other = [theirs.ask() for _ in range(repeats)]
+        epochs.append(sum(answer["epoch"] for answer in mine) / repeats)
+        ratios.append(sum(answer["epoch"] for answer in other) / repeats / epochs[-1])
+    memory = {"ours": mine[-1]["peak"], "torch": other[-1]["peak"]}
+    parts, epoch = ours.ask("parts"), statistics.median(epochs)
+    for side in (ours, theirs):
+        side.close()
+    return {
+        "name": model, "width": CASES[model], "ratio": statistics.median(ratios),
+        "low": min(ratios), "high": max(ratios), "asked": ASKED.get(model),
+        "holds": None if model not in ASKED else statistics.median(ratios) >= ASKED[model],
+        "measures": (parts["measured"] - parts["step"]) / epoch,
+        "checkpoint": parts["checkpoint"] / epoch, "memory_mib": memory,
+    }  # fmt: skip
+
+
+def rows(rounds: int) -> list[dict]:
+    """A row per network."""
+    return [row(model, rounds) for model in CASES]
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "own":
+        own(sys.argv[2])
+    else:
+        for model in sys.argv[2:]:
+            print(json.dumps(row(model, int(sys.argv[1]))), flush=True)
