@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import training
 from timing import Candidate, compiled, ratios
 
 import shadowflow as sf
@@ -293,6 +295,7 @@ def main() -> None:
         "torch": torch_step(options.rounds),
         "compilation": compilation(),
         "minibatch": minibatch(max(3, options.rounds // 2)),
+        "training": training.rows(options.rounds) if find_spec("torch") else [],
     }
     for part in ("steps", "minibatch"):
         for line in result[part]:
@@ -300,6 +303,8 @@ def main() -> None:
             memory = f"{line['memory_mib']:8.1f} MiB"
             print(f"{line['name']:38} {line['ratio']:6.2f}  {memory}{asked}  {line['note']}")
     print("torch:", result["torch"])
+    for line in result["training"]:
+        print("training", line)
     for line in result["compilation"]:
         print("compile", {k: v if isinstance(v, bool) else round(v, 2) for k, v in line.items()})
     options.out.write_text(

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def writable(folder: Path) -> None:
+def writable(folder: Path, flag: str = "--out") -> None:
     """Make the folder; ValueError, before any work is done, where nothing can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / ".probe", lambda draft: draft.touch()).unlink()
     except OSError as error:
         raise ValueError(
-            f"--out: expected a folder that can be written, got {str(folder)!r} "
+            f"{flag}: expected a folder that can be written, got {str(folder)!r} "
             f"({error.strerror}); choose another"
         ) from None
 

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -300,6 +301,31 @@ def test_what_is_not_finite_ends_it_and_the_last_good_state_is_kept(tmp_path, ch
     assert json.loads((tmp_path / "done.json").read_text()) == {
         "reason": "non-finite", "epoch": outcome.epoch,
     }  # fmt: skip
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path):
+    """The history lies on a device that is full; where there is room again the run goes on."""
+    whole = run_and_folder(SMALL, tmp_path / "whole", checkpoint_every=2)
+    full = run_and_folder(SMALL, tmp_path / "full", checkpoint_every=2)
+    for path in full.glob("checkpoints/00000006.*"):
+        path.unlink()
+    history.cut(full / "history.jsonl", 4)
+    lines = (full / "history.jsonl").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        append = lambda path, record: Path("/dev/full").write_text("{}")  # noqa: E731
+        patch.setattr(history, "append", append)
+        with pytest.raises(ValueError, match=r"history: expected a folder that can be written.*No"):
+            run_of(SMALL, full, checkpoint_every=2).go()
+    assert (full / "history.jsonl").read_text() == lines
+    assert sorted(path.name for path in full.glob("checkpoints/*.json"))[-1] == "00000004.json"
+    run_of(SMALL, full, checkpoint_every=2).go()
+    assert contents(full) == contents(whole)
+
+
+def test_a_run_dir_that_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="--run-dir: expected a folder that can be written, got"):
+        train(SMALL, tmp_path / "file")
 
 
 def test_an_accuracy_ends_it(tmp_path):

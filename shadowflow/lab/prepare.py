@@ -50,7 +50,7 @@ def train(settings: Training, run_dir: Path, *, data_dir: Path | None = None,
     optimizer, network = settings.build(), network_of(settings)
     devices = Devices.of(settings.devices)
     images = images_of(settings, data_dir)
-    writable(folder)
+    writable(folder, "--run-dir")
     claim(folder, settings)
     return Run(settings, network, images, optimizer, rates_of(settings), folder, devices,
                tuple(loggers), checkpoint_every, wall_time, progress).go()  # fmt: skip

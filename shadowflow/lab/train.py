@@ -28,7 +28,7 @@ from shadowflow.lab.devices import Devices, at_a_time
 from shadowflow.lab.training import Training
 from shadowflow.lab.transforms import augment
 from shadowflow.memory import Memory
-from shadowflow.monitor.measures import RunMeasures, run_measures
+from shadowflow.monitor.measures import run_measures
 from shadowflow.optimizer import Optimizer, State
 
 
@@ -158,12 +158,11 @@ class Run:
         sums, network = passes.gradient_pass(
             *ways, place.params, place.network, self.in_time(self.batches(place, epoch), patient)
         )
-        loss, accuracy, grad = sums.means()
         gradients = 0 if epoch % settings.measure_every else 1 + settings.one_function
-        following, measures, finite = advanced(
-            self.optimizer, gradients, place, grad, network,
-            *map(jnp.asarray, (self.rate_at(max(0, epoch - 1)), self.rate_at(epoch + 1))),
-        )  # fmt: skip
+        rates = self.rate_at(max(0, epoch - 1)), self.rate_at(epoch + 1)
+        following, found = advanced(self.optimizer, gradients, place, sums, network,
+                                    *map(np.asarray, rates))  # fmt: skip
+        loss, accuracy, finite, measures = jax.device_get(found)
         record: dict[str, Any] = {
             "epoch": epoch, "learning_rate": self.rate_at(epoch),
             "train_loss": float(loss), "train_accuracy": float(accuracy),
@@ -172,10 +171,10 @@ class Run:
             tested = passes.look(*ways, place.params, network, self.test_batches)
             test_loss, test_accuracy, _ = tested.means()
             record |= {"test_loss": float(test_loss), "test_accuracy": float(test_accuracy)}
-        flat = {} if measures is None else measures.flat()
         if epoch == 0:  # there is no gradient before it
-            flat = {name: flat[name] for name in _names_of_one(self.optimizer, place)}
-        return record | flat, following, bool(finite) and bool(np.isfinite(record["train_loss"]))
+            measures = {name: measures[name] for name in _names_of_one(self.optimizer, place)}
+        record |= {name: float(value) for name, value in measures.items()}
+        return record, following, bool(finite)
 
     def rate_at(self, epoch: int) -> float:
         """The learning rate of an epoch, after the last that of the last."""
@@ -277,30 +276,31 @@ class _TimeUp(Exception):
 
 
 @eqx.filter_jit
-def advanced(optimizer: Optimizer, gradients: int, place: Position, grad: PyTree,
+def advanced(optimizer: Optimizer, gradients: int, place: Position, sums: passes.Sums,
              network: PyTree, last_rate: Array, following: Array) -> tuple:  # fmt: skip
-    """The position after the step, the measures of the step, whether the gradient is finite.
+    """The position after the step; loss, accuracy, whether all is finite, measures by name.
 
-    gradients: those of one function that the measures may read: 0 (no measures, None), 1, or 2.
+    gradients: those of one function that the measures may read: 0 (no measures), 1, or 2.
     """
+    loss, accuracy, grad = sums.means()
     state, move = optimizer.update(place.optimizer, grad, place.params, place.memory.rate)
     measures = _measured(optimizer, gradients, place, grad, state, last_rate)
     memory = mem.with_rate(mem.advance(optimizer, place.memory), following)
     params = trees.add(place.params, 1.0, move)
     after = Position(params, network, state, memory, grad, place.key)
-    return after, measures, trees.all_finite(grad)
+    return after, (loss, accuracy, jnp.isfinite(loss) & trees.all_finite(grad), measures)
 
 
 def _measured(optimizer: Optimizer, gradients: int, place: Position, grad: PyTree,
-              state: State, last_rate: Array) -> RunMeasures | None:  # fmt: skip
+              state: State, last_rate: Array) -> dict[str, Array]:  # fmt: skip
     if gradients == 0:
-        return None
+        return {}
     moments = tuple(None if m is None else _long(m) for m in state.moments)
     return run_measures(
         optimizer, place.memory, _long(place.params), _long(grad), State(moments, state.step),
         per_leaf=False, last_grad=_long(place.last_grad) if gradients == 2 else None,
         last_rate=last_rate if gradients == 2 else None,
-    )  # fmt: skip
+    ).total  # fmt: skip
 
 
 def _long(tree: PyTree) -> Array:
@@ -314,8 +314,7 @@ def _names_of_one(optimizer: Optimizer, place: Position) -> list[str]:
     def measures(place: Position) -> dict[str, Array]:
         grad = place.last_grad
         state, _ = optimizer.update(place.optimizer, grad, place.params, place.memory.rate)
-        found = _measured(optimizer, 1, place, grad, state, place.memory.rate)
-        return {} if found is None else found.total
+        return _measured(optimizer, 1, place, grad, state, place.memory.rate)
 
     return list(eqx.filter_eval_shape(measures, place))
 
