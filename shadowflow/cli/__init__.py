@@ -1,4 +1,4 @@
-"""The command line: `shadowflow shadow`, `verify`, `reproduce`, `train`, `data`."""
+"""The command line: `shadowflow shadow`, `verify`, `reproduce`, `train`, `sweep`, `data`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ except ImportError as error:
 
 from tyro.conf import CascadeSubcommandArgs
 
+from shadowflow.cli import sweep
 from shadowflow.cli.data import Data
 from shadowflow.cli.reproduce import Reproduce
 from shadowflow.cli.shadow import Shadow
 from shadowflow.cli.train import Train
 from shadowflow.cli.verify import Verify
 
+Command = Shadow | Verify | Reproduce | Train | sweep.Sweep | sweep.Status | sweep.Export | Data
 
-def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify | Reproduce | Train | Data:
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
     """The command that the arguments describe.
 
     Raises:
@@ -29,9 +32,12 @@ def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify | Reproduce
         >>> parse("shadow opt:adam --opt.b2 0.95 --steps 20".split()).steps
         20
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["sweep"]:  # the train command in it is another command line
+        return sweep.parse(words[1:])
     return tyro.cli(
-        Shadow | Verify | Reproduce | Train | Data,
-        args=arguments,
+        Shadow | Verify | Reproduce | Train | sweep.Sweep | Data,
+        args=words,
         prog="shadowflow",
         description="What an optimizer with memory follows.",
         config=(CascadeSubcommandArgs,),

@@ -25,7 +25,8 @@ DIGITS = (1500, 297)  # to train on and to test on, of scikit-learn's one set
 
 def train(settings: Training, run_dir: Path, *, data_dir: Path | None = None,
           loggers: Sequence[Any] = (), checkpoint_every: int = 10, wall_time: float | None = None,
-          progress: Callable[[int, Mapping[str, Any]], Any] | None = None) -> Outcome:  # fmt: skip
+          progress: Callable[[int, Mapping[str, Any]], Any] | None = None,
+          guard: Callable[[], Any] | None = None) -> Outcome:  # fmt: skip
     """Run a training, or go on with it, or find it done.
 
     Args:
@@ -35,6 +36,7 @@ def train(settings: Training, run_dir: Path, *, data_dir: Path | None = None,
         checkpoint_every: epochs between checkpoints. wall_time: seconds after which it stops,
             to be resumed by the same call.
         progress: called with every epoch and its record.
+        guard: called before every write; what it raises ends the run.
 
     Returns:
         How it ended.
@@ -53,7 +55,7 @@ def train(settings: Training, run_dir: Path, *, data_dir: Path | None = None,
     writable(folder, "--run-dir")
     claim(folder, settings)
     return Run(settings, network, images, optimizer, rates_of(settings), folder, devices,
-               tuple(loggers), checkpoint_every, wall_time, progress).go()  # fmt: skip
+               tuple(loggers), checkpoint_every, wall_time, progress, guard).go()  # fmt: skip
 
 
 def claim(folder: Path, settings: Training) -> None:

@@ -82,6 +82,7 @@ class Run:
     checkpoint_every: int = 10
     wall_time: float | None = None
     progress: Callable[[int, Mapping[str, Any]], Any] | None = None
+    guard: Callable[[], Any] | None = None
     began: float = field(default_factory=time.monotonic)
 
     def go(self) -> Outcome:
@@ -131,6 +132,7 @@ class Run:
 
     def save(self, epoch: int, place: Position) -> None:
         """A checkpoint, once all lines before it are on the disk."""
+        self.permitted()
         history.to_disk(self.history)
         checkpoint.save(self.checkpoints, epoch, place, self.settings.plain())
 
@@ -252,8 +254,14 @@ class Run:
             return "epochs"
         return "time" if self.late else None
 
+    def permitted(self) -> None:
+        """Let whoever shares the folder out object before it is written to."""
+        if self.guard is not None:
+            self.guard()
+
     def tell(self, epoch: int, record: Mapping[str, Any], seconds: float) -> None:
         """Append to the history, and hand the same numbers to every logger."""
+        self.permitted()
         try:
             history.append(self.history, record)
             history.append(self.folder / "timing.jsonl", {"epoch": epoch, "seconds": seconds})

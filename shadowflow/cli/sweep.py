@@ -1,0 +1,155 @@
+"""`shadowflow sweep`: a grid of training runs, on one machine or many."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, Suppress, UseAppendAction, arg
+
+from shadowflow.cli.flags import Flag
+from shadowflow.cli.train import Train
+from shadowflow.lab.sweep import grid, plan
+
+Launcher = Literal["local", "slurm", "ray"]
+IN_FRONT = "train"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train over a grid, from a TOML file, or in front of a train command:
+
+    shadowflow sweep --grid opt.b2=0.9,0.99 --grid seed=0,1 train --model mlp opt:adam
+
+    Every cell is the run that `shadowflow train` makes of the same configuration. `shadowflow
+    sweep status DIR` says how far a sweep is, `shadowflow sweep export DIR` puts all histories
+    into one file.
+    """
+
+    file: Annotated[Positional[Path | None], arg(metavar="FILE.toml", help_behavior_hint="")] = None
+    """The training and the grid, unless both are given here."""
+    grid: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE,…")] = ()
+    """A flag of the training and its values; several are multiplied out."""
+    launcher: Launcher = "local"
+    """Who starts the workers: this machine, Slurm, or Ray."""
+    workers: int = 1
+    """How many cells run at a time."""
+    threads: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
+    """Of each worker (default: this machine's, shared out)."""
+    index: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
+    """Run this cell alone, here: for job arrays of your own."""
+    slurm: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """A parameter of the Slurm jobs, as submitit has it: slurm_partition=gpu, timeout_min=600."""
+    run_dir: Path = Path("runs")
+    """A folder; every run gets its own inside."""
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Of the sweep (default: a digest of its cells)."""
+    patience: float = 30.0
+    """Seconds without a heartbeat after which a worker counts as dead."""
+    quiet: Flag = False
+    """Print no progress."""
+    train: Suppress[Train | None] = field(default=None)
+
+    def planned(self) -> plan.Sweep:
+        """The cells, and how they are run; ValueError where they are refused."""
+        if (self.file is None) == (self.train is None):
+            got = "neither" if self.file is None else "both"
+            raise ValueError(
+                f"sweep: expected a TOML file or --grid … train …, got {got}; for example "
+                "shadowflow sweep --grid seed=0,1 train --model mlp"
+            )
+        for flag, value in (("workers", self.workers), ("threads", self.threads or 1)):
+            if value < 1:
+                raise ValueError(f"--{flag}: expected 1 or more, got {value}")
+        axes = dict(map(grid.axis, self.grid))
+        if len(axes) < len(self.grid):
+            raise ValueError(f"--grid: expected each name once, got {', '.join(self.grid)}")
+        blocks = [grid.Block(axes)] if axes else []
+        if self.file is not None:
+            base, options, own = grid.read(self.file)
+            blocks = [grid.Block({**block.axes, **axes}) for block in own]
+        else:
+            assert self.train is not None
+            base = self.train.settings()
+            options = {"data_dir": self.train.data_dir,
+                       "checkpoint_every": self.train.checkpoint_every}  # fmt: skip
+        if not blocks:
+            raise ValueError("--grid: expected one or more, got none; for example seed=0,1")
+        threads = self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+        return plan.sweep_of(base, blocks, self.run_dir, self.name, threads=threads,
+                             patience=self.patience, **options)  # fmt: skip
+
+    def run(self) -> int:
+        """0 where every cell ended, 1 where one failed, 130 where it was stopped."""
+        sweep = self.planned()
+        from shadowflow.report import sweep as report
+
+        if self.index is not None:
+            return report.one_job(sweep, self.index, quiet=self.quiet)
+        options = dict(text.split("=", 1) for text in self.slurm)
+        return report.sweep_job(
+            sweep, self.launcher, self.workers, quiet=self.quiet,
+            options={name: int(v) if v.isdigit() else v for name, v in options.items()},
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Status:
+    """Say how far a sweep is, how long it still takes, and what failed."""
+
+    dir: Annotated[Positional[Path], arg(metavar="DIR", help_behavior_hint="")] = Path("runs")
+    """The --run-dir of the sweep."""
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Of the sweep, where the folder has several."""
+
+    def run(self) -> int:
+        """0 whatever it says."""
+        from shadowflow.report import sweep as report
+
+        print(report.status(plan.find(self.dir, self.name)))
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Put the histories of all cells, with their configurations, into one parquet file."""
+
+    dir: Annotated[Positional[Path], arg(metavar="DIR", help_behavior_hint="")] = Path("runs")
+    """The --run-dir of the sweep."""
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Of the sweep, where the folder has several."""
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """The file (default: histories.parquet in the sweep's folder)."""
+
+    def run(self) -> int:
+        """0 when it is written."""
+        from shadowflow.lab.sweep import table
+
+        sweep = plan.find(self.dir, self.name)
+        print(f"Written to {table.export(sweep, self.out or sweep.folder / 'histories.parquet')}")
+        return 0
+
+
+def parse(arguments: Sequence[str]) -> Sweep | Status | Export:
+    """What stands behind `shadowflow sweep`; the train command in it is parsed as by itself.
+
+    >>> parse("--grid seed=0,1 train --model cnn".split()).train.model
+    'cnn'
+    """
+    words = list(arguments)
+    for name, command in (("status", Status), ("export", Export)):
+        if words[:1] == [name]:
+            return tyro.cli(command, args=words[1:], prog=f"shadowflow sweep {name}")
+    train = None
+    if IN_FRONT in words:
+        place = words.index(IN_FRONT)
+        train = tyro.cli(Train, args=words[place + 1 :], prog=f"shadowflow sweep … {IN_FRONT}",
+                         config=(tyro.conf.CascadeSubcommandArgs,))  # fmt: skip
+        words = words[:place]
+    found = tyro.cli(Sweep, args=words, prog="shadowflow sweep")
+    return dataclasses.replace(found, train=train)

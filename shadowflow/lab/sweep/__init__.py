@@ -1,0 +1,1 @@
+"""Grids of training runs, on one machine or many: each cell an idempotent run of its own."""

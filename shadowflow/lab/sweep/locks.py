@@ -1,0 +1,157 @@
+"""Locks between workers that share nothing but a folder, and the heartbeats that keep them.
+
+A worker has a token and a file of its own that it writes again and again. The lock of a cell is
+the file ``<key>.<n>`` of the highest n, made at once or not at all, and holds the token of its
+owner. Whoever gives it up makes ``<key>.<n>.free``; whoever finds that the owner's heartbeat has
+stood still for long enough makes ``<key>.<n+1>``, and the owner, should it wake, is one no more.
+Nothing is removed, so no lock can be taken for another; no two clocks are compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import threading
+import time
+import uuid
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shadowflow.files import write
+
+LOCKS, WORKERS = ".locks", ".workers"
+BEATS = 6  # heartbeats in the time after which a worker counts as dead
+
+
+class Lost(Exception):
+    """Another worker has taken this one, long silent, for dead, and its lock with it."""
+
+
+def fresh() -> str:
+    """A token that no other worker has."""
+    return uuid.uuid4().hex[:12]
+
+
+@dataclass
+class Worker:
+    """A worker's place in a folder of runs: its token, and what it has seen of the others.
+
+    patience: seconds after which a heartbeat that stands still is that of a dead worker.
+    """
+
+    run_dir: Path
+    patience: float = 30.0
+    token: str = field(default_factory=fresh)
+    seen: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def alive(self) -> Generator[Worker]:
+        """With a heartbeat, the process and a number that grows, and none afterwards."""
+        ends = threading.Event()
+
+        def beat() -> None:
+            for count in itertools.count():
+                with contextlib.suppress(OSError):  # a full disk is no death
+                    write(self.file(self.token), functools.partial(_number, count=count))
+                if ends.wait(self.patience / BEATS):
+                    return
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            ends.set()
+            thread.join()
+            bury(self.run_dir, self.token)
+
+    def file(self, token: str) -> Path:
+        """Where a worker's heartbeat is."""
+        return self.run_dir / WORKERS / token
+
+    def acquire(self, key: str) -> Lock | None:
+        """The lock of a cell, where it is free or its owner dead; None where it is not."""
+        number, owner = newest(self.run_dir, key)
+        if owner is not None and not self.dead(owner):
+            return None
+        path = _path(self.run_dir, key, number + 1)
+        draft = path.with_name(f".{self.token}-{path.name}")
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(self.token)
+        try:
+            os.link(draft, path)
+        except FileExistsError:  # another one was faster
+            return None
+        finally:
+            draft.unlink()
+        return Lock(self.run_dir, key, number + 1)
+
+    def dead(self, token: str) -> bool:
+        """Whether a worker has ended, or not been heard of for as long as that takes to be sure."""
+        if self.file(f"{token}.dead").exists():
+            return True
+        try:
+            beat = self.file(token).read_bytes()
+        except OSError:
+            beat = b""
+        now = time.monotonic()
+        last, since = self.seen.get(token, (None, now))
+        if beat != last:
+            self.seen[token] = beat, now
+            return False
+        return now - since > self.patience
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A cell that is this worker's, until it says so or is taken for dead."""
+
+    run_dir: Path
+    key: str
+    number: int
+
+    def check(self) -> None:
+        """Lost, where it is no longer this worker's."""
+        if _path(self.run_dir, self.key, self.number + 1).exists():
+            raise Lost(f"{self.key}: another worker has taken it over")
+
+    def release(self) -> None:
+        """Give it up."""
+        _free(_path(self.run_dir, self.key, self.number)).touch()
+
+
+def bury(run_dir: Path, token: str) -> None:
+    """Say of a worker that it has ended, so that nobody need wait to be sure."""
+    path = run_dir / WORKERS / f"{token}.dead"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def newest(run_dir: Path, key: str) -> tuple[int, str | None]:
+    """(number of a cell's newest lock, the token of its owner, None where it is free).
+
+    >>> newest(Path("nowhere"), "mlp-digits-adam-0")
+    (-1, None)
+    """
+    numbers = [int(path.suffix[1:]) for path in (run_dir / LOCKS).glob(f"{key}.*")
+               if path.suffix[1:].isdigit()]  # fmt: skip
+    number = max(numbers, default=-1)
+    path = _path(run_dir, key, number)
+    if number < 0 or _free(path).exists():
+        return number, None
+    return number, path.read_text()
+
+
+def _number(draft: Path, count: int) -> None:
+    draft.write_text(f"{os.getpid()} {count}")
+
+
+def _path(run_dir: Path, key: str, number: int) -> Path:
+    return run_dir / LOCKS / f"{key}.{number}"
+
+
+def _free(path: Path) -> Path:
+    return path.with_name(f"{path.name}.free")

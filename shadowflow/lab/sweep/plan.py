@@ -1,0 +1,153 @@
+"""A sweep on disk: which cells there are, and where each of them runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shadowflow.files import plain, writable, write_json
+from shadowflow.lab.history import read_json
+from shadowflow.lab.sweep.grid import Block, Cell, cells
+from shadowflow.lab.training import Training
+
+FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The cells of a sweep, in their order, and how all of them are run.
+
+    A cell's run lies in ``run_dir`` under the name of its configuration, as that of a single
+    `shadowflow train`; the sweep's own folder, ``run_dir/sweep-<name>``, says which they are.
+
+    Args:
+        name: of the sweep; run_dir: where it lies.
+        data_dir: where the data lie, if not in the cache. checkpoint_every: epochs between
+            checkpoints.
+        threads: that a worker computes with. On a CPU the last bits of a run depend on it, so that
+            it is a part of the sweep.
+        patience: seconds without a heartbeat after which a worker counts as dead.
+    """
+
+    name: str
+    run_dir: Path
+    cells: tuple[Cell, ...]
+    data_dir: Path | None = None
+    checkpoint_every: int = 10
+    threads: int = 1
+    patience: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not self.name or set(self.name) & set("/\\") or self.name.startswith("."):
+            raise ValueError(f"--name: expected a name that a folder can bear, got {self.name!r}")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"--checkpoint-every: expected 1 or more, got {self.checkpoint_every}")
+        if not 0 < self.patience < float("inf"):
+            raise ValueError(f"--patience: expected seconds above 0, got {self.patience}")
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's own."""
+        return self.run_dir / f"sweep-{self.name}"
+
+    @property
+    def file(self) -> Path:
+        """What a worker is told of it."""
+        return self.folder / FILE
+
+    def folder_of(self, cell: Cell) -> Path:
+        """Where a cell runs."""
+        return self.run_dir / cell.settings.key()
+
+    def plain(self) -> dict[str, Any]:
+        """All but the place, as JSON has it."""
+        return {
+            "name": self.name,
+            "data_dir": None if self.data_dir is None else str(self.data_dir),
+            "checkpoint_every": self.checkpoint_every, "threads": self.threads,
+            "patience": self.patience,
+            "cells": [
+                {"grid": dict(cell.values), "run": cell.settings.key(),
+                 "configuration": cell.settings.plain()} for cell in self.cells
+            ],
+        }  # fmt: skip
+
+    def write(self) -> None:
+        """Put it into its folder, unless it is there.
+
+        Raises:
+            ValueError: the folder cannot be written, or a sweep of other cells bears the name.
+        """
+        content = plain(self.plain())
+        if self.file.exists():
+            there = read_json(self.file)
+            if there == content:
+                return
+            if there["cells"] != content["cells"]:
+                raise ValueError(
+                    f"--name: expected one that no other sweep in {str(self.run_dir)!r} has, got "
+                    f"{self.name!r}, a sweep of {len(there['cells'])} other cells"
+                )
+        writable(self.folder)
+        write_json(self.file, content)
+
+
+def sweep_of(base: Training, blocks: Sequence[Block], run_dir: Path, name: str | None = None,
+             **options: Any) -> Sweep:  # fmt: skip
+    """The sweep of a grid; without a name it is named by its cells.
+
+    Args:
+        base, blocks: as for ``grid.cells``.
+        run_dir: where its runs and its own folder lie. options: as ``Sweep`` has them.
+
+    Raises:
+        ValueError: as ``grid.cells`` and ``Sweep`` refuse it.
+
+    Example:
+        >>> sweep_of(Training(), [Block({"seed": (0, 1)})], Path("runs")).name
+        'df76c8ff'
+    """
+    found = cells(base, blocks)
+    keys = json.dumps([cell.settings.key() for cell in found])
+    digest = hashlib.sha256(keys.encode()).hexdigest()[:8]
+    return Sweep(name or digest, run_dir, found, **options)
+
+
+def read(file: Path) -> Sweep:
+    """The sweep that a file describes; ValueError where it is none."""
+    content = read_json(file)
+    try:
+        data_dir = content["data_dir"]
+        return Sweep(
+            content["name"], file.parent.parent, tuple(
+                Cell(index, row["grid"], Training(**row["configuration"]))
+                for index, row in enumerate(content["cells"])
+            ), None if data_dir is None else Path(data_dir),
+            content["checkpoint_every"], content["threads"], content["patience"],
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file.name}: expected a sweep in {str(file)!r}, got what is none of this version: "
+            f"{error!r}"
+        ) from None
+
+
+def find(run_dir: Path, name: str | None = None) -> Sweep:
+    """The sweep in a folder.
+
+    Raises:
+        ValueError: there is none, or several and none is named.
+    """
+    there = {path.parent.name.removeprefix("sweep-"): path
+             for path in sorted(run_dir.glob(f"sweep-*/{FILE}"))}  # fmt: skip
+    if name is None and len(there) == 1:
+        (name,) = there
+    if name not in there:
+        got = "none" if not there else f"{', '.join(there)}; say which by --name"
+        wanted = "one sweep" if name is None else f"the sweep {name!r}"
+        raise ValueError(f"DIR: expected {wanted} in {str(run_dir)!r}, got {got}")
+    return read(there[name])

@@ -1,0 +1,119 @@
+"""What has become of a sweep: the state of every cell, the time that is left, all histories."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from shadowflow.files import write
+from shadowflow.lab import history
+from shadowflow.lab.sweep import work
+from shadowflow.lab.sweep.grid import Cell
+from shadowflow.lab.sweep.locks import Worker, newest
+from shadowflow.lab.sweep.plan import Sweep
+
+State = Literal["done", "non-finite", "failed", "running", "waiting"]
+LAST = 20  # epochs whose time the estimate is made of
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a cell is: its state, the epochs behind it, seconds per epoch, why it failed."""
+
+    cell: Cell
+    state: State
+    epoch: int
+    seconds: float | None
+    error: str = ""
+
+
+def standings(sweep: Sweep) -> list[Standing]:
+    """One for every cell.
+
+    A cell is "running" whose lock a worker holds that has not ended; one that was killed and
+    could not say so counts until its heartbeat has stood still for as long as the others wait.
+    """
+    return [_standing(sweep, cell) for cell in sweep.cells]
+
+
+def _standing(sweep: Sweep, cell: Cell) -> Standing:
+    folder = sweep.folder_of(cell)
+    epoch = max(0, _lines(folder / "history.jsonl") - 1)
+    times = [row["seconds"] for row in history.read(folder / "timing.jsonl")[-LAST:]]
+    seconds = statistics.median(times) if times else None
+    if (folder / "done.json").exists():
+        reason = history.read_json(folder / "done.json")["reason"]
+        return Standing(cell, "non-finite" if reason == "non-finite" else "done", epoch, seconds)
+    failed = work.failure(sweep, cell)
+    if failed.exists():
+        return Standing(cell, "failed", epoch, seconds, history.read_json(failed)["error"])
+    _, owner = newest(sweep.run_dir, cell.settings.key())
+    held = owner is not None and _beats(Worker(sweep.run_dir, sweep.patience), owner)
+    return Standing(cell, "running" if held else "waiting", epoch, seconds)
+
+
+def _beats(worker: Worker, token: str) -> bool:
+    """Whether a heartbeat is not older than patience, by the clock of this machine."""
+    try:
+        age = time.time() - worker.file(token).stat().st_mtime
+    except OSError:
+        return False
+    return not worker.file(f"{token}.dead").exists() and age <= worker.patience
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def remaining(rows: list[Standing]) -> float | None:
+    """Seconds until all is done, at the present number of workers; None where nothing is known."""
+    known = [row.seconds for row in rows if row.seconds is not None]
+    if not known:
+        return None
+    typical = statistics.median(known)
+    left = sum((row.cell.settings.epochs - row.epoch) * (row.seconds or typical)
+               for row in rows if row.state in ("running", "waiting"))  # fmt: skip
+    return left / max(1, sum(row.state == "running" for row in rows))
+
+
+def export(sweep: Sweep, path: Path) -> Path:
+    """All histories as one parquet file, a row for every cell and epoch.
+
+    Columns: cell, run (the folder's name), state, the whole configuration with the optimizer's
+    arguments as opt.b1 …, and all that the histories say; null for what is not finite or was not
+    measured.
+
+    Raises:
+        ValueError: no cell has a history, or the file cannot be written.
+    """
+    import polars
+
+    rows = list(_rows(sweep))
+    if not rows:
+        raise ValueError(f"sweep: expected a cell with a history in {str(sweep.run_dir)!r}, got 0")
+    frame = polars.DataFrame(rows, infer_schema_length=None, strict=False)
+    try:
+        return write(path, frame.write_parquet)
+    except OSError as error:
+        raise ValueError(
+            f"--out: expected a file that can be written, got {str(path)!r} ({error})"
+        ) from None
+
+
+def _rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    for row in standings(sweep):
+        configuration = json.loads(json.dumps(row.cell.settings.plain()))
+        arguments = configuration.pop("arguments")
+        if "learning_rate" in configuration:  # the schedule's start; every line has its own
+            configuration["base_learning_rate"] = configuration.pop("learning_rate")
+        fixed = {
+            "cell": row.cell.index, "run": row.cell.settings.key(), "state": row.state,
+            **configuration, **{f"opt.{name}": value for name, value in arguments.items()},
+        }  # fmt: skip
+        for record in history.read(sweep.folder_of(row.cell) / "history.jsonl"):
+            yield fixed | record

@@ -1,0 +1,264 @@
+"""Sweeps: which cells, one worker each, and what is said of them."""
+
+import concurrent.futures
+import json
+
+import numpy as np
+import polars
+import pytest
+
+from shadowflow import cli
+from shadowflow.cli.sweep import parse
+from shadowflow.lab import history
+from shadowflow.lab.prepare import train
+from shadowflow.lab.sweep import launch, locks, plan, table, work
+from shadowflow.lab.sweep.grid import Block, axis, cells, read
+from shadowflow.lab.training import Training
+from shadowflow.report.sweep import status
+
+SMALL = Training(width=0.25, images=60, test_images=20, epochs=4, ghost_batch=30)
+
+
+def sweep(folder, epochs=4, **axes):
+    base = Training(**{**SMALL.plain(), "epochs": epochs})
+    return plan.sweep_of(base, [Block(axes or {"seed": (0, 1)})], folder)
+
+
+# The cells
+
+
+def test_a_grid_is_the_product_of_its_axes_the_last_one_fastest():
+    axes = dict(map(axis, ["opt.b2=0.9,0.99", "--learning-rate=1e-3,1e-4", "augment=true"]))
+    found = cells(SMALL, [Block(axes)])
+    assert [(c.settings.arguments["b2"], c.settings.learning_rate) for c in found] == [
+        (0.9, 1e-3), (0.9, 1e-4), (0.99, 1e-3), (0.99, 1e-4),
+    ]  # fmt: skip
+    assert all(cell.settings.augment for cell in found)
+    assert [cell.index for cell in found] == [0, 1, 2, 3]
+    assert {cell.settings.width for cell in found} == {0.25}
+
+
+def test_blocks_are_united_and_what_they_share_is_one_cell(tmp_path):
+    """As where the paper sweeps ρ at one β, and β at one ρ."""
+    file = tmp_path / "grid.toml"
+    file.write_text("""
+        [train]
+        model = "cnn"
+        data-dir = "somewhere"
+        opt.eps = 0.0
+        [[grid]]
+        opt.b1 = 0.9
+        opt.b2 = [0.9, 0.999]
+        [[grid]]
+        opt.b1 = [0.5, 0.9]
+        opt.b2 = 0.999
+    """)
+    base, options, blocks = read(file)
+    found = [(cell.settings.arguments["b1"], cell.settings.arguments["b2"])
+             for cell in cells(base, blocks)]  # fmt: skip
+    assert found == [(0.9, 0.9), (0.9, 0.999), (0.5, 0.999)]
+    assert (base.model, str(options["data_dir"])) == ("cnn", "somewhere")
+    assert base.arguments["eps"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--grid seed=0 --grid seed=1 train", "--grid: expected each name once, got seed=0, seed"),
+        ("--grid sed=0 train", r"--grid: expected flags of the training \(model.*got 'sed'"),
+        ("--grid seed train", "--grid: expected NAME=VALUE,VALUE, got 'seed'"),
+        ("--grid seed=a train", "seed: expected a whole number, got 'a'"),
+        ("--grid seed=1,1 train", r"cell 1 \(seed=1\): expected each cell once, got the same as"),
+        ("--grid width=1,-1 train", r"cell 1 \(width=-1.0\): --width: expected a positive"),
+        ("--grid opt.decay=0.9 train", r"cell 0 .*: opt:adam: expected arguments among"),
+        ("train", "--grid: expected one or more, got none"),
+        ("--grid seed=0", "sweep: expected a TOML file or --grid … train …, got neither"),
+        ("nowhere.toml", "FILE: expected a TOML file, got 'nowhere.toml'"),
+        ("--grid seed=0 --workers 0 train", "--workers: expected 1 or more, got 0"),
+        ("--grid seed=0 --patience 0 train", "--patience: expected seconds above 0, got 0.0"),
+        ("--grid seed=0 --name a/b train", "--name: expected a name that a folder can bear"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_runs(words, message):
+    with pytest.raises(ValueError, match=message):
+        parse(words.split()).planned()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nmodl = 'cnn'", "expected flags of the training"),
+        ("[grid]\nseed = []", "expected values of seed, got none"),
+        ("[train]\nseed = 1", r"expected \[grid\] with lists of values, got none"),
+        ("[sweep]\n", r"expected \[train\] and \[grid\]"),
+        ("seed = ", "FILE: expected a TOML file"),
+    ],
+)
+def test_a_file_that_says_nothing_is_refused(tmp_path, text, message):
+    file = tmp_path / "grid.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read(file)
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path):
+    made = sweep(tmp_path)
+    made.write()
+    found = plan.find(tmp_path)
+    assert [cell.settings.key() for cell in found.cells] == [c.settings.key() for c in made.cells]
+    assert found.plain() == made.plain()
+    other = plan.sweep_of(SMALL, [Block({"seed": (5,)})], tmp_path, made.name)
+    with pytest.raises(ValueError, match="--name: expected one that no other sweep"):
+        other.write()
+    with pytest.raises(ValueError, match=r"DIR: expected one sweep in .*, got none"):
+        plan.find(tmp_path / "empty")
+
+
+# The locks
+
+
+def test_of_many_at_once_one_gets_a_lock(tmp_path):
+    workers = [locks.Worker(tmp_path) for _ in range(8)]
+    keys = [f"run-{n}" for n in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(len(workers)) as pool:
+        for key in keys:
+            got = list(pool.map(lambda worker, key=key: worker.acquire(key), workers))
+            assert sum(lock is not None for lock in got) == 1
+
+
+def test_a_lock_is_kept_given_up_and_got_again(tmp_path):
+    first, second = (locks.Worker(tmp_path, patience=60) for _ in range(2))
+    lock = first.acquire("run")
+    assert second.acquire("run") is None
+    lock.check()
+    lock.release()
+    again = second.acquire("run")
+    assert again.number == lock.number + 1
+    assert first.acquire("run") is None
+
+
+def test_the_lock_of_a_dead_worker_is_taken_over_and_it_notices(tmp_path):
+    """Dead is whose heartbeat stands still for as long as that takes, or who has said so."""
+    silent, other = (locks.Worker(tmp_path, patience=0.2) for _ in range(2))
+    lock = silent.acquire("run")
+    assert other.acquire("run") is None  # seen for the first time
+    waited = 0
+    while (taken := other.acquire("run")) is None:
+        waited += 1
+        assert waited < 10**6
+    with pytest.raises(locks.Lost, match="run: another worker has taken it over"):
+        lock.check()
+    taken.check()
+    lock.release()  # of what it no longer has: nothing
+    assert locks.newest(tmp_path, "run") == (taken.number, other.token)
+    locks.bury(tmp_path, other.token)
+    assert locks.Worker(tmp_path, patience=60).acquire("run") is not None
+
+
+def test_a_heartbeat_keeps_a_lock(tmp_path):
+    with locks.Worker(tmp_path, patience=0.4).alive() as alive:
+        alive.acquire("run")
+        other = locks.Worker(tmp_path, patience=0.4)
+        beats = set()
+        while len(beats) < 12:  # twice as long as patience
+            assert other.acquire("run") is None
+            if alive.file(alive.token).exists():
+                beats.add(alive.file(alive.token).read_text())
+    assert other.acquire("run") is not None
+
+
+def test_a_run_that_lost_its_lock_writes_no_more(tmp_path):
+    calls = 0
+
+    def guard():
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise locks.Lost("run")
+
+    with pytest.raises(locks.Lost):
+        train(SMALL, tmp_path, guard=guard)
+    folder = tmp_path / SMALL.key()
+    assert [record["epoch"] for record in history.read(folder / "history.jsonl")] == [0, 1]
+    assert not (folder / "checkpoints").exists()
+
+
+# The work
+
+
+def test_one_cell_fails_one_diverges_and_the_rest_finish(tmp_path, capsys, monkeypatch):
+    """What fails is tried again by the next sweep."""
+    made = sweep(tmp_path, optimizer=("sgd",), learning_rate=(1e-2, 1e30, 1e-3))
+    broken = made.cells[2].settings.key()
+
+    def train_or_fail(settings, run_dir, **options):
+        if settings.key() == broken:
+            raise RuntimeError("no such luck")
+        return train(settings, run_dir, **options)
+
+    made.write()
+    with monkeypatch.context() as patch:
+        patch.setattr("shadowflow.lab.prepare.train", train_or_fail)
+        work.work(made)
+    assert [row.state for row in table.standings(made)] == ["done", "non-finite", "failed"]
+    text = status(made)
+    assert "RuntimeError: no such luck" in text
+    assert "1 done, 1 non-finite, 1 failed" in text
+    assert "left" not in text
+    assert "no such luck" in capsys.readouterr().err
+    launch.begin(made)
+    work.work(made)
+    assert [row.state for row in table.standings(made)] == ["done", "non-finite", "done"]
+
+
+def test_the_export_has_all_histories(tmp_path):
+    made = sweep(tmp_path, **{"opt.b2": (0.9, 0.99)})
+    made.write()
+    work.work(made)
+    assert cli.main(["sweep", "export", str(tmp_path)]) == 0
+    frame = polars.read_parquet(made.folder / "histories.parquet")
+    assert len(frame) == 2 * 5
+    assert frame["opt.b2"].to_list() == [0.9] * 5 + [0.99] * 5
+    for cell in made.cells:
+        told = [row["train_loss"] for row in history.read(
+            made.folder_of(cell) / "history.jsonl")]  # fmt: skip
+        assert frame.filter(polars.col("cell") == cell.index)["train_loss"].to_list() == told
+    assert frame["cosine"].null_count() == 2  # of the first epoch of each
+    assert set(frame["model"]) == {"mlp"}
+
+
+def test_the_time_that_is_left_is_that_of_the_epochs_that_are_left(tmp_path):
+    made = sweep(tmp_path, epochs=10)
+    assert table.remaining(table.standings(made)) is None
+    folder = made.folder_of(made.cells[0])
+    folder.mkdir(parents=True)
+    for epoch in range(5):
+        history.append(folder / "history.jsonl", {"epoch": epoch})
+        history.append(folder / "timing.jsonl", {"epoch": epoch, "seconds": 2.0 + epoch % 2})
+    rows = table.standings(made)
+    assert [(row.state, row.epoch) for row in rows] == [("waiting", 4), ("waiting", 0)]
+    assert table.remaining(rows) == pytest.approx(2.0 * (6 + 10))
+
+
+def test_a_single_cell_by_its_number(tmp_path, capsys):
+    words = ["sweep", "--grid", "seed=0,1", "--run-dir", str(tmp_path), "--quiet", "--index"]
+    own = "train --width 0.25 --images 60 --test-images 20 --epochs 2".split()
+    assert cli.main([*words, "1", *own]) == 0
+    made = plan.find(tmp_path)
+    assert [row.state for row in table.standings(made)] == ["waiting", "done"]
+    assert "cell 1 (seed=1): done" in capsys.readouterr().out
+    assert cli.main([*words, "2", *own]) == 2
+    assert "--index: expected a cell from 0 to 1, got 2" in capsys.readouterr().err
+    assert cli.main(["sweep", "status", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["cell", "seed", "state", "epoch", "seconds", "an", "epoch"]
+    assert lines[2].split()[:6] == ["1", "1", "done", "2", "of", "2"]
+
+
+def test_a_cell_is_the_run_of_the_train_command(tmp_path):
+    own = "train --width 0.25 --images 60 --test-images 20 --epochs 2 --quiet".split()
+    made = parse(["--grid", "opt.b2=0.9", "--run-dir", str(tmp_path), *own]).planned()
+    assert cli.main([*own, "--run-dir", str(tmp_path), "opt:adam", "--opt.b2", "0.9"]) == 0
+    assert [row.state for row in table.standings(made)] == ["done"]
+    content = json.loads((made.folder_of(made.cells[0]) / "config.json").read_text())
+    assert np.isclose(content["arguments"]["b2"], 0.9)
