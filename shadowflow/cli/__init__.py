@@ -1,4 +1,4 @@
-"""The command line: `shadowflow shadow`, `verify`, `reproduce`, `train`, `data`."""
+"""The command line: `shadowflow shadow`, `verify`, `reproduce`, `claims`, `train`, `data`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ except ImportError as error:
 
 from tyro.conf import CascadeSubcommandArgs
 
+from shadowflow.cli.claims import Claims
 from shadowflow.cli.data import Data
 from shadowflow.cli.reproduce import Reproduce
 from shadowflow.cli.shadow import Shadow
 from shadowflow.cli.train import Train
 from shadowflow.cli.verify import Verify
 
+Command = Shadow | Verify | Reproduce | Claims | Train | Data
 
-def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify | Reproduce | Train | Data:
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
     """The command that the arguments describe.
 
     Raises:
@@ -30,7 +33,7 @@ def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify | Reproduce
         20
     """
     return tyro.cli(
-        Shadow | Verify | Reproduce | Train | Data,
+        Command,
         args=arguments,
         prog="shadowflow",
         description="What an optimizer with memory follows.",
