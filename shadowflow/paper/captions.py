@@ -6,7 +6,7 @@ from shadowflow.edges import stability_threshold
 from shadowflow.lab.training import Training
 from shadowflow.paper.curves import RISE, WINDOW
 from shadowflow.paper.grid import Grid, Sweep
-from shadowflow.paper.sweeps import DATASETS, EDGE_RATE, MODELS, Arrays, Figure, read_off
+from shadowflow.paper.sweeps import DATASETS, EDGE_RATE, MODELS, Arrays, Figure, in_place, read_off
 
 
 def caption(figure: Figure, arrays: Arrays, grid: Grid) -> str:
@@ -44,6 +44,7 @@ def runs(first: Training, grid: Grid) -> str:
     'Full-batch Adam, CNN of width × 0.25, the first 1,000 images o'
     """
     width = "" if first.width == 1 else f" of width × {first.width:g}"
+    width += in_place(grid, first)
     images = "all images" if first.images is None else f"the first {first.images:,} images"
     pool = getattr(first, "pool", 1)
     pooled = f", pooled over {pool} × {pool} pixels" if pool > 1 else ""
@@ -104,7 +105,7 @@ def memory(row: Sweep) -> str:
     first = row.training(row.values[0], 0)
     longest = max(float(first.arguments[name]) for name in ("b1", "b2") if name != row.vary)
     longest = max(longest, *row.values)
-    spans = first.epochs * (1 - longest)
+    spans = round(first.epochs * (1 - longest), 9)
     if spans >= 10:
         return ""
     return (f"{row.symbol} varied: the runs last only {spans:.2g} times the longest memory, "

@@ -50,11 +50,13 @@ def maxima(sweeps: Sequence[str], arrays: Arrays, grid: Grid) -> Any:
 
 def _points(axis, found: Sequence[Sequence[Run]], outcome: str, colour, marker: str,
             label: str) -> None:  # fmt: skip
-    """Every run, filled where it has a hill (of maxima only), and the mean over seeds."""
+    """Every run, a thin line a seed, and the mean; of maxima only those on a hill are filled."""
     values = table(found, outcome)
     seeds, count = values.shape
-    axis.plot(range(count), means(values.T), color=colour, lw=1, label=label or None)
+    axis.plot(range(count), means(values.T), color=colour, lw=1.3, label=label or None)
     shift = (np.arange(seeds) - (seeds - 1) / 2) * SPREAD / max(1, seeds)
+    for seed in range(seeds):
+        axis.plot(np.arange(count) + shift[seed], values[seed], color=colour, lw=0.5, alpha=0.4)
     for seed, place in np.ndindex(seeds, count):
         filled = not outcome.startswith("peak") or found[place][seed].numbers["hill"].exists
         axis.plot(place + shift[seed], values[seed, place], marker, ms=3.5, color=colour, mew=0.8,
@@ -121,9 +123,13 @@ def training(sweeps: Sequence[str], arrays: Arrays, grid: Grid) -> Any:
 
 
 def _few_ticks(axis) -> None:
-    """A logarithmic axis whose numbers are written out, 1, 2, 5 of each decade at most."""
+    """A logarithmic axis whose numbers are written out: 1, 2, 5 of each decade, or 1 of many."""
+    if not np.all(np.isfinite(axis.dataLim.get_points())):
+        return  # there is nothing to see
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    low, high = axis.get_ylim()
+    subs = (1.0, 2.0, 5.0) if high < 300 * low else (1.0,)
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=subs, numticks=8))
     axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axis.yaxis.set_minor_formatter(ticker.NullFormatter())
 
@@ -175,7 +181,9 @@ def _against_loss(axis, arrays: Arrays, name: str, measure: str, row: Sweep, gri
         axis.plot(running_median(losses[index].astype(float)), running_median(values),
                   color=colour, lw=0.8, alpha=0.75)  # fmt: skip
     axis.axvline(grid.level, color="black", lw=0.7, ls=":")
-    _few_ticks(axis)
-    axis.set(xscale="log", xlabel="training loss")
-    if np.any(np.isfinite(losses)):
-        axis.set_xlim(float(np.nanmax(losses[..., 5:-5])) * 1.05, float(np.nanmin(losses)) / 1.05)
+    axis.set_xlabel("training loss")
+    seen = losses[np.isfinite(losses) & (losses > 0)]
+    if len(seen):
+        axis.set_xscale("log")
+        _few_ticks(axis)
+        axis.set_xlim(float(seen.max()) * 1.05, float(seen.min()) / 1.05)

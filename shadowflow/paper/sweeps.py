@@ -214,10 +214,15 @@ def fitness(arrays: Arrays, grid: Grid, sweep: str) -> list[Evidence]:
 
 def where(grid: Grid) -> str:
     """The network and the scale, as a claim names them."""
-    first = next(iter(grid.sweeps.values())).training(0.5, 0)
+    row = next(iter(grid.sweeps.values()))
+    first = row.training(row.values[0], 0)
     data = DATASETS.get(first.dataset, first.dataset)
-    stands = "" if first.model == grid.name or grid.scale == "paper" else f" for {grid.name}"
-    return f"{MODELS[first.model]}{stands}, {data}, {grid.scale}"
+    return f"{MODELS[first.model]}{in_place(grid, first)}, {data}, {grid.scale}"
+
+
+def in_place(grid: Grid, first: Training) -> str:
+    """Which network of a figure another one stands for, if it does."""
+    return f" in place of {MODELS[grid.name]}" if grid.name in MODELS.keys() - {first.model} else ""
 
 
 def tried(arrays: Arrays, grid: Grid, sweep: str, outcome: str) -> Trial:
@@ -234,7 +239,7 @@ def tried(arrays: Arrays, grid: Grid, sweep: str, outcome: str) -> Trial:
         outcomes=values.tolist(), seeds=list(grid.seeds), missing=lacking(grid, row, runs, outcome),
     )  # fmt: skip
     chance = 1 / shape_of(row.training(row.values[0], 0).dataset)[1]
-    if outcome == "accuracy" and np.nanmean(values) < AT_CHANCE * chance:
+    if outcome == "accuracy" and means(values.reshape(1, -1))[0] < AT_CHANCE * chance:
         words = f"the test accuracy is at chance, {chance:g}, where nothing can be seen"
         return dataclasses.replace(found, verdict=trials.WEAK, statistic=f"{words}; "
                                    f"{found.statistic}")  # fmt: skip
