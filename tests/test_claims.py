@@ -20,10 +20,10 @@ TRAINED = [name for name, claim in CLAIMS.items() if claim.needs]
 COMPUTED = [name for name, claim in CLAIMS.items() if not claim.needs]
 
 
-def trained(effect=1.0):
+def trained(effect=1.0, scale="laptop"):
     found = {}
     for name in claims.NETWORKS:
-        grid = made_up.grid(name)
+        grid = made_up.grid(name, scale)
         records = made_up.runs(effect)(grid.runs())
         found[name] = sweeps.arranged(grid, tuple(grid.sweeps), records), grid
     return found
@@ -36,6 +36,8 @@ def test_every_claim_on_runs_is_tried_on_every_network():
         assert len({trial.where for trial in found}) == len(claims.NETWORKS)
         seen |= {trial.claim for trial in found}
     assert len(seen) == 2 * len(sweeps.OUTCOMES)  # each outcome, for ρ and for β
+    alike = CLAIMS["hills"].tried("smoke", trained(scale="smoke"))
+    assert {trial.where for trial in alike} == {"Perceptron in place of ResNet-50, digits, smoke"}
     assert claims.needed(tuple(COMPUTED)) == []
     assert claims.needed(tuple(CLAIMS)) == list(claims.NETWORKS)
 

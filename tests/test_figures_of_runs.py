@@ -191,7 +191,8 @@ def test_the_opposite_does_not_hold():
     for (_, name), trial in found.items():
         if name in ("level", "level_plain", "accuracy"):
             assert trial.verdict == FAILS and trial.p > 0.9
-    assert found["rho", "hill"].verdict == WEAK  # no run has a hill: nothing to compare
+    assert found["rho", "hill"].verdict == WEAK
+    assert found["rho", "hill"].statistic.startswith("no run has a hill; τ")
     assert set(found["rho", "hill"].run["outcomes"][0]) == {0.0}
 
 

@@ -47,11 +47,17 @@ class Claim:
 
 
 def on_runs(sentence: str, source: str, *outcomes: tuple[str, str]) -> Claim:
-    """A claim on training runs: (sweep, outcome) pairs, on every network."""
+    """A claim on training runs: (sweep, outcome) pairs, on every network.
+
+    Grids of the same runs (one network stands for all at the smallest scale) count once.
+    """
 
     def tried(scale: str, trained: Trained) -> list[Trial]:
+        different: dict[tuple[str, ...], str] = {}
+        for name in NETWORKS:
+            different.setdefault(tuple(run.key() for run in trained[name][1].runs()), name)
         return [sweeps.tried(*trained[name], sweep, outcome)
-                for name in NETWORKS for sweep, outcome in outcomes]  # fmt: skip
+                for name in different.values() for sweep, outcome in outcomes]  # fmt: skip
 
     return Claim(sentence, source, NETWORKS, tried)
 

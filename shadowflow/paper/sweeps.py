@@ -238,12 +238,21 @@ def tried(arrays: Arrays, grid: Grid, sweep: str, outcome: str) -> Trial:
         sweep={row.symbol: list(row.values), row.other[0]: row.other[1]},
         outcomes=values.tolist(), seeds=list(grid.seeds), missing=lacking(grid, row, runs, outcome),
     )  # fmt: skip
+    remark = _remark(row, outcome, values)
+    if not remark:
+        return found
+    return dataclasses.replace(found, verdict=trials.WEAK, statistic=f"{remark}; {found.statistic}")
+
+
+def _remark(row: Sweep, outcome: str, values: np.ndarray) -> str:
+    """Why nothing can be told, whatever a test says; empty where something can."""
+    mean = means(values.reshape(1, -1))[0]
+    if outcome == "hill" and mean == 0:
+        return "no run has a hill"
     chance = 1 / shape_of(row.training(row.values[0], 0).dataset)[1]
-    if outcome == "accuracy" and means(values.reshape(1, -1))[0] < AT_CHANCE * chance:
-        words = f"the test accuracy is at chance, {chance:g}, where nothing can be seen"
-        return dataclasses.replace(found, verdict=trials.WEAK, statistic=f"{words}; "
-                                   f"{found.statistic}")  # fmt: skip
-    return found
+    if outcome == "accuracy" and mean < AT_CHANCE * chance:
+        return f"the test accuracy is at chance, {chance:g}, where nothing can be seen"
+    return ""
 
 
 def means(columns: np.ndarray) -> tuple[float, ...]:

@@ -41,7 +41,8 @@ def ask(wanted: Sequence[Grid], data_dir: Path | None, yes: bool) -> None:
         found = measured(alike[0], data_dir)
         own = sum(run.epochs for run in alike) * found.seconds / 3600
         hours += own
-        print(f"{model}: {found.seconds:,.3g} s an epoch on this machine (measured on "
+        digits = ",.0f" if found.seconds >= 100 else ".3g"
+        print(f"{model}: {found.seconds:{digits}} s an epoch on this machine (measured on "
               f"{SAMPLES[0]} and {SAMPLES[1]} images), {len(alike)} runs of {alike[0].epochs:,} "
               f"epochs: {own:,.0f} hours; {found.memory / 2**30:,.1f} GiB for a ghost batch of "
               f"{alike[0].ghost_batch} at once")  # fmt: skip
