@@ -22,9 +22,9 @@ def caption(figure: Figure, arrays: Arrays, grid: Grid) -> str:
 
 
 KINDS = {
-    "maxima": "For every run (small; seeds side by side) and their mean (line): the largest "
+    "maxima": "For every run (points; a thin line a seed) and their mean (thick): the largest "
               "perturbed one-norm of the gradient and the largest Σ|g| after the initial fall, "
-              "filled where it is the top of a hill; both at the training loss {level}, since a "
+              "filled where the run has a hill; both at the training loss {level}, since a "
               "faster run has the smaller gradient by itself; and the largest test accuracy.",
     "norms": "Every run, a colour a value: the perturbed one-norm of the gradient and Σ|g| an "
              "epoch (dot: end of the initial fall; triangle: top of a hill), and the perturbed "
