@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := run
-.PHONY: run test soak lint torch data figures table bench clean
+.PHONY: run test soak lint torch data figures laptop table bench clean
 
 run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
 	$(BIN)/shadowflow shadow
@@ -32,6 +32,17 @@ figures: .venv/.dev      ## the paper's figures at full scale, with their eviden
 	for name in fig1 fig2 fig3; do \
 	  cp build/results/$$name-full/figure.png docs/results/$$name.png; \
 	  cp build/results/$$name-full/evidence.json docs/results/$$name.json; done
+	$(BIN)/python docs/make_table.py
+
+RUNS := fig4 fig5 fig6 fig7 fig8 fig9 fig10 fig11 fig12
+
+laptop: .venv/.dev       ## Figures 4 to 12 on narrow networks, and the paper's claims on trial
+	$(BIN)/shadowflow reproduce $(RUNS) --scale laptop --workers 2 --out build/results
+	$(BIN)/shadowflow claims --scale laptop --workers 2 --out build/results
+	cp build/results/claims-laptop.json docs/results/claims.json
+	for name in $(RUNS); do \
+	  cp build/results/$$name-laptop/figure.png docs/results/$$name.png; \
+	  cp build/results/$$name-laptop/evidence.json docs/results/$$name.json; done
 	$(BIN)/python docs/make_table.py
 
 table: .venv/.dev        ## measures every order anew, redraws the README's figures and table

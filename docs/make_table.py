@@ -1,16 +1,20 @@
-"""Put what was measured into the README: orders, costs, the evidence of the figures."""
+"""Put what was measured into the README: orders, costs, evidence of the figures, claims."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from shadowflow.paper.evidence import Evidence
+from shadowflow.paper.trials import Trial
+from shadowflow.report.claims import numbers
 from shadowflow.report.reproduce import expected, found
 
 ROOT = Path(__file__).parent.parent
 ORDERS = ("<!-- orders: start (make table) -->", "<!-- orders: end -->")
 COSTS = ("<!-- costs: start (make bench) -->", "<!-- costs: end -->")
 EVIDENCE = ("<!-- evidence: start (make figures) -->", "<!-- evidence: end -->")
-SHOWN = ("fig2", "fig3")
+CLAIMS = ("<!-- claims: start (make laptop) -->", "<!-- claims: end -->")
+SHOWN = ("fig2", "fig3", "fig7", "fig8")
 COLUMNS = {
     ("taylor", "iteration", 1): "first order, iteration",
     ("taylor", "flow", 1): "first order, flow",
@@ -135,7 +139,7 @@ def training(rows: list[dict]) -> list[str]:
 
 
 def evidence(results: list[dict]) -> str:
-    """Two of the paper's figures with their captions, then every claim of all of them."""
+    """Some of the paper's figures with their captions, then every claim of all of them."""
     lines = []
     for content in results:
         name = content["figure"]
@@ -152,6 +156,25 @@ def evidence(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def claims(content: dict) -> str:
+    """Every claim, what it was tried on, the test, and the verdict."""
+    counts = Counter(row["verdict"] for claim in content["claims"] for row in claim["trials"])
+    rows = [("claim", "tried on", "statistic", "verdict"), ("---",) * 4]
+    for claim in content["claims"]:
+        rows.append((f"**{claim['claim']}** ({claim['source']})", "", "", ""))
+        rows += [(row["claim"], row["where"], numbers(Trial(**row)) + row["statistic"],
+                  row["verdict"]) for row in claim["trials"]]  # fmt: skip
+    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    return "\n".join([*lines, "", f"{counts.total()} trials: {said}. {content['rule']}"])
+
+
+def place(path: Path) -> int:
+    """The number of a figure, by which they stand in order; others come last."""
+    number = path.stem.removeprefix("fig")
+    return int(number) if number.isdigit() else 99
+
+
 def put(text: str, marks: tuple[str, str], content: str) -> str:
     """``text`` with ``content`` between its marks."""
     before, rest = text.split(marks[0])
@@ -164,9 +187,12 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     text = put(text, ORDERS, render(json.loads((docs / "verify.json").read_text("utf-8"))))
     text = put(text, COSTS, costs(json.loads((docs / "bench.json").read_text("utf-8"))))
-    found_results = [json.loads(path.read_text("utf-8"))
-                     for path in sorted((docs / "results").glob("fig*.json"))]  # fmt: skip
+    paths = sorted((docs / "results").glob("fig*.json"), key=place)
+    found_results = [json.loads(path.read_text("utf-8")) for path in paths]
     text = put(text, EVIDENCE, evidence(found_results))
+    tried = docs / "results" / "claims.json"
+    if tried.exists():
+        text = put(text, CLAIMS, claims(json.loads(tried.read_text("utf-8"))))
     readme.write_text(text, encoding="utf-8")
 
 

@@ -131,7 +131,7 @@ def test_files_and_functions_are_short(path):
         *(
             f"from shadowflow.cli import main\ntry: main({words})\nexcept SystemExit: pass"
             for words in (["--help"], ["shadow", "--help"], ["reproduce", "--help"],
-                          ["data", "get", "--help"])
+                          ["claims", "--help"], ["data", "get", "--help"])
         ),
     ],
 )  # fmt: skip

@@ -76,7 +76,7 @@ def test_missing_data_are_said_before_anything_is_computed(tmp_path, monkeypatch
 
 def test_bad_words_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
-        run("fig4")
+        run("fig13")
     assert caught.value.code == 2
     assert run("fig1", "--style", tmp_path / "none.mplstyle") == 2
     assert "--style: expected a file" in capsys.readouterr().err
@@ -88,7 +88,7 @@ def test_bad_words_are_refused(tmp_path, capsys):
 
 def test_all_figures_are_the_default():
     command = cli.parse(["reproduce"])
-    assert (command.figures, command.scale) == (("all",), "full")
+    assert (command.figures, command.scale) == (("all",), None)
 
 
 def test_progress_adds_up(quick):

@@ -1,4 +1,4 @@
-"""The command line: `shadowflow shadow`, `verify`, `reproduce`, `train`, `sweep`, `data`."""
+"""The command line: shadow, verify, reproduce, claims, train, sweep, data."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ except ImportError as error:
 from tyro.conf import CascadeSubcommandArgs
 
 from shadowflow.cli import sweep
+from shadowflow.cli.claims import Claims
 from shadowflow.cli.data import Data
 from shadowflow.cli.reproduce import Reproduce
 from shadowflow.cli.shadow import Shadow
 from shadowflow.cli.train import Train
 from shadowflow.cli.verify import Verify
 
-Command = Shadow | Verify | Reproduce | Train | sweep.Sweep | sweep.Status | sweep.Export | Data
+Command = Shadow | Verify | Reproduce | Claims | Train | sweep.Sweep | Data
 
 
-def parse(arguments: Sequence[str] | None = None) -> Command:
+def parse(arguments: Sequence[str] | None = None) -> Command | sweep.Status | sweep.Export:
     """The command that the arguments describe.
 
     Raises:
@@ -36,7 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     if words[:1] == ["sweep"]:  # the train command in it is another command line
         return sweep.parse(words[1:])
     return tyro.cli(
-        Shadow | Verify | Reproduce | Train | sweep.Sweep | Data,
+        Command,
         args=words,
         prog="shadowflow",
         description="What an optimizer with memory follows.",

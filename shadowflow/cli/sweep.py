@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +79,7 @@ class Sweep:
                        "checkpoint_every": self.train.checkpoint_every}  # fmt: skip
         if not blocks:
             raise ValueError("--grid: expected one or more, got none; for example seed=0,1")
-        threads = self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+        threads = self.threads or plan.threads_of(self.workers)
         return plan.sweep_of(base, blocks, self.run_dir, self.name, threads=threads,
                              patience=self.patience, **options)  # fmt: skip
 

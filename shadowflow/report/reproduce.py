@@ -8,81 +8,121 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shadowflow.files import plain, read_arrays, writable, write_arrays, write_json
 from shadowflow.lab.data import load
-from shadowflow.paper import style
+from shadowflow.paper import style, sweeps
 from shadowflow.paper.evidence import Evidence
+from shadowflow.paper.records import Runs, one_by_one
+from shadowflow.paper.trials import Trial
+from shadowflow.report import cost
 
 if TYPE_CHECKING:
     from shadowflow.lab.data import Images
 
 CONFIGURATION = "configuration"
+RUNS = "runs"  # the folder of the training runs, which all figures in it share
 
 
-def reproduce_job(figures: Sequence[str], scale: str, *, out: Path, data_dir: Path | None = None,
-                  redraw: bool = False, styles: Sequence[Path] = (),
-                  quiet: bool = False) -> bool:  # fmt: skip
+def reproduce_job(figures: Sequence[str], scale: str | None, *, out: Path,
+                  data_dir: Path | None = None, redraw: bool = False, styles: Sequence[Path] = (),
+                  yes: bool = False, quiet: bool = False,
+                  runs: Runs | None = None) -> bool:  # fmt: skip
     """Write ``out/<figure>-<scale>/``: arrays.npz, figure.png, figure.pdf, evidence.json.
 
     The picture and the evidence are made from the arrays alone: redraw=True takes those that lie
     there and computes nothing. Everything that is missing is said before the first figure.
+    scale: None, "full" of Figures 1 to 3, "laptop" of those of training runs. runs: how these are
+    obtained; None: in this process, in ``out/runs``, where they are found again. At the scale
+    "paper" their cost is printed first, and they start only with yes=True.
     Returns whether every row of evidence holds. Raises ValueError for a folder that cannot be
-    written, data that are nowhere, and arrays of another configuration.
+    written, data that are nowhere, a scale that a figure does not have, and arrays of another
+    configuration.
     """
-    folders = {name: out / f"{name}-{scale}" for name in figures}
-    modules = {name: importlib.import_module(f"shadowflow.paper.figure{name.removeprefix('fig')}")
-               for name in figures}  # fmt: skip
+    chosen = {name: figure_of(name) for name in figures}
+    scales = {name: scale_of(name, figure, scale) for name, figure in chosen.items()}
+    folders = {name: out / f"{name}-{scales[name]}" for name in figures}
     for folder in folders.values():
         writable(folder)
-    needed = () if redraw else dict.fromkeys(n for m in modules.values() for n in m.DATA)
-    data = {name: load(name, data_dir) for name in needed}
-    stored = figures if redraw else ()
-    ready = {name: _stored(folders[name], modules[name], scale) for name in stored}
+    trained = [name for name, figure in chosen.items() if isinstance(figure, sweeps.Figure)]
+    needed = dict.fromkeys(data for name in chosen if name not in trained and not redraw
+                           for data in chosen[name].DATA)  # fmt: skip
+    source: Sources = (
+        {name: load(name, data_dir) for name in needed},
+        runs or one_by_one(out / RUNS, data_dir=data_dir, quiet=quiet),
+    )
+    ready = {name: _stored(folders[name], chosen[name], scales[name])
+             for name in (figures if redraw else ())}  # fmt: skip
+    if not redraw:
+        cost.ask([chosen[name].SCALES[scales[name]] for name in trained
+                  if scales[name] == "paper"], data_dir, yes)  # fmt: skip
     good = True
-    for name, module in modules.items():
-        arrays = ready.get(name) or _computed(module, scale, data, folders[name], quiet)
-        rows = module.evidence(arrays, module.SCALES[scale])
-        caption = module.caption(arrays, module.SCALES[scale])
+    for name, figure in chosen.items():
+        arrays = ready.get(name) or _computed(name, figure, scales[name], source, folders[name],
+                                              quiet)  # fmt: skip
         with style.styled(*styles):
-            style.save(module.draw(arrays, module.SCALES[scale]), folders[name])
-        content = _content(name, module, scale, caption, rows)
+            style.save(figure.draw(arrays, figure.SCALES[scales[name]]), folders[name])
+        content = _content(name, figure, scales[name], arrays)
         write_json(folders[name] / "evidence.json", content)
-        print(tell(name, module.TITLE, caption, rows))
+        print(tell(name, figure.TITLE, content["caption"],
+                   [Evidence(**row) for row in content["rows"]],
+                   [Trial(**row) for row in content.get("findings", ())]))  # fmt: skip
         print(f"Written to {folders[name]}: figure.png, figure.pdf, evidence.json, arrays.npz\n")
         good &= content["holds"]
     return good
 
 
-def _configuration(module: ModuleType, scale: str) -> str:
-    return json.dumps(plain(dataclasses.asdict(module.SCALES[scale])), sort_keys=True)
+Sources = tuple[Mapping[str, "Images"], Runs]
 
 
-def _computed(module: ModuleType, scale: str, data: Mapping[str, Images], folder: Path,
+def figure_of(name: str) -> Any:
+    """What computes and draws a figure: a module, or a row of the figures of training runs."""
+    if name in sweeps.FIGURES:
+        return sweeps.FIGURES[name]
+    return importlib.import_module(f"shadowflow.paper.figure{name.removeprefix('fig')}")
+
+
+def scale_of(name: str, figure: Any, scale: str | None) -> str:
+    """The scale of a figure: the one asked for, or its own largest that a laptop can do."""
+    known = tuple(figure.SCALES)
+    if scale is None:
+        scale = next((own for own in ("full", "laptop") if own in known), known[-1])
+    if scale not in known:
+        raise ValueError(f"--scale: expected one of {', '.join(known)} for {name}, got {scale!r}")
+    return scale
+
+
+def _configuration(figure: Any, scale: str) -> str:
+    return json.dumps(plain(dataclasses.asdict(figure.SCALES[scale])), sort_keys=True)
+
+
+def _computed(name: str, figure: Any, scale: str, source: Sources, folder: Path,
               quiet: bool) -> dict[str, np.ndarray]:  # fmt: skip
     from tqdm import tqdm
 
-    settings = module.SCALES[scale]
-    with tqdm(total=module.work(settings), delay=1, disable=quiet, unit="", leave=False,
-              desc=module.__name__.rpartition(".")[2]) as bar:  # fmt: skip
-        arrays = module.compute(settings, data, bar.update)
-    said = np.asarray(_configuration(module, scale))
+    settings, (data, runs) = figure.SCALES[scale], source
+    if isinstance(figure, sweeps.Figure):
+        arrays = figure.compute(settings, runs(figure.runs(settings)))
+    else:
+        with tqdm(total=figure.work(settings), delay=1, disable=quiet, unit="", leave=False,
+                  desc=name) as bar:  # fmt: skip
+            arrays = figure.compute(settings, data, bar.update)
+    said = np.asarray(_configuration(figure, scale))
     write_arrays(folder / "arrays.npz", {**arrays, CONFIGURATION: said})
     return arrays
 
 
-def _stored(folder: Path, module: ModuleType, scale: str) -> dict[str, np.ndarray]:
+def _stored(folder: Path, figure: Any, scale: str) -> dict[str, np.ndarray]:
     path = folder / "arrays.npz"
     if not path.is_file():
         raise ValueError(
             f"--redraw: expected arrays in {str(folder)!r}, got none; run once without --redraw"
         )
     arrays = read_arrays(path)
-    if str(arrays.pop(CONFIGURATION, "")) != _configuration(module, scale):
+    if str(arrays.pop(CONFIGURATION, "")) != _configuration(figure, scale):
         raise ValueError(
             f"--redraw: expected arrays of the present configuration in {str(path)!r}, got those "
             "of another; run once without --redraw"
@@ -90,19 +130,26 @@ def _stored(folder: Path, module: ModuleType, scale: str) -> dict[str, np.ndarra
     return arrays
 
 
-def _content(name: str, module: ModuleType, scale: str, caption: str,
-             rows: Sequence[Evidence]) -> dict[str, Any]:  # fmt: skip
-    return {
-        "figure": name, "title": module.TITLE, "scale": scale, "caption": caption,
-        "holds": all(row.holds for row in rows),
-        "configuration": dataclasses.asdict(module.SCALES[scale]),
+def _content(name: str, figure: Any, scale: str,
+             arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:  # fmt: skip
+    settings = figure.SCALES[scale]
+    rows = figure.evidence(arrays, settings)
+    content = {
+        "figure": name, "title": figure.TITLE, "scale": scale,
+        "caption": figure.caption(arrays, settings), "holds": all(row.holds for row in rows),
+        "configuration": dataclasses.asdict(settings),
         "versions": {name: version(name) for name in ("shadowflow", "jax", "diffrax", "optax")},
         "rows": [dataclasses.asdict(row) for row in rows],
     }  # fmt: skip
+    if isinstance(figure, sweeps.Figure):
+        content["findings"] = [dataclasses.asdict(f) for f in figure.findings(arrays, settings)]
+    return content
 
 
-def tell(name: str, title: str, caption: str, rows: Sequence[Evidence]) -> str:
-    """The evidence in words, what does not hold first.
+def tell(name: str, title: str, caption: str, rows: Sequence[Evidence],
+         findings: Sequence[Trial] = ()) -> str:  # fmt: skip
+    """The evidence in words, what does not hold first; then the paper's claims and what became
+    of them here, which is no matter of right or wrong.
 
     >>> from shadowflow.paper.evidence import below
     >>> print(tell("fig9", "A title", "A caption.", [below("it is small", 2.0, 1.0)]))
@@ -110,12 +157,14 @@ def tell(name: str, title: str, caption: str, rows: Sequence[Evidence]) -> str:
     A caption.
     0 of 1 rows of evidence hold.
       DOES NOT HOLD  it is small: 2 (expected < 1)
-    """
+    """  # fmt: skip
     lines = [f"{name}: {title}", caption,
              f"{sum(row.holds for row in rows)} of {len(rows)} rows of evidence hold."]  # fmt: skip
     for row in sorted(rows, key=lambda row: row.holds):
         verdict = "holds" if row.holds else "DOES NOT HOLD"
         lines.append(f"  {verdict}  {row.claim}: {found(row)} (expected {expected(row)})")
+    for trial in findings:
+        lines.append(f"  claim {trial.verdict}: {trial.claim}; {trial.statistic}")
     return "\n".join(lines)
 
 

@@ -6,11 +6,15 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from shadowflow.lab.sweep import launch, table, work
-from shadowflow.lab.sweep.grid import shown
-from shadowflow.lab.sweep.plan import Sweep
+from shadowflow.lab.sweep.grid import Cell, shown
+from shadowflow.lab.sweep.plan import Sweep, digest, threads_of
+from shadowflow.lab.training import Training
+from shadowflow.paper.records import Record, Runs, one_by_one, read
 
 LOOK = 2.0  # seconds between looks at the cells while they run
 
@@ -49,6 +53,27 @@ def sweep_job(sweep: Sweep, launcher: launch.Launcher, workers: int, *, quiet: b
     finally:
         signal.signal(signal.SIGTERM, previous)
     return ended(sweep)
+
+
+def obtained(run_dir: Path, launcher: launch.Launcher, workers: int, *,
+             data_dir: Path | None = None, quiet: bool = False) -> Runs:  # fmt: skip
+    """Runs that workers share, as the figures take them; of one worker, in this process."""
+    if launcher == "local" and workers == 1:
+        return one_by_one(run_dir, data_dir=data_dir, quiet=quiet)
+
+    def runs(wanted: Sequence[Training]) -> list[Record]:
+        cells = tuple(
+            Cell(index, {f"opt.{name}": value for name, value in settings.arguments.items()
+                         if name in ("b1", "b2")} | {"seed": settings.seed}, settings)
+            for index, settings in enumerate(wanted)
+        )  # fmt: skip
+        sweep = Sweep(digest(cells), run_dir, cells, data_dir=data_dir, checkpoint_every=100,
+                      threads=threads_of(workers))  # fmt: skip
+        if sweep_job(sweep, launcher, workers, quiet=quiet) == 130:
+            raise KeyboardInterrupt
+        return [read(cell.settings, sweep.folder_of(cell)) for cell in cells]
+
+    return runs
 
 
 def one_job(sweep: Sweep, index: int, *, quiet: bool) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +16,12 @@ from shadowflow.convergence import SHORTFALL, TOLERANCE, Row, convergence
 from shadowflow.files import write_json
 from shadowflow.lab.models import bilinear_problem
 from shadowflow.methods import METHODS
-from shadowflow.problem import Problem
+from shadowflow.paper import theorems
+from shadowflow.paper.theorems import HORIZON
 from shadowflow.report import words
 
-HORIZON = 0.5
 FULL, QUICK = range(9, 14), range(9, 13)
 HIGH = {3: range(7, 12), 4: range(6, 11), 5: range(6, 10)}  # above rounding, and settled enough
-CENTRES = ((1.2, 1.8), (1.5, 2.0), (1.9, 2.3))
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,7 @@ CASES = (
     Case("nadam, eps outside", "nadam", {**ADAM, "eps": 1e-2}),
     Case("signum", "signum", {"decay": 0.5, "eps_root": 1e3}, highest=3),
     Case("lion", "lion", {"b1": 0.5, "b2": 0.6, "eps_root": 1e3}, highest=3),
-    Case("Theorem B.4 (RMSProp, eps outside)", "rmsprop", {"decay": 0.7, "eps": 1e-1},
-         batched=True),
-    Case("Theorem C.4 (RMSProp, eps inside)", "rmsprop",
-         {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2}, batched=True),
-    Case("Theorem D.4 (Adam, eps outside)", "adam", {**ADAM, "eps": 1e-1}, batched=True),
-    Case("Theorem E.4 (Adam, eps inside)", "adam", {**ADAM, "eps": 0.0, "eps_root": 1e-2},
-         batched=True),
+    *(Case(row.label, row.optimizer, row.arguments, batched=True) for row in theorems.THEOREMS),
 )  # fmt: skip
 
 
@@ -141,7 +133,7 @@ def measure(case: Case, part: tuple[str, str, int], exponents: range) -> Row:
     method, kind, order = part
     optimizer = getattr(zoo, case.optimizer)(**case.arguments)
     problem, params = bilinear_problem()
-    problem = _batches() if case.batched else problem
+    problem = theorems.batches() if case.batched else problem
     exponents = HIGH.get(order, exponents)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
     corrected = all(moment.corrected for moment in optimizer.moments)
@@ -151,13 +143,6 @@ def measure(case: Case, part: tuple[str, str, int], exponents: range) -> Row:
         problem, optimizer, params, case.scale * HORIZON, rates,
         methods=[method], kinds=[kind], orders=[order], start=0 if cold else None,
     )[0]  # fmt: skip
-
-
-@functools.cache
-def _batches() -> Problem:
-    """½(c − d θ₁θ₂)² with other numbers c, d in each of three batches."""
-    loss = lambda x, c: 0.5 * (c[0] - c[1] * x[0] * x[1]) ** 2  # noqa: E731
-    return Problem(loss, batches=jnp.asarray(CENTRES, jnp.float64))
 
 
 def table(results: list[tuple[Case, Row]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +113,18 @@ def sweep_of(base: Training, blocks: Sequence[Block], run_dir: Path, name: str |
         'df76c8ff'
     """
     found = cells(base, blocks)
-    keys = json.dumps([cell.settings.key() for cell in found])
-    digest = hashlib.sha256(keys.encode()).hexdigest()[:8]
-    return Sweep(name or digest, run_dir, found, **options)
+    return Sweep(name or digest(found), run_dir, found, **options)
+
+
+def digest(cells: Sequence[Cell]) -> str:
+    """A name for a sweep of these cells."""
+    keys = json.dumps([cell.settings.key() for cell in cells])
+    return hashlib.sha256(keys.encode()).hexdigest()[:8]
+
+
+def threads_of(workers: int) -> int:
+    """The cores of this machine, shared out."""
+    return max(1, (os.cpu_count() or 1) // workers)
 
 
 def read(file: Path) -> Sweep:

@@ -1,0 +1,49 @@
+"""`shadowflow claims`: the paper's claims on trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from shadowflow.cli.flags import Flag
+from shadowflow.cli.sweep import Launcher
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Try the paper's claims, and say which hold, which do not, and which cannot be told.
+
+    The training runs are those of `shadowflow reproduce`, and are found again in the same --out.
+    The exit code is 0 whatever becomes of a claim: one that fails is a finding.
+    """
+
+    scale: Literal["smoke", "laptop", "paper"] = "laptop"
+    """Seconds to try it out, narrow networks, or the paper's own sizes."""
+    out: Path = Path("results")
+    """A folder: claims-SCALE.json, and the runs."""
+    only: tuple[str, ...] = ()
+    """Names of claims (default: all)."""
+    data_dir: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
+    """Where the data lie, if not where `shadowflow data get` put them."""
+    yes: Flag = False
+    """Start the runs of the paper's sizes, whose cost is printed first."""
+    launcher: Launcher = "local"
+    """Who starts the workers of the training runs: this machine, Slurm, or Ray."""
+    workers: int = 1
+    """How many training runs at a time."""
+    quiet: Flag = False
+    """Print no progress."""
+
+    def run(self) -> int:
+        """0."""
+        from shadowflow.report.claims import RUNS, claims_job
+        from shadowflow.report.sweep import obtained
+
+        runs = obtained(self.out / RUNS, self.launcher, self.workers, data_dir=self.data_dir,
+                        quiet=self.quiet)  # fmt: skip
+        claims_job(self.scale, out=self.out, only=self.only, data_dir=self.data_dir, yes=self.yes,
+                   quiet=self.quiet, runs=runs)  # fmt: skip
+        return 0

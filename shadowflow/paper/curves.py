@@ -1,0 +1,179 @@
+"""What is read off the curves of a run: the initial fall, the peak, the hill, the norm at a loss.
+
+Curves are arrays over epochs, NaN where nothing was measured. Nothing is read off a raw curve but
+a test accuracy: all else is of its running median over ``WINDOW`` epochs, since a raw maximum is
+that of the noise. Each function answers with a `Found`, which says in words when there is none.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+Curve = Float[np.ndarray, " epochs"]
+
+WINDOW = 11  # epochs of the running median: odd, so that it has a middle
+CUT = 1.0  # of the training loss (10 classes: log 10 = 2.3 at the start): the end of its fall
+RISE = 1.2  # of a hill over the lowest place before it
+NAN = float("nan")
+
+
+class Found(NamedTuple):
+    """A number read off a curve.
+
+    value: the number, NaN where there is none; at: its epoch (between two, where it is
+    interpolated), None where there is none; words: what it is, or why there is none.
+    """
+
+    value: float
+    at: float | None
+    words: str
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a number."""
+        return self.at is not None
+
+
+def none(words: str) -> Found:
+    """Nothing was found, and why."""
+    return Found(NAN, None, words)
+
+
+def running_median(curve: Curve, window: int = WINDOW) -> Curve:
+    """The median of the ``window`` values around each: NaN for the half window at either end.
+
+    A window with a value that is not finite has none either; of a curve shorter than the window
+    nothing is left. Raises ValueError for a window that is not odd and positive, and for anything
+    but a single curve.
+
+    >>> running_median(np.array([5.0, 1.0, 9.0, 2.0, 3.0]), window=3)
+    array([nan,  5.,  2.,  3., nan])
+    """
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
+        raise ValueError(f"window: expected an odd whole number from 1, got {window!r}")
+    curve = np.asarray(curve, np.float64)
+    if curve.ndim != 1:
+        raise ValueError(f"curve: expected one value an epoch, got the shape {curve.shape}")
+    smooth = np.full(len(curve), NAN)
+    if len(curve) >= window:
+        finite = np.where(np.isfinite(curve), curve, NAN)
+        middle = slice(window // 2, len(curve) - window // 2)
+        smooth[middle] = np.median(np.lib.stride_tricks.sliding_window_view(finite, window), -1)
+    return smooth
+
+
+def initial_fall(loss: Curve, cut: float = CUT) -> Found:
+    """The end of the initial fall: the first epoch at which the smoothed training loss is < cut.
+
+    There its running minimum is below the cut for the first time too. The value is the smoothed
+    loss.
+
+    >>> initial_fall(np.linspace(2, 0, 101)).at
+    51
+    >>> initial_fall(np.full(101, 2.0)).words
+    'the training loss never falls below 1'
+    """
+    smooth = running_median(loss)
+    if not np.any(np.isfinite(smooth)):
+        return none(f"no {WINDOW} epochs in a row with a finite training loss")
+    below = np.flatnonzero(smooth < cut)
+    if not len(below):
+        return none(f"the training loss never falls below {cut:g}")
+    first = int(below[0])
+    return Found(float(smooth[first]), first, f"the training loss is below {cut:g}")
+
+
+def _after(norm: Curve, fall: Found) -> tuple[Curve, np.ndarray] | None:
+    """(smoothed norm, its epochs from the end of the fall on), None where there are none."""
+    smooth = running_median(norm)
+    if fall.at is None:
+        return None
+    epochs = np.flatnonzero(np.isfinite(smooth) & (np.arange(len(smooth)) >= fall.at))
+    return (smooth, epochs) if len(epochs) else None
+
+
+def peak(norm: Curve, fall: Found) -> Found:
+    """The largest value of the smoothed norm after the initial fall: what the paper plots.
+
+    It is a hill only where `hill` says so: a norm that only falls has it at the fall's end.
+
+    >>> norm = np.array([9.0] * 20 + [4.0] * 20 + [6.0] * 20 + [2.0] * 20)
+    >>> peak(norm, Found(0.9, 25, ""))[:2]
+    (6.0, 40)
+    """
+    found = _after(norm, fall)
+    if found is None:
+        return none(f"no end of the initial fall: {fall.words}" if fall.at is None
+                    else "too few epochs after the initial fall")  # fmt: skip
+    smooth, epochs = found
+    top = int(epochs[np.argmax(smooth[epochs])])
+    return Found(float(smooth[top]), top, "the largest norm after the initial fall")
+
+
+def hill(norm: Curve, fall: Found, rise: float = RISE) -> Found:
+    """The height of the hill after the initial fall, if it is one.
+
+    It is the `peak`, provided that this lies inside, a window's length or more from the fall's
+    end and from the last smoothed epoch, and is at least ``rise`` × the smallest smoothed norm
+    between the fall's end and itself.
+
+    >>> norm = np.array([9.0] * 20 + [4.0] * 20 + [6.0] * 20 + [2.0] * 20)
+    >>> hill(norm, Found(0.9, 20, ""))[:2]
+    (6.0, 40)
+    >>> hill(norm, Found(0.9, 40, "")).words
+    'no hill: the norm is largest where the initial fall ends'
+    """
+    top, found = peak(norm, fall), _after(norm, fall)
+    if top.at is None or found is None:
+        return none(f"no hill: {top.words}")
+    smooth, epochs = found
+    if top.at < epochs[0] + WINDOW:
+        return none("no hill: the norm is largest where the initial fall ends")
+    if top.at > epochs[-1] - WINDOW:
+        return none("no hill: the norm is largest at the end of the run")
+    lowest = float(np.min(smooth[epochs[epochs <= top.at]]))
+    if top.value < rise * lowest:
+        return none(f"no hill: the norm rises to {top.value / lowest:.3g} times its lowest value, "
+                    f"less than {rise:g}")  # fmt: skip
+    return Found(top.value, top.at, f"{top.value / lowest:.3g} times the lowest norm before it")
+
+
+def at_loss(curve: Curve, loss: Curve, level: float) -> Found:
+    """The smoothed curve where the smoothed training loss first reaches ``level``.
+
+    Between two epochs both are taken as straight lines.
+
+    >>> at_loss(np.arange(41.0), np.linspace(2, 0, 41), 0.51)[:2]
+    (29.8, 29.8)
+    """
+    smooth, of_loss = running_median(curve), running_median(loss)
+    epochs = np.flatnonzero(np.isfinite(smooth) & np.isfinite(of_loss))
+    if not len(epochs):
+        return none(f"no {WINDOW} epochs in a row with finite values")
+    reached = np.flatnonzero(of_loss[epochs] <= level)
+    if not len(reached):
+        return none(f"the training loss never falls to {level:g}")
+    if reached[0] == 0:
+        return none(f"the training loss is below {level:g} from the start")
+    before, after = epochs[reached[0] - 1], epochs[reached[0]]
+    share = (of_loss[before] - level) / (of_loss[before] - of_loss[after])
+    at = float(before + share * (after - before))
+    value = float(smooth[before] + share * (smooth[after] - smooth[before]))
+    return Found(round(value, 12), round(at, 12), f"the training loss is {level:g}")
+
+
+def highest(curve: Curve) -> Found:
+    """The largest finite value of a raw curve, as the paper takes that of the test accuracy.
+
+    >>> highest(np.array([0.1, float("nan"), 0.3, 0.2]))[:2]
+    (0.3, 2)
+    """
+    curve = np.asarray(curve, np.float64)
+    seen = np.flatnonzero(np.isfinite(curve))
+    if not len(seen):
+        return none("no finite value")
+    top = int(seen[np.argmax(curve[seen])])
+    return Found(float(curve[top]), top, "the largest value")

@@ -1,0 +1,218 @@
+"""The statistics of a claim "the larger this number, the larger (smaller) that outcome".
+
+Outcomes are paired by seed: only runs with the same start, order and data are compared. Within a
+seed the null hypothesis makes every order of the outcomes over the grid equally likely; the
+numbers of orders are small, so that p-values are exact, by counting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from shadowflow.paper.evidence import Evidence
+
+ALPHA = 0.05
+TREND = 0.6  # four pairs of five in the claimed order: a trend that a test must be able to find
+LONGEST = 8  # grid values: 8! orders are still counted at once
+
+HOLDS, FAILS, WEAK = "holds", "does not hold here", "not enough power"
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A rank correlation, pooled over seeds, and how likely it is without any effect.
+
+    tau: Kendall's: (pairs in the claimed order − pairs against it) / pairs; 1: all as claimed.
+    p: the chance of a tau as large or larger, every order of the outcomes within a seed being as
+        likely as any other. p_opposite: the same for a tau as small or smaller.
+    least_p: the smallest p that so many seeds and values can give. needed: the smallest tau with
+        p ≤ ``ALPHA``, NaN where there is none.
+    pairs, seeds: that were compared. agreeing: seeds with a tau above 0, of the ``decided`` ones
+        with a tau that is not 0. sign_p: one-sided sign test over those seeds.
+    """
+
+    tau: float
+    p: float
+    p_opposite: float
+    least_p: float
+    needed: float
+    pairs: int
+    seeds: int
+    agreeing: int
+    decided: int
+    sign_p: float
+
+    @property
+    def verdict(self) -> str:
+        """"holds" where p ≤ ``ALPHA``; else "not enough power" where tau = ``TREND`` would not
+        have been found either, and the opposite was not; else "does not hold here".
+        """  # fmt: skip
+        if self.p <= ALPHA:
+            return HOLDS
+        found_opposite = self.p_opposite <= ALPHA
+        strong = self.needed <= TREND  # False for NaN
+        return FAILS if found_opposite or strong else WEAK
+
+    @property
+    def words(self) -> str:
+        """The test in one line."""
+        if not self.pairs:
+            return "nothing to compare"
+        return (
+            f"τ = {self.tau:+.2f} over {self.pairs} pairs in {self.seeds} seeds, p = {self.p:.2g} "
+            f"(the smallest possible: {self.least_p:.2g}); sign test over seeds: "
+            f"{self.agreeing} of {self.decided}, p = {self.sign_p:.2g}"
+        )
+
+
+def trend(outcomes: Float[np.ndarray, "seeds values"], rising: bool) -> Trend:
+    """Whether the outcomes rise (fall) with the grid's values, which stand in rising order.
+
+    NaN is an outcome that there is not: its pairs are left out. Ties count for neither side.
+    Infinite outcomes are ordered as numbers are. Raises ValueError for anything but a table of at
+    most ``LONGEST`` columns.
+
+    >>> test = trend(np.array([[1, 2, 3, 4], [2, 3, 4, 5], [1, 3, 2, 4.0]]), rising=True)
+    >>> round(test.tau, 3), round(test.p, 5), test.verdict
+    (0.889, 0.00072, 'holds')
+    >>> trend(np.array([[1.0, 2.0, 3.0]]), rising=True).verdict
+    'not enough power'
+    """
+    table = np.asarray(outcomes, np.float64)
+    if table.ndim != 2 or table.shape[1] > LONGEST:
+        raise ValueError(
+            f"outcomes: expected a row a seed of at most {LONGEST} values, got the shape "
+            f"{table.shape}"
+        )
+    rows = [ranks(row[~np.isnan(row)]) for row in (table if rising else -table)]
+    rows = [row for row in rows if len(row) > 1]
+    scores = [score(row) for row in rows]
+    chances = convolved([orders(row) for row in rows])
+    pairs = sum(len(row) * (len(row) - 1) // 2 for row in rows)
+    agreeing = sum(value > 0 for value in scores)
+    decided = sum(value != 0 for value in scores)
+    total = sum(scores)
+    tail = lambda least: sum(share for value, share in chances.items() if value >= least)  # noqa: E731
+    found = sorted(value for value in chances if value > 0 and tail(value) <= ALPHA)
+    return Trend(
+        tau=total / pairs if pairs else math.nan,
+        p=tail(total), p_opposite=sum(share for v, share in chances.items() if v <= total),
+        least_p=chances[max(chances)], needed=found[0] / pairs if found else math.nan,
+        pairs=pairs, seeds=len(rows), agreeing=agreeing, decided=decided,
+        sign_p=sign_test(agreeing, decided),
+    )  # fmt: skip
+
+
+def ranks(row: Sequence[float] | np.ndarray) -> tuple[int, ...]:
+    """The place of each value in their order, equal ones sharing it.
+
+    >>> ranks([3.0, 1.0, 3.0])
+    (1, 0, 1)
+    """
+    return tuple(int(place) for place in np.unique(row, return_inverse=True)[1])
+
+
+def score(row: Sequence[int]) -> int:
+    """Rising pairs less falling ones.
+
+    >>> score((0, 2, 1))
+    1
+    """
+    return sum((later > first) - (later < first) for first, later in itertools.combinations(row, 2))
+
+
+@functools.cache
+def orders(row: tuple[int, ...]) -> dict[int, float]:
+    """Score → the share of all orders of the row that have it.
+
+    >>> orders((0, 1, 2))[3] == 1 / 6
+    True
+    """
+    count = Counter(map(score, itertools.permutations(row)))
+    total = math.factorial(len(row))
+    return {value: number / total for value, number in count.items()}
+
+
+def convolved(parts: Sequence[dict[int, float]]) -> dict[int, float]:
+    """The chances of the sum of independent numbers."""
+    whole = {0: 1.0}
+    for part in parts:
+        grown: dict[int, float] = {}
+        for (a, p), (b, q) in itertools.product(whole.items(), part.items()):
+            grown[a + b] = grown.get(a + b, 0.0) + p * q
+        whole = grown
+    return whole
+
+
+def sign_test(agreeing: int, decided: int) -> float:
+    """The chance of so many heads or more among ``decided`` tosses of a fair coin.
+
+    Three seeds that all agree give 1/8, the smallest p of three: by itself it can decide nothing;
+    five give 1/32.
+
+    >>> sign_test(3, 3), sign_test(5, 5), sign_test(4, 5)
+    (0.125, 0.03125, 0.1875)
+    """
+    return sum(math.comb(decided, heads) for heads in range(agreeing, decided + 1)) / 2**decided
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A claim of the paper, tried.
+
+    claim: a sentence; where: on what; statistic: the test and its result in words; measured: the
+    numbers it is about; p: of the test, None where nothing is random; verdict: one of ``HOLDS``,
+    ``FAILS``, ``WEAK``; run: what is behind it.
+    """
+
+    claim: str
+    where: str
+    statistic: str
+    measured: tuple[float, ...]
+    p: float | None
+    verdict: str
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
+def of_trend(claim: str, where: str, test: Trend, measured: tuple[float, ...],
+             **run: Any) -> Trial:  # fmt: skip
+    """The trial whose statistic is a rank correlation over seeds."""
+    return Trial(claim, where, test.words, measured, test.p, test.verdict,
+                 {**run, "test": dataclasses.asdict(test)})  # fmt: skip
+
+
+def of_signs(claim: str, where: str, said: str, ratios: Sequence[float], **run: Any) -> Trial:
+    """A number that is below 1 for every seed where the claim is true: a sign test over seeds.
+
+    Not finite counts as not below.
+
+    >>> of_signs("closer", "here", "ratio", [0.5, 0.4, 0.6, 0.5, 0.9]).verdict
+    'holds'
+    >>> of_signs("closer", "here", "ratio", [0.5, 0.4, 0.6]).verdict
+    'not enough power'
+    """
+    agreeing, decided = sum(ratio < 1 for ratio in ratios), len(ratios)
+    p, least = sign_test(agreeing, decided), sign_test(decided, decided)
+    verdict = HOLDS if p <= ALPHA else FAILS if least <= ALPHA else WEAK
+    words = (f"{said} < 1 for {agreeing} of {decided} seeds; sign test, p = {p:.2g} (the smallest "
+             f"possible: {least:.2g})")  # fmt: skip
+    return Trial(claim, where, words, tuple(map(float, ratios)), p, verdict, run)
+
+
+def of_evidence(claim: str, where: str, rows: Sequence[Evidence], **run: Any) -> Trial:
+    """A claim on which nothing is random: it holds where each row of its evidence does."""
+    good = sum(row.holds for row in rows)
+    words = f"{good} of {len(rows)} rows of evidence hold; nothing is random in it"
+    return Trial(claim, where, words, (float(good), float(len(rows))), None,
+                 HOLDS if rows and good == len(rows) else FAILS,
+                 {**run, "rows": [dataclasses.asdict(row) for row in rows]})  # fmt: skip

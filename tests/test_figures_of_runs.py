@@ -1,0 +1,353 @@
+"""Figures 4 to 12: grids, records, what is read off, drawn and judged; from made-up runs."""
+
+import dataclasses
+import json
+
+import made_up
+import numpy as np
+import pytest
+
+from shadowflow import cli
+from shadowflow.files import write_json
+from shadowflow.lab import history
+from shadowflow.lab.training import Training
+from shadowflow.paper import captions, grid as grids, records, style, sweeps
+from shadowflow.paper.records import MEASURES, Record
+from shadowflow.paper.sweeps import FIGURES, OUTCOMES, PERTURBED
+from shadowflow.paper.trials import FAILS, HOLDS, WEAK
+from shadowflow.report import cost
+from shadowflow.report.reproduce import reproduce_job
+
+PAPER = [f"fig{number}" for number in range(4, 13)]
+SEEDS = (0, 1, 2)
+VALUES = {"rho": (0.9, 0.95, 0.99, 0.999), "beta": (0.9, 0.95, 0.97, 0.99)}
+
+
+def wide(**changes):
+    """A grid with power: three seeds, four values."""
+    found = made_up.grid()
+    swept = {
+        name: dataclasses.replace(
+            sweep, values=VALUES[name], fields={**sweep.fields, "epochs": 300, **changes}
+        )
+        for name, sweep in found.sweeps.items()
+    }
+    return dataclasses.replace(found, seeds=SEEDS, sweeps=swept)
+
+
+def arrays_of(grid, records=None):
+    wanted = grid.runs()
+    return sweeps.arranged(grid, tuple(grid.sweeps), records or made_up.runs()(wanted))
+
+
+# Grids
+
+
+def test_every_grid_that_ships_can_be_read():
+    assert set(grids.grids()) == {figure.grid for figure in FIGURES.values()}
+    for figure in FIGURES.values():
+        assert set(figure.sweeps) <= set(figure.SCALES["paper"].sweeps)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "cnn", "simple_vit"])
+def test_the_scales_are_what_they_are_said_to_be(name):
+    scales = grids.read(grids.grids()[name])
+    assert list(scales) == ["smoke", "laptop", "paper"]
+    for scale in ("laptop", "paper"):
+        grid = scales[scale]
+        assert len(grid.seeds) >= 3
+        for run in grid.runs():
+            assert (run.model, run.dataset) == (name, "cifar10")
+            assert run.arguments["eps"] == 0 and run.arguments["eps_root"] == 1e-8
+        assert all(len(sweep.values) >= 4 for sweep in grid.sweeps.values())
+    paper = scales["paper"].runs()
+    assert all((run.images, run.ghost_batch, run.augment, run.width) == (None, 500, True, 1)
+               for run in paper)  # fmt: skip
+    assert {run.learning_rate for run in paper} == {7.5e-5, 1e-4}
+
+
+def test_figures_of_one_network_share_their_runs():
+    keys = {name: {run.key() for run in FIGURES[name].runs(FIGURES[name].SCALES["laptop"])}
+            for name in PAPER}  # fmt: skip
+    assert keys["fig4"] | keys["fig5"] == keys["fig6"]
+    assert keys["fig4"] & keys["fig5"]  # the cell where the two sweeps meet
+    assert (keys["fig4"], keys["fig5"]) == (keys["fig11"], keys["fig12"])
+    assert keys["fig7"] == keys["fig8"]
+    assert keys["fig9"] == keys["fig10"]
+    assert not keys["fig6"] & keys["fig7"]
+    assert not keys["fig7"] & keys["fig9"]
+
+
+def test_runs_come_once_and_seed_by_seed():
+    grid = wide()
+    found = grid.runs()
+    assert len(found) == len({run.key() for run in found}) == 3 * (4 + 4 - 1)
+    assert [run.seed for run in found] == sorted(run.seed for run in found)
+
+
+GOOD = {"epochs": 5, "seeds": [0], "rho": {"b1": 0.9, "b2": [0.9, 0.99]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seeds": None}, "a list of different seeds in x.smoke"),
+        ({"seeds": [1, 1]}, "a list of different seeds"),
+        ({"rho": None}, "a table of a sweep in x.smoke"),
+        ({"epoch": 3}, "in x.smoke.rho, got epoch"),
+        ({"seed": 3}, "got seed"),
+        ({"optimizer": "sgd"}, "got optimizer"),
+        ({"rho": {"b1": 0.9, "b2": 0.99}}, "one of b1, b2 as a list in x.smoke.rho, got no list"),
+        ({"rho": {"b1": [0.8, 0.9], "b2": [0.9, 0.99]}}, "got b1, b2"),
+        ({"rho": {"eps": [0.1, 0.2]}}, "got eps"),
+        ({"rho": {"b2": [0.99, 0.9]}}, "two or more rising values"),
+        ({"rho": {"b2": [0.9]}}, "two or more rising values"),
+        ({"level": 2.0}, "expected 0 < level ≤ cut"),
+        ({"epochs": 0}, "--epochs: expected a whole number from 1"),
+    ],
+)
+def test_bad_grids_are_refused(change, words):
+    table = {key: value for key, value in (GOOD | change).items() if value is not None}
+    with pytest.raises(ValueError, match=words):
+        grids._grid("x", "smoke", table)
+    assert len(grids._grid("x", "smoke", GOOD).runs()) == 2
+
+
+def test_files_that_are_no_grids_are_refused(tmp_path):
+    path = tmp_path / "x.toml"
+    for text, words in (("[smoke", "expected TOML"), ("smoke = 3", "only tables of scales")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            grids.read(path)
+    with pytest.raises(ValueError, match="expected TOML"):
+        grids.read(tmp_path / "none.toml")
+
+
+# Records
+
+
+def test_a_record_is_what_lies_in_the_folder(tmp_path):
+    settings = Training(epochs=2)
+    assert records.read(settings, tmp_path).reason == "unfinished"
+    assert records.read(settings, tmp_path).parameters == 0
+    for epoch, loss in enumerate((2.0, float("nan"))):
+        line = {"epoch": epoch, "train_loss": loss, "one_norm": 6.0, "mean_abs": 1.5}
+        history.append(tmp_path / "history.jsonl", line)
+    write_json(tmp_path / "done.json", {"reason": "non-finite", "epoch": 1})
+    found = records.read(settings, tmp_path)
+    assert (found.reason, found.complete, found.parameters) == ("non-finite", False, 4)
+    assert found.curves["train_loss"][0] == 2 and np.isnan(found.curves["train_loss"][1])
+    assert np.all(np.isnan(found.curves["test_accuracy"]))
+
+
+def test_arrays_hold_every_run_in_its_place():
+    grid = wide()
+    wanted = grid.runs()
+    arrays = arrays_of(grid, made_up.runs()(wanted)[::-1])
+    for name, sweep in grid.sweeps.items():
+        assert arrays[f"{name}/train_loss"].shape == (4, 3, 301)
+        for i, value in enumerate(sweep.values):
+            for j, seed in enumerate(SEEDS):
+                curve = made_up.record(sweep.training(value, seed)).curves[PERTURBED]
+                np.testing.assert_array_equal(arrays[f"{name}/{PERTURBED}"][i, j],
+                                              curve.astype(np.float32))  # fmt: skip
+
+
+def test_runs_of_other_lengths_end_in_nan_and_missing_ones_are_refused():
+    grid = made_up.grid()
+    found = made_up.runs()(grid.runs())
+    short = {name: curve[:40] for name, curve in found[0].curves.items()}
+    found[0] = dataclasses.replace(found[0], curves=short, reason="non-finite")
+    arrays = arrays_of(grid, found)
+    assert np.all(np.isnan(arrays["rho/train_loss"][0, 0, 40:]))
+    assert np.all(np.isfinite(arrays["rho/train_loss"][0, 1]))
+    with pytest.raises(ValueError, match="records: expected one of mlp-digits-adam-"):
+        arrays_of(grid, found[1:])
+    empty = [dataclasses.replace(record, curves=dict.fromkeys(MEASURES, np.empty(0)))
+             for record in found]  # fmt: skip
+    assert arrays_of(grid, empty)["rho/train_loss"].shape == (3, 2, 0)
+
+
+# What is claimed
+
+
+def verdicts(effect, **changes):
+    grid = wide(**changes)
+    arrays = arrays_of(grid, made_up.runs(effect)(grid.runs()))
+    return {
+        (sweep, name): sweeps.tried(arrays, grid, sweep, name)
+        for sweep in grid.sweeps for name in OUTCOMES
+    }  # fmt: skip
+
+
+def test_what_is_put_in_is_found():
+    found = verdicts(1.0)
+    assert {trial.verdict for trial in found.values()} == {HOLDS}
+    assert all(0 < trial.p <= 0.05 for trial in found.values())
+
+
+def test_the_opposite_does_not_hold():
+    found = verdicts(-1.0)
+    for (_, name), trial in found.items():
+        if name in ("level", "level_plain", "accuracy"):
+            assert trial.verdict == FAILS and trial.p > 0.9
+    assert found["rho", "hill"].verdict == WEAK
+    assert found["rho", "hill"].statistic.startswith("no run has a hill; τ")
+    assert set(found["rho", "hill"].run["outcomes"][0]) == {0.0}
+
+
+def test_where_nothing_is_there_nothing_holds():
+    found = verdicts(0.0)
+    assert sum(trial.verdict == HOLDS for trial in found.values()) <= 1
+
+
+def test_an_accuracy_at_chance_tells_nothing(monkeypatch):
+    monkeypatch.setattr(sweeps, "AT_CHANCE", 6.0)  # 0.5 is then below 6 × 1/10
+    trial = verdicts(1.0)["rho", "accuracy"]
+    assert trial.verdict == WEAK
+    assert trial.statistic.startswith("the test accuracy is at chance, 0.1")
+    assert trial.p <= 0.05
+
+
+def test_a_run_that_fails_is_left_out_and_named():
+    grid = wide()
+    found = made_up.runs()(grid.runs())
+    gone = found[0].settings
+    short = {name: curve[:8] for name, curve in found[0].curves.items()}
+    found[0] = dataclasses.replace(found[0], curves=short, reason="non-finite")
+    arrays = arrays_of(grid, found)
+    trial = sweeps.tried(arrays, grid, "rho", "peak")
+    assert list(trial.run["missing"]) == [f"ρ = {gone.arguments['b2']:g}, seed {gone.seed}"]
+    assert trial.run["test"]["pairs"] == 3 * 6 - 3
+    rows = sweeps.fitness(arrays, grid, "rho")
+    assert [row.holds for row in rows] == [False, False, False]
+    assert rows[0].run["without"] == {"ρ = 0.9, seed 0": "non-finite"}
+    assert all(row.holds for row in sweeps.fitness(arrays_of(grid), grid, "rho"))
+
+
+# Captions and pictures
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_value_is_in_the_caption_and_on_the_picture(name):
+    figure, grid = FIGURES[name], wide()
+    arrays = arrays_of(grid)
+    words = figure.caption(arrays, grid)
+    with style.styled():
+        picture = figure.draw(arrays, grid)
+        picture.draw_without_rendering()
+        shown = " ".join(text.get_text() for text in picture.findobj(match=lambda artist: hasattr(
+            artist, "get_text")))  # fmt: skip
+    for sweep in figure.sweeps:
+        row = grid.sweeps[sweep]
+        assert f"{row.symbol} = {', '.join(f'{value:g}' for value in row.values)} at" in words
+        for value in row.values:
+            assert f"{value:g}" in shown
+        assert f"{row.other[0]} = {row.other[1]:g}" in shown
+    assert "running medians over 11 epochs" in words
+    assert "first below 1;" in words and "1.2 times" in words
+    assert "p√ε = 3.6;" in words
+
+
+def test_the_stability_edge_is_named_where_it_rules():
+    for rate, there in ((3e-4, False), (1e-3, True)):
+        grid = wide(learning_rate=rate)
+        arrays = arrays_of(grid)
+        words = FIGURES["fig7"].caption(arrays, grid)
+        assert ("2(1+β)/(1−β) = 38, 78, 131, 398" in words) == there
+    assert captions.edges(wide(learning_rate=1e-3).sweeps["rho"]) is None
+
+
+def test_short_runs_are_said_to_be_short():
+    words = FIGURES["fig4"].caption(arrays_of(wide()), wide())
+    assert "last only 0.3 times the longest memory, 1/(1 − 0.999) epochs" in words
+    row = dataclasses.replace(wide().sweeps["rho"], values=(0.5, 0.6, 0.7, 0.9))
+    assert captions.memory(row) == ""
+
+
+def test_a_grid_without_a_single_number_is_still_drawn():
+    grid = made_up.grid()
+    empty = [Record(run, "non-finite", dict.fromkeys(MEASURES, np.full(3, np.nan)), 0)
+             for run in grid.runs()]  # fmt: skip
+    arrays = arrays_of(grid, empty)
+    for kind in ("fig7", "fig8", "fig11"):
+        figure = FIGURES[kind]
+        assert not any(row.holds for row in figure.evidence(arrays, grid))
+        assert {trial.verdict for trial in figure.findings(arrays, grid)} == {WEAK}
+        assert figure.caption(arrays, grid)
+        with style.styled():
+            figure.draw(arrays, grid).draw_without_rendering()
+
+
+# The command
+
+
+def reproduced(tmp_path, *names, **options):
+    good = reproduce_job(names, "smoke", out=tmp_path, quiet=True, runs=made_up.runs(), **options)
+    return good, json.loads((tmp_path / f"{names[0]}-smoke" / "evidence.json").read_text("utf-8"))
+
+
+def test_reproduce_writes_and_redraws_figures_of_runs(tmp_path, capsys):
+    good, content = reproduced(tmp_path, "fig7")
+    assert good and content["holds"]
+    assert {row["verdict"] for row in content["findings"]} <= {HOLDS, FAILS, WEAK}
+    assert content["configuration"]["sweeps"]["rho"]["values"] == [0.9, 0.99, 0.999]
+    assert "in place of CNN" in content["caption"]
+    folder = tmp_path / "fig7-smoke"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(before) == {"arrays.npz", "evidence.json", "figure.pdf", "figure.png"}
+    assert cli.main(["reproduce", "fig7", "--scale", "smoke", "--out", str(tmp_path),
+                     "--redraw"]) == 0  # fmt: skip
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert f"claim {HOLDS}: larger ρ" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_makes_the_figure_fail_and_a_claim_does_not(tmp_path):
+    assert reproduced(tmp_path, "fig7")[0]
+    broken = lambda wanted: [dataclasses.replace(made_up.record(run), reason="non-finite")  # noqa: E731
+                             for run in wanted]  # fmt: skip
+    assert not reproduce_job(["fig7"], "smoke", out=tmp_path, quiet=True, runs=broken)
+    opposite = made_up.runs(-1.0)
+    assert reproduce_job(["fig7"], "smoke", out=tmp_path, quiet=True, runs=opposite)
+
+
+def test_scales_that_a_figure_does_not_have_are_refused(tmp_path, capsys):
+    for name, scale in (("fig4", "full"), ("fig1", "laptop"), ("cifar100", "smoke")):
+        assert cli.main(["reproduce", name, "--scale", scale, "--out", str(tmp_path)]) == 2
+        assert f"for {name}, got '{scale}'" in capsys.readouterr().err
+
+
+def test_the_paper_s_sizes_start_only_when_asked_to(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cost, "measured", lambda settings, data_dir: cost.Cost(36.0, 2**30))
+    none = lambda wanted: pytest.fail("a run was started")  # noqa: E731
+    with pytest.raises(ValueError, match=r"--yes: expected it before runs of about 900 hours"):
+        reproduce_job(["fig4"], "paper", out=tmp_path, quiet=True, runs=none)
+    shown = capsys.readouterr().out
+    assert "resnet50 on cifar10: 36 s an epoch" in shown
+    assert "30 runs of 3,000 epochs: 900 hours; 1.0 GiB" in shown
+    cost.ask([], None, yes=False)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_run_is_measured_on_a_few_images():
+    settings = Training(width=0.25, images=200, test_images=50, ghost_batch=100, epochs=1000)
+    found = cost.measured(settings)
+    assert 1e-4 < found.seconds < 10
+    params = sum(row.parameters for row in cost.network_of(settings).layers())
+    assert found.memory > cost.COPIES * 4 * params
+    deeper = cost.measured(dataclasses.replace(settings, images=1500, ghost_batch=1500))
+    assert deeper.memory > found.memory
+
+
+@pytest.mark.slow
+def test_the_smoke_scale_trains_and_is_found_again(tmp_path, capsys):
+    assert cli.main(["reproduce", "fig4", "--scale", "smoke", "--out", str(tmp_path),
+                     "--quiet"]) == 0  # fmt: skip
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/history.jsonl")}
+    assert len(before) == 6
+    assert cli.main(["reproduce", "fig11", "fig8", "--scale", "smoke", "--out", str(tmp_path),
+                     "--quiet"]) == 0  # fmt: skip
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/history.jsonl")}
+    assert before.items() <= after.items()
+    assert len(after) == 10
