@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := run
-.PHONY: run test soak lint torch data figures laptop table bench clean
+.PHONY: run test soak lint torch launchers data figures laptop table bench clean
 
 run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
 	$(BIN)/shadowflow shadow
@@ -22,6 +22,8 @@ lint: .venv/.dev
 	$(BIN)/ty check
 
 torch: .venv/.torch      ## with it, the tests of the PyTorch side run instead of being skipped
+
+launchers: .venv/.launchers ## with them, the tests of sweeps by Ray and Slurm run
 
 data: .venv/.cli         ## the real data sets, into the cache; without them their tests are skipped
 	$(BIN)/shadowflow data get mnist fashion-mnist cifar10
@@ -78,4 +80,8 @@ clean:
 
 .venv/.torch: $(SOURCES) | .venv/.python
 	$(PIP) -e '.[torch]'
+	@touch $@
+
+.venv/.launchers: $(SOURCES) | .venv/.python
+	$(PIP) -e '.[ray,slurm]'
 	@touch $@

@@ -91,8 +91,10 @@ def export(sweep: Sweep, path: Path) -> Path:
     Raises:
         ValueError: no cell has a history, or the file cannot be written.
     """
-    import polars
-
+    try:
+        import polars
+    except ImportError as error:
+        raise ImportError("export needs polars: pip install 'shadowflow[export]'") from error
     rows = list(_rows(sweep))
     if not rows:
         raise ValueError(f"sweep: expected a cell with a history in {str(sweep.run_dir)!r}, got 0")
