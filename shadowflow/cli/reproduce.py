@@ -13,7 +13,7 @@ from shadowflow.cli.sweep import Launcher
 
 Name = Literal[
     "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "fig11",
-    "fig12", "resnet101", "cifar100", "all",
+    "fig12", "perceptron", "resnet101", "cifar100", "all",
 ]  # fmt: skip
 ALL = ("fig1", "fig2", "fig3")
 

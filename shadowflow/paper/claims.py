@@ -28,7 +28,7 @@ from shadowflow.paper.sweeps import Arrays
 from shadowflow.paper.trials import Trial
 from shadowflow.paper.ways import Way
 
-NETWORKS = ("resnet50", "cnn", "simple_vit")  # the grids of Figures 4 to 12
+NETWORKS = ("resnet50", "cnn", "simple_vit", "perceptron")  # the grids of the runs
 Trained = Mapping[str, tuple[Arrays, Grid]]  # grid → its arrays, and itself
 
 

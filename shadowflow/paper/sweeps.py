@@ -114,6 +114,8 @@ FIGURES = {
     "fig10": Figure("simple_vit", BOTH, "norms", "The norm of the gradient in training, SimpleViT"),
     "fig11": Figure("resnet50", ("rho",), "curves", "Training and test curves by ρ, ResNet-50"),
     "fig12": Figure("resnet50", ("beta",), "curves", "Training and test curves by β, ResNet-50"),
+    "perceptron": Figure("perceptron", BOTH, "maxima",
+                         "The norm of the gradient and the test accuracy, a perceptron"),
     "resnet101": Figure("resnet101", BOTH, "maxima",
                         "The norm of the gradient and the test accuracy, ResNet-101"),
     "cifar100": Figure("cifar100", BOTH, "maxima",
