@@ -11,9 +11,10 @@ from jaxtyping import Array, PyTree
 
 from . import checks, history, memory as mem, trees
 from .history import Window
-from .methods import METHODS, Method
+from .methods import METHODS, Method, backwards
 from .optimizer import Optimizer
 from .problem import Problem
+from .transformation import Transformation
 
 
 def chosen(method: str, kind: str, order) -> Method:
@@ -111,6 +112,9 @@ def field_of(problem: Problem, optimizer: Optimizer, learning_rate, order, metho
 def direction_of(method: Method, problem: Problem, optimizer: Optimizer, order,
                  spacing) -> Callable:  # fmt: skip
     """The direction function of a method that is a field."""
+    if isinstance(optimizer, Transformation):
+        backwards.refuse(optimizer, method.name)
+        return backwards.direction(optimizer, order, spacing)
     if method.build is not None:
         return method.build(optimizer, order, spacing)
     found = method.batched if problem.batched else method.direction

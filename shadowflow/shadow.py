@@ -22,10 +22,11 @@ from .iterate import (
     trajectory,
 )
 from .memory import Memory
-from .methods import METHODS, Method, collocation
+from .methods import METHODS, Method, backwards, collocation
 from .methods.memoryless import Flow, Iteration, strides
 from .optimizer import Optimizer, State, traced
 from .problem import Problem
+from .transformation import Transformation
 from .validity import Validity
 
 
@@ -70,6 +71,8 @@ def settled_state(problem: Problem, optimizer: Optimizer, params: PyTree, learni
     params = problem.check(params)
     order, _ = _order(problem, optimizer, params, learning_rate, order, "flow", spacing)
     memory = mem.at(traced(optimizer), learning_rate, None, trees.finest_dtype(params))
+    if isinstance(optimizer, Transformation):
+        return backwards.past_state(problem, optimizer, memory, params, order, spacing)
     moments = collocation.past_moments(problem, optimizer, memory, params, order, spacing)
     return State(moments, jnp.asarray(jnp.inf, trees.real_dtype()))
 
@@ -156,6 +159,8 @@ def _order(problem, optimizer, params, learning_rate, order, kind, spacing) -> t
     """The order as a number, and where it was chosen here what the choice says."""
     if order != "auto":
         return order, ""
+    if isinstance(optimizer, Transformation):
+        backwards.direction(optimizer, order, spacing)
     memory = mem.ready(optimizer, learning_rate, None, trees.finest_dtype(params))
     phase = 0.0 if kind == "iteration" else 0.5
     ways = collocation.neighbours(optimizer, spacing)
@@ -198,7 +203,10 @@ def _begin(problem, optimizer, params, learning_rate, start, state, method: Meth
             )
         start = reached
     history.refuse_settled(problem, "start" if state is None else "state", start)
-    if method.settled and start == 0 and any(m.has_memory for m in optimizer.moments):
+    remembers = isinstance(optimizer, Transformation) or any(
+        moment.has_memory for moment in optimizer.moments
+    )
+    if method.settled and start == 0 and remembers:
         raise ValueError(
             f"start: expected None, or a step by which the memory has settled, got {start}: "
             f"method={method.name!r} describes a settled memory; pass start=None, with the run "
@@ -268,7 +276,9 @@ class _Course:
     def _runner(self):
         """One step of the method, for ``drive``."""
         own = self.method.runners.get(self.kind)
-        if own is not None:
+        if isinstance(self.optimizer, Transformation):
+            backwards.refuse(self.optimizer, self.method.name)
+        elif own is not None:
             return own(self.problem, self.optimizer, self.order, self.spacing)
         direction = direction_of(self.method, self.problem, self.optimizer, self.order,
                                  self.spacing)  # fmt: skip

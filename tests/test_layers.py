@@ -20,7 +20,7 @@ LAYERS = (
     {"validity", "fields"},
     {"methods"},
     {"history"},
-    {"problem", "iterate", "memory", "zoo", "edges"},
+    {"problem", "iterate", "memory", "zoo", "edges", "transformation"},
     {"batches"},
     {"optimizer"},
     {"trees", "checks", "files"},

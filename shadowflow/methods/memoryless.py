@@ -18,6 +18,7 @@ from ..iterate import Chunk
 from ..memory import Memory
 from ..optimizer import Optimizer, State
 from ..problem import Problem
+from ..transformation import Transformation
 from . import minibatch, solver, taylor
 
 STRIDE = 128
@@ -92,6 +93,8 @@ class Flow(Runner):
 
 def first_order(runner: Runner, memory: Memory, params: PyTree) -> PyTree:
     """F_n(θ): one gradient, or one per batch."""
+    if isinstance(runner.optimizer, Transformation):
+        return runner.direction(runner.problem, runner.optimizer, memory, params, 0.5)[0]
     if runner.problem.batched:
         return minibatch.first_order(runner.problem, runner.optimizer, memory, params)
     gradient = runner.problem.gradient(params)

@@ -1,0 +1,150 @@
+"""Optax transformations as they are: run, and followed by walking backwards along the path."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import shadowflow as sf
+from shadowflow.methods import backwards
+from shadowflow.methods.backwards import NeverSettles, settling
+
+BILINEAR = sf.Problem(lambda x: 0.5 * (1.5 - 2 * x[0] * x[1]) ** 2)
+X = jnp.asarray([2.8, 3.5])
+OPTIONS = {"b1": 0.5, "b2": 0.7, "eps": 0.0, "eps_root": 1e-2}
+ADAM = sf.from_optax(functools.partial(optax.adam, **OPTIONS))
+MATRIX = np.random.default_rng(0).normal(size=(6, 6))
+MATRIX = jnp.asarray(MATRIX @ MATRIX.T / 6 + 0.3 * np.eye(6))
+
+
+def bowl(params):
+    flat = jnp.concatenate([params["w"].ravel(), params["b"]])
+    return 0.5 * flat @ MATRIX @ flat + 0.1 * jnp.sum(jnp.sin(flat))
+
+
+BOWL = sf.Problem(bowl)
+FLAT = jnp.linalg.solve(MATRIX, jnp.asarray([2.0, -2, 2, 2, -2, 2]))  # no gradient passes 0
+PLACE = {"w": FLAT[:4].reshape(2, 2), "b": FLAT[4:]}
+
+
+@pytest.fixture(autouse=True)
+def promotion_as_optax_needs_it():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def clipped(rate):
+    return optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate, b1=0.5, b2=0.7))
+
+
+def test_it_takes_the_steps_of_optax():
+    """Clipping by the global norm, which is not pointwise, and a schedule."""
+    schedule = lambda step: 0.1 / (1 + step)  # noqa: E731
+    run = sf.iterate(BOWL, sf.from_optax(clipped), PLACE, schedule, 5)
+    tx, params = clipped(lambda count: 0.1 / (1 + count)), PLACE
+    state = tx.init(params)
+    for n in range(5):
+        updates, state = tx.update(jax.grad(bowl)(params), state, params)
+        params = optax.apply_updates(params, updates)
+        for name, leaf in params.items():
+            np.testing.assert_allclose(run.params[name][n + 1], leaf, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_it_agrees_with_the_moments_to_rounding(order):
+    """At the same nodes both average the same polynomial, one by quadrature, one by running it."""
+    for kind in (sf.modified_field, sf.memoryless_step):
+        options = {"method": "collocation", "order": order, "spacing": 3}
+        walked = kind(BILINEAR, ADAM, 1e-3, **options)(None, X)
+        averaged = kind(BILINEAR, sf.adam(**OPTIONS), 1e-3, **options)(None, X)
+        np.testing.assert_allclose(walked, averaged, rtol=1e-11)
+        assert order == 1 or not np.array_equal(walked, averaged), "two paths round differently"
+    lower = sf.modified_field(BILINEAR, ADAM, 1e-3, method="collocation", order=order + 1,
+                              spacing=3)(None, X)  # fmt: skip
+    assert not np.allclose(lower, walked, rtol=1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "make", "order"),
+    [
+        ("adam", functools.partial(optax.adam, **OPTIONS), 3),
+        ("clip + adam", clipped, 2),
+        ("muon", functools.partial(optax.contrib.muon, beta=0.5, adam_b1=0.5, adam_b2=0.7), 2),
+        ("lamb", functools.partial(optax.lamb, b1=0.5, b2=0.7, weight_decay=1e-2), 2),
+        ("adan", functools.partial(optax.adan, b1=0.5, b2=0.6, b3=0.7), 2),
+    ],
+)
+def test_the_order_is_what_is_declared(name, make, order):
+    """And one order less fails by one: no test that any path passes."""
+    rates = [0.2 * 2.0**-k for k in (6, 7, 8, 9)]
+    for asked in (order - 1, order):
+        (row,) = sf.convergence(
+            BOWL, sf.from_optax(make), PLACE, 0.2, rates, start=None, methods=["collocation"],
+            orders=[asked], kinds=["iteration"],
+        )  # fmt: skip
+        assert row.slope == pytest.approx(asked, abs=0.2), name
+
+
+def test_the_flow_is_followed_from_a_settled_start():
+    state = sf.settled_state(BILINEAR, ADAM, X, 1e-3, order=2)
+    moments = sf.settled_state(BILINEAR, sf.adam(**OPTIONS), X, 1e-3, order=2, spacing=3)
+    inner = state.moments[0][0]
+    np.testing.assert_allclose(inner.mu, moments.moments[0], rtol=1e-5)
+    assert math.isinf(float(state.step))
+    real = sf.iterate(BILINEAR, ADAM, X, 1e-3, 20, state=state)
+    errors = [
+        sf.compare(real, sf.shadow(BILINEAR, ADAM, X, 1e-3, 20, method="collocation", order=order,
+                                   start=None)).max_norm[-1]
+        for order in (1, 2)
+    ]  # fmt: skip
+    assert errors[1] < errors[0] / 50
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_settling_length_is_that_of_the_longest_memory(decay):
+    """decay^n = rounding; a stateless one needs none, and a sign does not hide a memory."""
+    expected = math.log(np.finfo(float).eps) / math.log(decay)
+    assert settling(sf.from_optax(functools.partial(optax.sgd, momentum=decay)), X) == (
+        pytest.approx(expected, rel=0.35)
+    )
+    assert settling(sf.from_optax(functools.partial(optax.lion, b1=0.1, b2=decay)), X) == (
+        pytest.approx(expected, rel=0.35)
+    )
+    assert settling(sf.from_optax(optax.sgd), X) == 0
+
+
+@pytest.mark.parametrize("make", [optax.adagrad, optax.amsgrad])
+def test_what_never_forgets_is_refused(make):
+    with pytest.raises(NeverSettles, match=f"forgets how its state began, got {make.__name__}"):
+        sf.modified_field(BILINEAR, sf.from_optax(make), 1e-3, method="collocation")(None, X)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: sf.from_optax(lambda rate: rate), "make: expected a function of the learning"),
+        (lambda: sf.from_optax(0.1), "make"),
+        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3), "method: expected 'collocation'"),
+        (lambda: sf.modified_field(BILINEAR, ADAM, 1e-3), "method: expected 'collocation'"),
+        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation"), "start: expected"),
+        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None,
+                           spacing=1.5), "spacing: expected whole steps"),
+        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None,
+                           order="auto"), "order: expected a number"),
+        (lambda: sf.implicit_bias(BILINEAR, ADAM, X, 1e-3), "optimizer: expected one with moments"),
+    ],
+)  # fmt: skip
+def test_what_it_cannot_have_is_refused(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
+
+
+def test_the_spacing_is_the_mean_age():
+    for decay in (0.8, 0.9, 0.99):
+        length = math.ceil(1.125 * math.log(np.finfo(float).eps) / math.log(decay))
+        assert backwards.default_spacing(length) == pytest.approx(decay / (1 - decay), rel=0.3)
