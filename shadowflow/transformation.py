@@ -68,7 +68,7 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
 
     Raises TypeError for what is not a function, or where it makes no transformation.
 
-    >>> import functools
+    >>> import functools, optax
     >>> heavy_ball = from_optax(functools.partial(optax.sgd, momentum=0.9))
     >>> state, move = heavy_ball.update(heavy_ball.init(jnp.ones(1)), jnp.ones(1), jnp.ones(1), 0.5)
     >>> heavy_ball.name, float(move[0])
