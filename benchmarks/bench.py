@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import sweep
 import training
 from timing import Candidate, compiled, ratios
 
@@ -296,6 +297,7 @@ def main() -> None:
         "compilation": compilation(),
         "minibatch": minibatch(max(3, options.rounds // 2)),
         "training": training.rows(options.rounds) if find_spec("torch") else [],
+        "sweep": sweep.ratio(),
     }
     for part in ("steps", "minibatch"):
         for line in result[part]:
@@ -305,6 +307,7 @@ def main() -> None:
     print("torch:", result["torch"])
     for line in result["training"]:
         print("training", line)
+    print("sweep, two workers over one:", result["sweep"])
     for line in result["compilation"]:
         print("compile", {k: v if isinstance(v, bool) else round(v, 2) for k, v in line.items()})
     options.out.write_text(

@@ -110,7 +110,12 @@ def costs(found: dict) -> str:
         f"1, in brackets that of as many nested forward derivatives: {compiled}. Measured on "
         f"{found['device']}."
     )
-    return "\n".join([*lines, "", remark, *training(found["training"])])
+    workers = found["sweep"]
+    pair = (
+        f"Two local workers end a sweep of {workers['cells']} runs in {workers['ratio']:.2f} of "
+        f"the time of one (asked: ≤ {workers['asked']:g}{'' if workers['holds'] else ' ✗'})."
+    )
+    return "\n".join([*lines, "", remark, *training(found["training"]), "", pair])
 
 
 def training(rows: list[dict]) -> list[str]:
