@@ -211,6 +211,15 @@ def test_one_cell_fails_one_diverges_and_the_rest_finish(tmp_path, capsys, monke
     assert [row.state for row in table.standings(made)] == ["done", "non-finite", "done"]
 
 
+def test_workers_that_die_again_and_again_are_given_up(tmp_path, monkeypatch):
+    """As where they cannot even be imported: a sentence, and not a loop without end."""
+    made = sweep(tmp_path)
+    made.write()
+    monkeypatch.setattr(launch.sys, "executable", "/bin/false")
+    with pytest.raises(ValueError, match="sweep: expected workers that finish their cells, got 7"):
+        launch.local(made, 2, lambda: None)
+
+
 def test_the_export_has_all_histories(tmp_path):
     made = sweep(tmp_path, **{"opt.b2": (0.9, 0.99)})
     made.write()

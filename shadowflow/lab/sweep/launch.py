@@ -21,22 +21,23 @@ from shadowflow.lab.sweep.plan import Sweep
 Launcher = Literal["local", "slurm", "ray"]
 Watch = Callable[[], Any]
 PATIENCE = 0.2  # seconds between looks at the workers
-TRIES = 3  # how often in a row a worker may die before a cell is finished
+TRIES = 3  # how often in a row each worker may die before a cell is finished
 
 
 class _Deaths:
     """How often workers have died since a cell was last finished."""
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, workers: int) -> None:
         self.sweep, self.left, self.count = sweep, len(sweep.cells) + 1, 0
+        self.most = TRIES * workers
 
     def add(self, reason: str) -> None:
-        """One more; RuntimeError where that is too often to be an accident."""
+        """One more; ValueError where that is too often to be an accident."""
         left = sum(not work.settled(self.sweep, cell) for cell in self.sweep.cells)
         self.count = 1 if left < self.left else self.count + 1
         self.left = left
-        if self.count > TRIES:
-            raise RuntimeError(
+        if self.count > self.most:
+            raise ValueError(
                 f"sweep: expected workers that finish their cells, got {self.count} deaths in a "
                 f"row, the last one: {reason}; the same command goes on when that is mended"
             )
@@ -55,7 +56,7 @@ def unfinished(sweep: Sweep) -> bool:
 
 def local(sweep: Sweep, workers: int, watch: Watch) -> None:
     """Processes of this machine; watch is called while they work."""
-    deaths, running = _Deaths(sweep), {}
+    deaths, running = _Deaths(sweep, workers), {}
     environment = os.environ | work.environment(sweep.threads)
 
     def start() -> None:
@@ -97,7 +98,7 @@ def slurm(sweep: Sweep, workers: int, watch: Watch, *, cluster: str = "slurm",
     given = {"name": f"sweep-{sweep.name}", "cpus_per_task": sweep.threads} | dict(options or {})
     executor.update_parameters(**given)
     send = lambda: executor.submit(work.main, [str(sweep.file.resolve())])  # noqa: E731
-    deaths, jobs = _Deaths(sweep), [send() for _ in range(workers)]
+    deaths, jobs = _Deaths(sweep, workers), [send() for _ in range(workers)]
     try:
         while jobs:
             time.sleep(PATIENCE)
