@@ -5,7 +5,6 @@ memory; both wait for each other, epoch by epoch. Run by itself with `own MODEL`
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,8 +19,9 @@ HERE = Path(__file__).parent
 
 
 def peak() -> float:
-    """MiB of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MiB of this process so far (getrusage would count what its parent had when it forked)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def own(model: str, every: int) -> None:
