@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ def write(path: Path, fill: Callable[[Path], Any], *, durable: bool = False) -> 
     durable: only when it is on the disk, so that a crash of the machine leaves the old file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{os.getpid()}-{path.name}")
+    draft = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
     try:
         fill(draft)
         if durable:

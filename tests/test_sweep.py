@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 
 import numpy as np
 import polars
@@ -77,11 +78,36 @@ def test_blocks_are_united_and_what_they_share_is_one_cell(tmp_path):
         ("--grid seed=0 --workers 0 train", "--workers: expected 1 or more, got 0"),
         ("--grid seed=0 --patience 0 train", "--patience: expected seconds above 0, got 0.0"),
         ("--grid seed=0 --name a/b train", "--name: expected a name that a folder can bear"),
+        ("--grid seed=0 train --wall-time 9", "--wall-time: expected none behind train, got 9.0"),
+        ("--grid seed=0 train --run-dir x", "--run-dir: expected none behind train, got x"),
+        ("--grid seed=0 train --log wandb", r"--log: expected none behind train, got \('wandb',\)"),
+        ("--grid seed=0 train --describe", "--describe: expected none behind train, got True"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_runs(words, message):
     with pytest.raises(ValueError, match=message):
         parse(words.split()).planned()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--grid opt.b2=0.9,1.5 train", r"cell 1 \(opt.b2=1.5\): b2: expected a finite number"),
+        ("--grid images=60,5000 train", r"cell 1 .*--images: expected at most the 1,500 that digi"),
+        ("--grid model=mlp,resnet50 train --micro-batch 9", r"cell 1 .*--micro-batch: expected no"),
+        ("--grid seed=0 train --dataset cifar10 --data-dir nowhere", r"cell 0 .*cifar10"),
+        ("--grid seed=0 --launcher slurm train", "--launcher: expected a machine of Slurm"),
+        ("--grid seed=0 --launcher slurm --slurm x train", "--slurm: expected NAME=VALUE, got 'x'"),
+    ],
+)
+def test_what_a_cell_would_refuse_is_refused_before_anything_runs(
+    tmp_path, capsys, monkeypatch, words, message
+):
+    monkeypatch.setattr(launch.shutil, "which", lambda name: None)
+    folder = tmp_path / "runs"
+    assert cli.main(["sweep", "--run-dir", str(folder), *words.split()]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not list(folder.glob("*-*/history.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +199,7 @@ def test_a_run_that_lost_its_lock_writes_no_more(tmp_path):
     def guard():
         nonlocal calls
         calls += 1
-        if calls == 3:
+        if calls == 4:  # the first one is before the history is cut
             raise locks.Lost("run")
 
     with pytest.raises(locks.Lost):
@@ -183,7 +209,87 @@ def test_a_run_that_lost_its_lock_writes_no_more(tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
+def test_nothing_is_written_where_the_lock_is_lost(tmp_path):
+    """Neither the end of a run nor a failure: the cell is another worker's by then."""
+    made = sweep(tmp_path, seed=(0,))
+    (cell,) = made.cells
+    worker, other = (locks.Worker(tmp_path, patience=60) for _ in range(2))
+    key = cell.settings.key()
+
+    def taken_over():
+        locks.bury(tmp_path, worker.token)
+        assert other.acquire(key) is not None
+
+    def fail(*arguments, **options):
+        taken_over()
+        raise RuntimeError("of a run that is another's")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shadowflow.lab.prepare.train", fail)
+        assert work._try(made, cell, worker, None)
+    assert not work.settled(made, cell)
+    train(cell.settings, tmp_path)
+    (made.folder_of(cell) / "done.json").unlink()
+    ends = iter([None, None, locks.Lost("run")])  # before the cut, the record, the end
+
+    def guard():
+        if (end := next(ends)) is not None:
+            raise end
+
+    with pytest.raises(locks.Lost):
+        train(cell.settings, tmp_path, guard=guard)
+    assert not work.settled(made, cell)
+
+
+def test_deaths_in_a_row_at_one_place_are_counted(tmp_path):
+    worker = locks.Worker(tmp_path, patience=60)
+
+    def next_one(progress, free=False):
+        nonlocal worker
+        lock = worker.acquire("run", progress)
+        deaths = lock.deaths()
+        if free:
+            lock.release()
+        locks.bury(tmp_path, worker.token)
+        worker = locks.Worker(tmp_path, patience=60)
+        return deaths
+
+    assert [next_one(n) for n in (0, 0, 0, 7, 7, 7)] == [0, 1, 2, 0, 1, 2]
+    assert next_one(7, free=True) == 3
+    assert next_one(7) == 0
+
+
 # The work
+
+
+def test_a_cell_that_kills_its_workers_is_marked(tmp_path, capsys):
+    made = sweep(tmp_path, seed=(0,))
+    (cell,) = made.cells
+    for _ in range(work.DEATHS):
+        worker = locks.Worker(tmp_path)
+        assert worker.acquire(cell.settings.key()) is not None
+        locks.bury(tmp_path, worker.token)
+    work.work(made)
+    (row,) = table.standings(made)
+    assert row.state == "failed"
+    assert "3 workers in a row died of it at the same place" in row.error
+    launch.begin(made)
+    work.work(made)
+    assert [row.state for row in table.standings(made)] == ["done"]
+
+
+def test_deaths_are_counted_until_a_cell_gets_on(tmp_path):
+    made = sweep(tmp_path)
+    deaths = launch._Deaths(made, workers=1)
+    for _ in range(work.DEATHS + 1):
+        deaths.add("of a cold")
+    with pytest.raises(ValueError, match=r"got 5 deaths in a row, the last one: of a cold"):
+        deaths.add("of a cold")
+    folder = made.folder_of(made.cells[0])
+    folder.mkdir()
+    history.append(folder / "history.jsonl", {"epoch": 0})
+    deaths.add("of a cold")
+    assert deaths.count == 1
 
 
 def test_one_cell_fails_one_diverges_and_the_rest_finish(tmp_path, capsys, monkeypatch):
@@ -216,7 +322,7 @@ def test_workers_that_die_again_and_again_are_given_up(tmp_path, monkeypatch):
     made = sweep(tmp_path)
     made.write()
     monkeypatch.setattr(launch.sys, "executable", "/bin/false")
-    with pytest.raises(ValueError, match="sweep: expected workers that finish their cells, got 7"):
+    with pytest.raises(ValueError, match=r"sweep: expected workers that get on .*, got 9"):
         launch.local(made, 2, lambda: None)
 
 

@@ -26,19 +26,20 @@ def sweep(folder):
 
 
 class Killer:
-    """Kills, once, whoever works on a cell that has got so far."""
+    """Sends a signal, once, to whoever works on a cell that has got so far."""
 
-    def __init__(self, made, lines=30):
-        self.made, self.lines, self.killed = made, lines, None
+    def __init__(self, made, number=signal.SIGKILL, cells=(0, 1, 2), lines=30):
+        self.made, self.number, self.lines, self.killed = made, number, lines, None
+        self.cells = [made.cells[index] for index in cells]
 
     def __call__(self):
-        for cell in self.made.cells:
+        for cell in self.cells:
             path = self.made.folder_of(cell) / "history.jsonl"
             far = path.exists() and path.read_bytes().count(b"\n") >= self.lines
             _, owner = locks.newest(self.made.run_dir, cell.settings.key())
             if self.killed is None and far and owner is not None:
                 beat = self.made.run_dir / locks.WORKERS / owner
-                os.kill(int(beat.read_text().split()[0]), signal.SIGKILL)
+                os.kill(int(beat.read_text().split()[0]), self.number)
                 self.killed = cell.index
 
 
@@ -81,6 +82,17 @@ def test_submitit(tmp_path, alone):
 
 
 @pytest.mark.slow
+def test_jobs_that_are_told_to_end_are_sent_anew(tmp_path, alone):
+    """The time of one is up, the machine of the other is needed: neither is a failed cell."""
+    pytest.importorskip("submitit")
+    made = sweep(tmp_path)
+    killers = [Killer(made, signal.SIGUSR2, (0,)), Killer(made, signal.SIGTERM, (1,))]
+    launch.slurm(made, 2, lambda: [killer() for killer in killers], cluster="local")
+    for killer in killers:
+        check(made, killer, alone)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_ray(tmp_path, alone, monkeypatch):
     pytest.importorskip("ray")
@@ -109,3 +121,22 @@ def test_stopped_it_leaves_nobody_behind_and_goes_on(tmp_path, alone, number):
     if number == signal.SIGINT:
         assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
         assert [contents(made.folder_of(cell)) for cell in made.cells] == alone
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_command_that_was_killed(tmp_path):
+    words = ["sweep", "--grid", "seed=0,1", "--quiet", "--workers", "2", "--run-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "shadowflow.cli", *words, "train", *WORDS]
+    process = subprocess.Popen([*command, "--epochs", "100000"], cwd=ROOT)
+    while len(list(tmp_path.glob("*/history.jsonl"))) < 2:
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    workers = tmp_path / locks.WORKERS
+    until = time.monotonic() + 30
+    while len(list(workers.glob("*.dead"))) < 2:
+        time.sleep(0.1)
+        assert time.monotonic() < until
+    made = plan.find(tmp_path)
+    assert [row.state for row in table.standings(made)] == ["waiting"] * 2

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
@@ -14,6 +14,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction, arg
 from shadowflow.cli.flags import Flag
 from shadowflow.cli.train import Train
 from shadowflow.lab.sweep import grid, plan
+from shadowflow.lab.training import Training
 
 Launcher = Literal["local", "slurm", "ray"]
 IN_FRONT = "train"
@@ -49,7 +50,7 @@ class Sweep:
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Of the sweep (default: a digest of its cells)."""
     patience: float = 30.0
-    """Seconds without a heartbeat after which a worker counts as dead."""
+    """Seconds without a heartbeat after which a worker counts as dead (on NFS above 60)."""
     quiet: Flag = False
     """Print no progress."""
     train: Suppress[Train | None] = field(default=None)
@@ -75,8 +76,7 @@ class Sweep:
         else:
             assert self.train is not None
             base = self.train.settings()
-            options = {"data_dir": self.train.data_dir,
-                       "checkpoint_every": self.train.checkpoint_every}  # fmt: skip
+            options = _options(self.train)
         if not blocks:
             raise ValueError("--grid: expected one or more, got none; for example seed=0,1")
         threads = self.threads or plan.threads_of(self.workers)
@@ -85,16 +85,33 @@ class Sweep:
 
     def run(self) -> int:
         """0 where every cell ended, 1 where one failed, 130 where it was stopped."""
+        options = dict(map(_parameter, self.slurm))
         sweep = self.planned()
         from shadowflow.report import sweep as report
 
         if self.index is not None:
             return report.one_job(sweep, self.index, quiet=self.quiet)
-        options = dict(text.split("=", 1) for text in self.slurm)
-        return report.sweep_job(
-            sweep, self.launcher, self.workers, quiet=self.quiet,
-            options={name: int(v) if v.isdigit() else v for name, v in options.items()},
-        )  # fmt: skip
+        return report.sweep_job(sweep, self.launcher, self.workers, quiet=self.quiet,
+                                options=options)  # fmt: skip
+
+
+def _parameter(text: str) -> tuple[str, int | str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ValueError(f"--slurm: expected NAME=VALUE, got {text!r}")
+    return name, int(value) if value.isdigit() else value
+
+
+def _options(train: Train) -> dict[str, Any]:
+    """What a sweep takes of a training besides its configuration; ValueError for all else."""
+    taken = {"opt", "quiet", *grid.OPTIONS, *(item.name for item in dataclasses.fields(Training))}
+    for item in dataclasses.fields(train):
+        if item.name not in taken and getattr(train, item.name) != item.default:
+            raise ValueError(
+                f"--{item.name.replace('_', '-')}: expected none behind {IN_FRONT}, got "
+                f"{getattr(train, item.name)}; a sweep's own flags stand before that word"
+            )
+    return {name: getattr(train, name) for name in grid.OPTIONS}
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ class Run:
             place, epoch = found.state, found.epoch
             notes = tuple(f"passed over {line}" for line in found.passed_over)
         place = self.devices.copy(place)
+        self.permitted()
         history.cut(self.history, epoch)
         saved, first = epoch if found is not None else None, epoch
         before, end = place, None
@@ -117,6 +118,7 @@ class Run:
         if saved != where:
             self.save(where, good)
         if end != "time":
+            self.permitted()
             write_json(self.folder / "done.json", {"reason": end, "epoch": epoch})
         return Outcome(self.folder, end, epoch, notes)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shadowflow.lab.sweep import launch, table, work
+from shadowflow.lab.sweep.check import check
 from shadowflow.lab.sweep.grid import Cell, shown
 from shadowflow.lab.sweep.plan import Sweep, digest, threads_of
 from shadowflow.lab.training import Training
@@ -24,6 +25,7 @@ def sweep_job(sweep: Sweep, launcher: launch.Launcher, workers: int, *, quiet: b
     """Run all cells and say how they ended: 0, or 1 where one failed; 130 where it was stopped."""
     from tqdm import tqdm
 
+    check(sweep, [cell for cell in sweep.cells if not work.done(sweep, cell)])
     sweep.write()
     launch.begin(sweep)
     total = sum(cell.settings.epochs for cell in sweep.cells)
@@ -85,8 +87,9 @@ def one_job(sweep: Sweep, index: int, *, quiet: bool) -> int:
             f"--index: expected a cell from 0 to {len(sweep.cells) - 1}, got {index}; "
             "`shadowflow sweep status` lists them"
         )
-    sweep.write()
     cell = sweep.cells[index]
+    check(sweep, [cell])
+    sweep.write()
     work.failure(sweep, cell).unlink(missing_ok=True)
     with tqdm(total=cell.settings.epochs, delay=1, disable=quiet, unit="epoch", leave=False) as bar:
         try:

@@ -1,12 +1,14 @@
 """Ways to start the workers of a sweep: processes of this machine, Slurm, Ray.
 
-Each waits until every cell has ended. Whatever dies is replaced as long as cells are left; what
-it had begun is gone on with by another worker.
+Each waits until every cell has ended. A worker that ends before, killed or out of its time, is
+replaced; what it had begun is gone on with by another one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,32 +17,39 @@ from importlib import import_module
 from typing import Any, Literal
 
 from shadowflow.lab.sweep import work
+from shadowflow.lab.sweep.grid import Cell
 from shadowflow.lab.sweep.locks import bury, fresh
 from shadowflow.lab.sweep.plan import Sweep
 
 Launcher = Literal["local", "slurm", "ray"]
 Watch = Callable[[], Any]
 PATIENCE = 0.2  # seconds between looks at the workers
-TRIES = 3  # how often in a row each worker may die before a cell is finished
+GRACE = 15.0  # seconds a worker gets to end by itself
+MINUTES = 240  # of a job of Slurm, unless they are given
 
 
 class _Deaths:
-    """How often workers have died since a cell was last finished."""
+    """How often workers have died since a cell last got on."""
 
     def __init__(self, sweep: Sweep, workers: int) -> None:
-        self.sweep, self.left, self.count = sweep, len(sweep.cells) + 1, 0
-        self.most = TRIES * workers
+        self.sweep, self.count, self.last = sweep, 0, _progress(sweep)
+        self.most = workers * (work.DEATHS + 1)  # a cell that kills them all is marked before
 
     def add(self, reason: str) -> None:
         """One more; ValueError where that is too often to be an accident."""
-        left = sum(not work.settled(self.sweep, cell) for cell in self.sweep.cells)
-        self.count = 1 if left < self.left else self.count + 1
-        self.left = left
+        now = _progress(self.sweep)
+        self.count, self.last = 1 if now != self.last else self.count + 1, now
         if self.count > self.most:
             raise ValueError(
-                f"sweep: expected workers that finish their cells, got {self.count} deaths in a "
-                f"row, the last one: {reason}; the same command goes on when that is mended"
+                f"sweep: expected workers that get on with their cells, got {self.count} deaths in "
+                f"a row, the last one: {reason}; the same command goes on when that is mended"
             )
+
+
+def _progress(sweep: Sweep) -> tuple[int, int]:
+    """(cells that are left, bytes of their histories)."""
+    cells = left(sweep)
+    return len(cells), sum(work.written(sweep, cell) for cell in cells)
 
 
 def begin(sweep: Sweep) -> None:
@@ -49,23 +58,30 @@ def begin(sweep: Sweep) -> None:
         work.failure(sweep, cell).unlink(missing_ok=True)
 
 
-def unfinished(sweep: Sweep) -> bool:
-    """Whether a cell is left to do."""
-    return not all(work.settled(sweep, cell) for cell in sweep.cells)
+def left(sweep: Sweep) -> list[Cell]:
+    """The cells that have not ended."""
+    return [cell for cell in sweep.cells if not work.settled(sweep, cell)]
 
 
 def local(sweep: Sweep, workers: int, watch: Watch) -> None:
-    """Processes of this machine; watch is called while they work."""
+    """Processes of this machine, which end with this one; watch is called while they work."""
     deaths, running = _Deaths(sweep, workers), {}
     environment = os.environ | work.environment(sweep.threads)
+
+    def bury_process(token: str, process: subprocess.Popen) -> None:
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        bury(sweep.run_dir, token)
 
     def start() -> None:
         token = fresh()
         command = [sys.executable, "-m", "shadowflow.lab.sweep.work", str(sweep.file), token]
-        running[token] = subprocess.Popen(command, env=environment, start_new_session=True)
+        running[token] = subprocess.Popen(command, env=environment, start_new_session=True,
+                                          stdin=subprocess.PIPE)  # fmt: skip
 
     try:
-        for _ in range(workers):
+        for _ in range(min(workers, len(left(sweep)))):
             start()
         while running:
             time.sleep(PATIENCE)
@@ -74,38 +90,48 @@ def local(sweep: Sweep, workers: int, watch: Watch) -> None:
                 if process.poll() is None:
                     continue
                 del running[token]
-                bury(sweep.run_dir, token)
-                if process.returncode != 0 and unfinished(sweep):
+                bury_process(token, process)
+                if left(sweep):
                     deaths.add(f"exit code {process.returncode}")
                     start()
     finally:
         for process in running.values():
             process.terminate()
-        for token, process in running.items():
-            process.wait()
-            bury(sweep.run_dir, token)
+        try:
+            until = time.monotonic() + GRACE
+            for process in running.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()))
+        finally:  # and at once where the wait is broken off
+            for token, process in running.items():
+                process.kill()
+                bury_process(token, process)
 
 
 def slurm(sweep: Sweep, workers: int, watch: Watch, *, cluster: str = "slurm",
           options: Mapping[str, Any] | None = None) -> None:  # fmt: skip
-    """Jobs of Slurm; one that dies is sent anew.
+    """Jobs of Slurm; one that dies, or whose time is up, is sent anew.
 
     cluster: "local" for submitit's own stand-in.
     options: of submitit, as ``slurm_partition`` or ``timeout_min``.
     """
+    if cluster == "slurm" and shutil.which("srun") is None:
+        raise ValueError("--launcher: expected a machine of Slurm, got one without srun")
     submitit = extra("submitit", "slurm")
     executor = submitit.AutoExecutor(folder=sweep.folder / "jobs", cluster=cluster)
-    given = {"name": f"sweep-{sweep.name}", "cpus_per_task": sweep.threads} | dict(options or {})
-    executor.update_parameters(**given)
+    given = {"name": f"sweep-{sweep.name}", "cpus_per_task": sweep.threads, "timeout_min": MINUTES}
+    executor.update_parameters(**given | dict(options or {}))
     send = lambda: executor.submit(work.main, [str(sweep.file.resolve())])  # noqa: E731
-    deaths, jobs = _Deaths(sweep, workers), [send() for _ in range(workers)]
+    deaths, jobs = _Deaths(sweep, workers), []
     try:
+        for _ in range(min(workers, len(left(sweep)))):
+            jobs.append(send())
         while jobs:
             time.sleep(PATIENCE)
             watch()
             for job in [job for job in jobs if job.done()]:
                 jobs.remove(job)
-                if job.state not in ("COMPLETED", "FINISHED") and unfinished(sweep):
+                if left(sweep):
                     deaths.add(f"job {job.job_id} is {job.state}")
                     jobs.append(send())
     finally:
@@ -116,7 +142,7 @@ def slurm(sweep: Sweep, workers: int, watch: Watch, *, cluster: str = "slurm",
 def ray(sweep: Sweep, workers: int, watch: Watch) -> None:
     """Tasks of a Ray cluster: the one that RAY_ADDRESS names, or one on this machine.
 
-    A task whose worker dies is tried again by Ray itself.
+    A task that dies is followed by another.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     package = extra("ray", "ray")
@@ -125,18 +151,37 @@ def ray(sweep: Sweep, workers: int, watch: Watch) -> None:
         cores = None if "RAY_ADDRESS" in os.environ else workers * sweep.threads
         package.init(include_dashboard=False, log_to_driver=False, num_cpus=cores)
     settings = {"env_vars": work.environment(sweep.threads)}
-    task = package.remote(num_cpus=sweep.threads, max_retries=-1, runtime_env=settings)(work.main)
-    tasks = [task.remote([str(sweep.file.resolve())]) for _ in range(workers)]
+    task = package.remote(num_cpus=sweep.threads, max_retries=0, runtime_env=settings)(work.main)
+    send = lambda: task.remote([str(sweep.file.resolve())])  # noqa: E731
+    deaths, tasks = _Deaths(sweep, workers), []
     try:
+        for _ in range(min(workers, len(left(sweep)))):
+            tasks.append(send())
         while tasks:
             ready, tasks = package.wait(tasks, timeout=PATIENCE)
             watch()
-            package.get(ready)
+            for ended in ready:
+                reason = _reason(package, ended)
+                if left(sweep):
+                    deaths.add(reason)
+                    tasks.append(send())
     finally:
-        for left in tasks:
-            package.cancel(left, force=True)
+        for other in tasks:  # as Ctrl-C does, then for good
+            package.cancel(other)
+        if tasks:
+            _, tasks = package.wait(tasks, num_returns=len(tasks), timeout=GRACE)
+        for other in tasks:
+            package.cancel(other, force=True)
         if own:
             package.shutdown()
+
+
+def _reason(package: Any, task: Any) -> str:
+    """How a task ended, in words."""
+    try:
+        return f"exit code {package.get(task)}"
+    except (package.exceptions.RayError, KeyboardInterrupt) as error:
+        return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 def extra(package: str, name: str) -> Any:

@@ -2,9 +2,11 @@
 
 A worker has a token and a file of its own that it writes again and again. The lock of a cell is
 the file ``<key>.<n>`` of the highest n, made at once or not at all, and holds the token of its
-owner. Whoever gives it up makes ``<key>.<n>.free``; whoever finds that the owner's heartbeat has
-stood still for long enough makes ``<key>.<n+1>``, and the owner, should it wake, is one no more.
-Nothing is removed, so no lock can be taken for another; no two clocks are compared.
+owner and how far the cell was. Whoever gives it up makes ``<key>.<n>.free``; whoever finds that the
+owner's heartbeat has stood still for long enough makes ``<key>.<n+1>``, and the owner, should it
+wake, is one no more. Nothing is removed, so no lock can be taken for another; no two clocks are
+compared. Where a machine keeps what it knows of a shared folder for a while (NFS: up to a minute),
+patience must be longer.
 """
 
 from __future__ import annotations
@@ -72,15 +74,18 @@ class Worker:
         """Where a worker's heartbeat is."""
         return self.run_dir / WORKERS / token
 
-    def acquire(self, key: str) -> Lock | None:
-        """The lock of a cell, where it is free or its owner dead; None where it is not."""
+    def acquire(self, key: str, progress: int = 0) -> Lock | None:
+        """The lock of a cell, where it is free or its owner dead; None where it is not.
+
+        progress: how far the cell is, any number that grows.
+        """
         number, owner = newest(self.run_dir, key)
         if owner is not None and not self.dead(owner):
             return None
         path = _path(self.run_dir, key, number + 1)
         draft = path.with_name(f".{self.token}-{path.name}")
         draft.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(self.token)
+        draft.write_text(f"{self.token} {progress}")
         try:
             os.link(draft, path)
         except FileExistsError:  # another one was faster
@@ -122,6 +127,21 @@ class Lock:
         """Give it up."""
         _free(_path(self.run_dir, self.key, self.number)).touch()
 
+    def deaths(self) -> int:
+        """How many owners in a row have died before this one, all where the cell still is."""
+        here = self._progress(self.number)
+        earlier = itertools.takewhile(
+            lambda number: (
+                not _free(_path(self.run_dir, self.key, number)).exists()
+                and self._progress(number) == here
+            ),
+            range(self.number - 1, -1, -1),
+        )
+        return sum(1 for _ in earlier)
+
+    def _progress(self, number: int) -> str:
+        return _path(self.run_dir, self.key, number).read_text().split()[1]
+
 
 def bury(run_dir: Path, token: str) -> None:
     """Say of a worker that it has ended, so that nobody need wait to be sure."""
@@ -142,7 +162,7 @@ def newest(run_dir: Path, key: str) -> tuple[int, str | None]:
     path = _path(run_dir, key, number)
     if number < 0 or _free(path).exists():
         return number, None
-    return number, path.read_text()
+    return number, path.read_text().split()[0]
 
 
 def _number(draft: Path, count: int) -> None:

@@ -109,8 +109,8 @@ def sweep_of(base: Training, blocks: Sequence[Block], run_dir: Path, name: str |
         ValueError: as ``grid.cells`` and ``Sweep`` refuse it.
 
     Example:
-        >>> sweep_of(Training(), [Block({"seed": (0, 1)})], Path("runs")).name
-        'df76c8ff'
+        >>> sweep_of(Training(), [Block({"seed": (0, 1)})], Path("runs"), "seeds").file.as_posix()
+        'runs/sweep-seeds/sweep.json'
     """
     found = cells(base, blocks)
     return Sweep(name or digest(found), run_dir, found, **options)
@@ -123,8 +123,9 @@ def digest(cells: Sequence[Cell]) -> str:
 
 
 def threads_of(workers: int) -> int:
-    """The cores of this machine, shared out."""
-    return max(1, (os.cpu_count() or 1) // workers)
+    """The cores that this process may use, shared out."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (there or 1) // workers)
 
 
 def read(file: Path) -> Sweep:

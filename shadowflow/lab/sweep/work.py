@@ -1,7 +1,8 @@
 """A worker: takes the cells of a sweep that nobody else has, one after the other, until all end.
 
-`python -m shadowflow.lab.sweep.work SWEEP.JSON [TOKEN]` is one. JAX is not loaded before there is
-a cell to train: how many threads it computes with is settled by the environment until then.
+`python -m shadowflow.lab.sweep.work SWEEP.JSON TOKEN` is one, until its input ends. JAX is not
+loaded before there is a cell to train: how many threads it computes with is settled by the
+environment until then.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from shadowflow.lab.sweep.locks import Lock, Lost, Worker, fresh
 from shadowflow.lab.sweep.plan import Sweep, read
 
 WAIT = 0.5  # seconds before looking again at cells that others have
+DEATHS = 3  # workers in a row that may die at one place of a cell before it counts as failed
 THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Progress = Callable[[int, Mapping[str, Any]], Any]
 
@@ -40,23 +42,37 @@ def failure(sweep: Sweep, cell: Cell) -> Path:
     return sweep.folder_of(cell) / "failed.json"
 
 
+def done(sweep: Sweep, cell: Cell) -> bool:
+    """Whether the run of a cell has come to its end, diverged or not."""
+    return (sweep.folder_of(cell) / "done.json").exists()
+
+
 def settled(sweep: Sweep, cell: Cell) -> bool:
     """Whether there is nothing left to do for a cell: it is done, diverged, or failed."""
-    return (sweep.folder_of(cell) / "done.json").exists() or failure(sweep, cell).exists()
+    return done(sweep, cell) or failure(sweep, cell).exists()
+
+
+def written(sweep: Sweep, cell: Cell) -> int:
+    """How long the history of a cell is, in bytes."""
+    try:
+        return (sweep.folder_of(cell) / "history.jsonl").stat().st_size
+    except OSError:
+        return 0
 
 
 def work(sweep: Sweep, cells: Sequence[Cell] | None = None, token: str | None = None,
          progress: Progress | None = None) -> None:  # fmt: skip
     """Train all cells, or those given, that no other worker has; wait for those that others have.
 
-    A cell that fails is marked, with the reason, and the next one is taken. On SIGTERM, as on
-    Ctrl-C, a KeyboardInterrupt comes out; the lock is given up and the run can be gone on with.
+    A cell that fails is marked, with the reason, and the next one is taken; so is one that kills
+    its workers. On SIGTERM, and SIGUSR2 by which Slurm says that the time is up, as on Ctrl-C, a
+    KeyboardInterrupt comes out; the lock is given up and the run can be gone on with.
     """
     os.environ.update(environment(sweep.threads))
     mine = sweep.cells if cells is None else cells
     main_thread = threading.current_thread() is threading.main_thread()
-    if main_thread:
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ends = (signal.SIGTERM, signal.SIGUSR2) if main_thread else ()
+    previous = [signal.signal(number, signal.default_int_handler) for number in ends]
     worker = Worker(sweep.run_dir, sweep.patience, token or fresh())
     try:
         with worker.alive():
@@ -64,25 +80,22 @@ def work(sweep: Sweep, cells: Sequence[Cell] | None = None, token: str | None = 
                 if not any(_try(sweep, cell, worker, progress) for cell in left):
                     time.sleep(WAIT)
     finally:
-        if main_thread:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(ends, previous, strict=True):
+            signal.signal(number, handler)
 
 
 def _try(sweep: Sweep, cell: Cell, worker: Worker, progress: Progress | None) -> bool:
     """Whether a cell could be had; then it has been trained, or is marked."""
     if settled(sweep, cell):
         return True
-    lock = worker.acquire(cell.settings.key())
+    lock = worker.acquire(cell.settings.key(), written(sweep, cell))
     if lock is None:
         return False
     try:
         if not settled(sweep, cell):  # by whoever had it until now
             _train(sweep, cell, lock, progress)
-    except Lost:
-        return True
-    except Exception as error:
-        traceback.print_exc()
-        write_json(failure(sweep, cell), {"error": f"{type(error).__name__}: {error}"})
+    except Lost as lost:
+        print(f"{cell}: {lost}", file=sys.stderr)
     finally:
         lock.release()
     return True
@@ -91,8 +104,31 @@ def _try(sweep: Sweep, cell: Cell, worker: Worker, progress: Progress | None) ->
 def _train(sweep: Sweep, cell: Cell, lock: Lock, progress: Progress | None) -> None:
     from shadowflow.lab.prepare import train
 
-    train(cell.settings, sweep.run_dir, data_dir=sweep.data_dir, guard=lock.check,
-          checkpoint_every=sweep.checkpoint_every, progress=progress)  # fmt: skip
+    try:
+        if lock.deaths() >= DEATHS:
+            raise RuntimeError(
+                f"{lock.deaths()} workers in a row died of it at the same place, as they do where "
+                "memory runs out"
+            )
+        train(cell.settings, sweep.run_dir, data_dir=sweep.data_dir, guard=lock.check,
+              checkpoint_every=sweep.checkpoint_every, progress=progress)  # fmt: skip
+    except Lost:
+        raise
+    except Exception as error:
+        lock.check()
+        traceback.print_exc()
+        write_json(failure(sweep, cell), {"error": f"{type(error).__name__}: {error}"})
+
+
+def end_with_input() -> None:
+    """SIGTERM to this process as soon as whoever holds the other end of its input is gone."""
+
+    def wait() -> None:
+        while os.read(0, 64):
+            continue
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -106,4 +142,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_input()
     sys.exit(main(sys.argv[1:]))
