@@ -1,0 +1,213 @@
+"""Forms as a paper would print them."""
+
+from __future__ import annotations
+
+import sympy as sp
+
+
+DECAYS = "βργ"  # how the symbols that lie in (0, 1) begin
+
+
+def slope(expression, variable: sp.Symbol) -> sp.Expr:
+    """The derivative at a generic point: that of sign is 0."""
+    found = sp.diff(expression, variable).replace(sp.DiracDelta, lambda *_: sp.Integer(0))
+    return found.replace(sp.Piecewise, _generic)
+
+
+def _generic(*branches):
+    kept = [(value, condition) for value, condition in branches if not isinstance(condition, sp.Eq)]
+    return sp.Piecewise(*kept)
+
+
+def tidy(expression) -> sp.Expr:
+    """The shortest of a few equal forms, with denominators such as 1 − β rather than β − 1."""
+    expression = sp.sympify(expression)
+    if expression.is_Atom:
+        return expression
+    simple = sp.simplify(without_abs(expression)).replace(sp.Piecewise, _generic)
+    simple = sp.powsimp(without_abs(simple))
+    rooted = _by_root(simple)
+    if rooted is not None:
+        return oriented(rooted)
+    forms = [simple, sp.factor(simple), sp.simplify(sp.together(expression)), expression]
+    return min((oriented(sp.powsimp(form)) for form in forms), key=_length)
+
+
+def quotient(expression) -> sp.Expr:
+    """One fraction, factored.
+
+    >>> b = sp.Symbol("b")
+    >>> quotient(b * (1 + b) / (1 - b) + 1 - b)
+    (2*b**2 - b + 1)/(1 - b)
+    """
+    return oriented(sp.factor(sp.together(expression)))
+
+
+def without_abs(expression) -> sp.Expr:
+    """|1 − β^n| as 1 − β^n, all decays being below 1."""
+
+    def signed(argument):
+        decays = sorted((s for s in argument.free_symbols if s.name[0] in DECAYS), key=str)
+        others = argument.free_symbols - set(decays)
+        if not decays or not all(s.is_integer for s in others):
+            return sp.Abs(argument)
+        values = {
+            sp.sign(argument.subs({s: step for s in others}).subs(
+                {s: sp.Rational(i + place, len(decays) + 9) for i, s in enumerate(decays)}
+            )) for step in (0, 1, 7) for place in (1, 5, 9)
+        }  # fmt: skip
+        return argument if values == {1} else -argument if values == {-1} else sp.Abs(argument)
+
+    return expression.replace(sp.Abs, signed)
+
+
+def _length(expression) -> tuple:
+    return sp.count_ops(expression), len(str(expression))
+
+
+def by_powers(expression, count: sp.Symbol) -> sp.Expr:
+    """A polynomial in β^n, power by power, each coefficient in its simplest form."""
+    bases = {p.base for p in expression.atoms(sp.Pow) if p.exp.has(count)}
+    if len(bases) != 1:
+        return expression
+    (base,), power = bases, sp.Symbol("Z", positive=True)
+
+    def named(_, exponent):
+        rest, many = sp.expand(exponent).as_independent(count, as_Add=True)
+        return base**rest * power ** sp.cancel(many / count)
+
+    found = expression.replace(lambda e: e.is_Pow and e.base == base and e.exp.has(count),
+                               lambda e: named(*e.args))  # fmt: skip
+    above, below = sp.fraction(sp.together(found))
+    if below.has(power):
+        return expression
+    terms = sp.Poly(sp.expand(above), power).terms()
+    return sp.Add(*(
+        sp.powsimp(tidy(coefficient / below) * base ** (count * k)) for (k,), coefficient in terms
+    ))  # fmt: skip
+
+
+def _by_root(expression) -> sp.Expr | None:
+    """With the denominator factored as a polynomial in the square root that is in it."""
+    above, below = sp.fraction(sp.together(expression))
+    bases = {p.base for p in below.atoms(sp.Pow) if p.exp.is_Rational and p.exp.q == 2}
+    squares = [b for b in bases if b.is_Add and any(t.is_Pow and t.exp == 2 for t in b.args)]
+    if len(squares) != 1:
+        return None
+    (base,), root = squares, sp.Symbol("R", positive=True)
+    square = next(term for term in base.args if term.is_Pow and term.exp == 2)
+    below = below.replace(lambda e: e.is_Pow and e.base == base, lambda e: root ** (2 * e.exp))
+    factored = sp.factor(sp.expand(below.subs(square, root**2 - base + square)))
+    if factored.has(square) or not factored.is_Mul or not any(f.is_Add for f in factored.args):
+        return None
+    return above / factored.subs(root, sp.sqrt(base))
+
+
+def _length(expression) -> tuple:
+    return sp.count_ops(expression), len(str(expression))
+
+
+def oriented(expression) -> sp.Expr:
+    """The same with the number in every factor 1 − x positive.
+
+    >>> x = sp.Symbol("x")
+    >>> oriented(2 / (x - 1))
+    -2/(1 - x)
+    """
+
+    def to_turn(part) -> bool:
+        base, exponent = part.as_base_exp()
+        return bool(base.is_Add and exponent.is_Integer and base.as_coeff_Add()[0].is_negative)
+
+    def turned(part):
+        sign, kept = sp.Integer(1), []
+        for factor in sp.Mul.make_args(part):
+            base, exponent = factor.as_base_exp()
+            flip = to_turn(factor)
+            sign *= sp.Integer(-1) ** exponent if flip else 1
+            kept.append(sp.Pow(-base, exponent) if flip else factor)
+        return sp.Mul(sign, *kept)
+
+    whole = lambda e: e.is_Mul or (e.is_Pow and e.exp.is_Integer)  # noqa: E731
+    return expression.replace(
+        lambda e: whole(e) and any(map(to_turn, sp.Mul.make_args(e))), turned
+    )  # fmt: skip
+
+
+def split(expression, y: sp.Symbol) -> sp.Expr:
+    """Partial fractions in y², where that is what the expression is a quotient of."""
+    even = sp.simplify(expression.subs(y, -y) - expression) == 0
+    if not even or not expression.is_rational_function(y):
+        return expression
+    return sp.Add(*(_monic(term, y) for term in sp.Add.make_args(sp.apart(expression, y))))
+
+
+def _monic(term, y: sp.Symbol) -> sp.Expr:
+    """With 1 as the coefficient of the highest power in the denominator."""
+    above, below = sp.fraction(sp.together(term))
+    if not below.has(y):
+        return oriented(term)
+    lead = sp.LC(below, y)
+    return oriented(tidy(above / lead) / sp.expand(below / lead))
+
+
+def closed_sum(summand, index: sp.Symbol, count: sp.Symbol) -> sp.Expr:
+    """Σ_{l=0}^{n−1} of a sum of geometric terms in closed form, else the sum as it stands.
+
+    >>> b, l, n = sp.Symbol("b", positive=True), sp.Symbol("l"), sp.Symbol("n")
+    >>> closed_sum(b**l, l, n)
+    (1 - b**n)/(1 - b)
+    """
+    total = sp.Integer(0)
+    for term in sp.Add.make_args(sp.expand(summand)):
+        fixed, moving = term.as_independent(index, as_Add=False)
+        ratio = sp.powsimp(moving.subs(index, index + 1) / moving)
+        ratio = sp.simplify(ratio)
+        if ratio.has(index):
+            return sp.Sum(summand, (index, 0, count - 1))
+        first = fixed * moving.subs(index, 0)
+        total += first * count if ratio == 1 else first * (1 - ratio**count) / (1 - ratio)
+    return tidy(total)
+
+
+def limit(expression, y: sp.Symbol, place) -> sp.Expr | None:
+    """The limit y → 0+ or ∞, None where it is not found or not finite."""
+    try:
+        found = sp.limit(expression, y, place, "+" if place == 0 else "-")
+    except (NotImplementedError, ValueError, TypeError):
+        return None
+    bad = found.has(sp.oo, -sp.oo, sp.zoo, sp.nan, sp.Limit) or found.has(sp.AccumBounds)
+    return None if bad else tidy(found)
+
+
+def antiderivative(expression, y: sp.Symbol) -> sp.Expr | None:
+    """∫ dy without a constant, None where it is not found by the ordinary rules.
+
+    A square root of y² + c is made the variable first, so that the rest is a rational function.
+    """
+    from sympy.integrals.manualintegrate import manualintegrate
+
+    roots = {p for p in expression.atoms(sp.Pow) if p.exp.is_Rational and p.exp.q == 2 and
+             sp.simplify(sp.diff(p.base, y) - 2 * y) == 0}  # fmt: skip
+    bases = {p.base for p in roots}
+    if len(bases) == 1:
+        root, (base,) = sp.Symbol("R", positive=True), bases
+        inner = sp.simplify((expression / y * root).subs({p: root ** (2 * p.exp) for p in roots}))
+        inner = sp.simplify(inner.subs(y, sp.sqrt(root**2 - base + y**2)))
+        found = None if inner.has(y) else manualintegrate(sp.apart(inner, root), root)
+        found = None if found is None else found.subs(root, sp.sqrt(base))
+    else:
+        found = manualintegrate(expression, y)
+    if found is None or found.has(sp.Integral):
+        return None
+    return _scaled_logs(sp.expand(found), y).as_independent(y, as_Add=True)[1]
+
+
+def _scaled_logs(expression, y: sp.Symbol) -> sp.Expr:
+    """log(x + c) as log(1 + x/c), which is another constant and 0 where x is."""
+
+    def scaled(argument):
+        constant = argument.as_independent(y, as_Add=True)[0]
+        return sp.log(sp.expand(argument / constant)) if constant != 0 else sp.log(argument)
+
+    return expression.replace(sp.log, scaled)
