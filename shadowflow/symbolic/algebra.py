@@ -82,9 +82,15 @@ def by_powers(expression, count: sp.Symbol) -> sp.Expr:
     if below.has(power):
         return expression
     terms = sp.Poly(sp.expand(above), power).terms()
-    return sp.Add(*(
-        sp.powsimp(tidy(coefficient / below) * base ** (count * k)) for (k,), coefficient in terms
-    ))  # fmt: skip
+    return sp.Add(*(_times_power(quotient(c / below), base, count * k) for (k,), c in terms))
+
+
+def _times_power(coefficient, base, exponent) -> sp.Expr:
+    """coefficient · base^exponent, with the powers of base in the coefficient put to the others."""
+    factors = sp.Mul.make_args(coefficient)
+    mine = [f for f in factors if f.as_base_exp()[0] == base]
+    others = [f for f in factors if f not in mine]
+    return sp.Mul(*others, base ** sp.Add(exponent, *(f.as_base_exp()[1] for f in mine)))
 
 
 def _by_root(expression) -> sp.Expr | None:

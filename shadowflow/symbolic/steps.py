@@ -40,12 +40,12 @@ class AtStep:
 def factor_at(decay) -> sp.Expr:
     """c_n(β) = 1 + 2 (mean age) = (1+β)/(1−β) − 2(n+1)β^{n+1}/(1−β^{n+1})."""
     late = decay ** (STEP + 1)
-    return (1 + decay) / (1 - decay) - 2 * (STEP + 1) * late / (1 - late)
+    return (1 + decay) / (1 - decay) + sp.Mul(-2, STEP + 1, late, 1 / (1 - late))
 
 
 def direction_at(model: Model, step) -> sp.Expr:
     """Φ at a step, all gradients being the present one."""
-    moments = [a.weight(step) * psi for a, psi in zip(model.averages, model.psi(), strict=True)]
+    moments = [a.weight(step) * a.transform(model.y) for a in model.averages]
     return model.direction(moments, THETA, step)
 
 

@@ -1,0 +1,45 @@
+"""The settled equation as the source of a numpy function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sympy as sp
+from sympy.printing.numpy import NumPyPrinter
+
+from .model import GRADIENT, RATE, THETA
+
+if TYPE_CHECKING:
+    from .derivation import Derivation
+
+
+def python(derivation: Derivation) -> str:
+    """A function ``modified_field`` with its one import."""
+    from .derivation import PUSHED
+
+    model = derivation.model
+    taken = {GRADIENT: "g", PUSHED: "hd", RATE: "learning_rate", THETA: "params"}
+    taken |= {hyper.symbol: hyper.name for hyper in model.hypers}
+    names = {symbol: sp.Symbol(name, real=True) for symbol, name in taken.items()}
+    shared, (value,) = sp.cse(derivation.field.subs(names), symbols=sp.numbered_symbols("x"))
+    printer = NumPyPrinter({"fully_qualified_modules": False})
+    lines = [f"    {symbol} = {printer.doprint(part)}" for symbol, part in shared]
+    lines.append(f"    return {printer.doprint(value)}")
+    body = "\n".join(lines).replace("numpy.", "np.")
+    functions = sorted(printer.module_imports.get("numpy", ()))
+    for function in functions:
+        body = _called(body, function)
+    params = ["params"] if model.reads_params else []
+    keywords = [f"{hyper.name}={hyper.value!r}" for hyper in model.hypers]
+    arguments = ", ".join(["g", "hd", "learning_rate", *params, *(["*"] if keywords else []),
+                           *keywords])  # fmt: skip
+    words = (f'    """d params / d time of {model.name}: settled memory, full batch.\n\n'
+             f'    g: the gradient; hd: the Hessian times the memoryless direction at g.\n    """')  # fmt: skip
+    imports = "import numpy as np\n\n\n" if functions else ""
+    return f"{imports}def modified_field({arguments}):\n{words}\n{body}\n"
+
+
+def _called(body: str, function: str) -> str:
+    import re
+
+    return re.sub(rf"(?<![\w.]){function}\(", f"np.{function}(", body)
