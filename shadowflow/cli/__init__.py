@@ -1,4 +1,4 @@
-"""The command line: `shadowflow shadow`, `verify`, `reproduce`, `train`, `data`."""
+"""The command line: `shadowflow shadow`, `verify`, `reproduce`, `train`, `derive`, `data`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ except ImportError as error:
 from tyro.conf import CascadeSubcommandArgs
 
 from shadowflow.cli.data import Data
+from shadowflow.cli.derive import Derive
 from shadowflow.cli.reproduce import Reproduce
 from shadowflow.cli.shadow import Shadow
 from shadowflow.cli.train import Train
 from shadowflow.cli.verify import Verify
 
 
-def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify | Reproduce | Train | Data:
+def parse(
+    arguments: Sequence[str] | None = None,
+) -> Shadow | Verify | Reproduce | Train | Derive | Data:
     """The command that the arguments describe.
 
     Raises:
@@ -30,7 +33,7 @@ def parse(arguments: Sequence[str] | None = None) -> Shadow | Verify | Reproduce
         20
     """
     return tyro.cli(
-        Shadow | Verify | Reproduce | Train | Data,
+        Shadow | Verify | Reproduce | Train | Derive | Data,
         args=arguments,
         prog="shadowflow",
         description="What an optimizer with memory follows.",

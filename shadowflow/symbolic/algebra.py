@@ -25,12 +25,12 @@ def tidy(expression) -> sp.Expr:
     if expression.is_Atom:
         return expression
     simple = sp.simplify(without_abs(expression)).replace(sp.Piecewise, _generic)
-    simple = sp.powsimp(without_abs(simple))
+    simple = sp.powsimp(without_abs(simple), deep=True)
     rooted = _by_root(simple)
     if rooted is not None:
         return oriented(rooted)
     forms = [simple, sp.factor(simple), sp.simplify(sp.together(expression)), expression]
-    return min((oriented(sp.powsimp(form)) for form in forms), key=_length)
+    return min((oriented(sp.powsimp(form, deep=True)) for form in forms), key=_length)
 
 
 def quotient(expression) -> sp.Expr:
@@ -102,15 +102,18 @@ def _by_root(expression) -> sp.Expr | None:
         return None
     (base,), root = squares, sp.Symbol("R", positive=True)
     square = next(term for term in base.args if term.is_Pow and term.exp == 2)
-    below = below.replace(lambda e: e.is_Pow and e.base == base, lambda e: root ** (2 * e.exp))
-    factored = sp.factor(sp.expand(below.subs(square, root**2 - base + square)))
-    if factored.has(square) or not factored.is_Mul or not any(f.is_Add for f in factored.args):
+    rooted = lambda part: part.replace(  # noqa: E731
+        lambda e: e.is_Pow and e.base == base, lambda e: root ** (2 * e.exp)
+    )
+    sides = [rooted(side) for side in (above, below)]
+    above, below = (
+        sp.factor(sp.expand(side.subs(square, root**2 - base + square))) if side.has(root) else side
+        for side in sides
+    )
+    stays = any(side.has(square) for side in (above, below) if side.has(root))
+    if stays or not below.is_Mul or not any(f.is_Add for f in below.args):
         return None
-    return above / factored.subs(root, sp.sqrt(base))
-
-
-def _length(expression) -> tuple:
-    return sp.count_ops(expression), len(str(expression))
+    return (above / below).subs(root, sp.sqrt(base))
 
 
 def oriented(expression) -> sp.Expr:
@@ -145,16 +148,20 @@ def split(expression, y: sp.Symbol) -> sp.Expr:
     even = sp.simplify(expression.subs(y, -y) - expression) == 0
     if not even or not expression.is_rational_function(y):
         return expression
-    return sp.Add(*(_monic(term, y) for term in sp.Add.make_args(sp.apart(expression, y))))
+    return sp.Add(*(monic(term, y) for term in sp.Add.make_args(sp.apart(expression, y))))
 
 
-def _monic(term, y: sp.Symbol) -> sp.Expr:
-    """With 1 as the coefficient of the highest power in the denominator."""
-    above, below = sp.fraction(sp.together(term))
-    if not below.has(y):
-        return oriented(term)
-    lead = sp.LC(below, y)
-    return oriented(tidy(above / lead) / sp.expand(below / lead))
+def monic(term, y: sp.Symbol) -> sp.Expr:
+    """With 1 for a number before the highest power of y in the factors of the denominator."""
+    kept = []
+    for factor in sp.Mul.make_args(oriented(term)):
+        base, exponent = factor.as_base_exp()
+        if base.is_Add and base.is_polynomial(y) and base.has(y) and exponent.is_Integer:
+            lead = sp.LC(base, y)
+            if lead.is_Number and lead != 1:
+                factor = lead**exponent * sp.expand(base / lead) ** exponent
+        kept.append(factor)
+    return sp.Mul(*kept)
 
 
 def closed_sum(summand, index: sp.Symbol, count: sp.Symbol) -> sp.Expr:
@@ -203,7 +210,8 @@ def antiderivative(expression, y: sp.Symbol) -> sp.Expr | None:
         found = None if inner.has(y) else manualintegrate(sp.apart(inner, root), root)
         found = None if found is None else found.subs(root, sp.sqrt(base))
     else:
-        found = manualintegrate(expression, y)
+        rational = expression.is_rational_function(y)
+        found = manualintegrate(sp.apart(expression, y) if rational else expression, y)
     if found is None or found.has(sp.Integral):
         return None
     return _scaled_logs(sp.expand(found), y).as_independent(y, as_Add=True)[1]

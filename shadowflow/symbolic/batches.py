@@ -52,8 +52,12 @@ def batched(model: Model) -> Batched:
         moving, still, scales = [*moving, p], [*still, bar], [*scales, scale]
     terms.append(-tidy(slope(answer.direction, THETA)) * FORCE / 2)
     direction, *terms = _abbreviated([answer.direction, *terms], (*moments, MIXED), roots)
-    shown = (*answer.mixture.items(), *roots.items(), *definitions)
-    return Batched(direction, sp.Add(*terms), shown, moments, tuple(moving), tuple(still),
+    shown, used = [], direction.free_symbols | sp.Add(*terms).free_symbols
+    for symbol, value in (*answer.mixture.items(), *roots.items(), *definitions):
+        if symbol in used:
+            shown.append((symbol, value))
+            used = used | value.free_symbols
+    return Batched(direction, sp.Add(*terms), tuple(shown), moments, tuple(moving), tuple(still),
                    tuple(scales))  # fmt: skip
 
 
@@ -84,9 +88,9 @@ def _definitions(average: Average, m, p, bar, inner, weight: str) -> list:
     outer = lambda e: sp.Sum(w * e, (INDEX, 0, STEP))  # noqa: E731
     return [
         (m, outer(at(average.transform(GRADIENT)))),
-        (w, size / late if average.corrected else size),
         (p, outer(at(inner) * hessian * past)),
         (bar, outer(at(inner) * hessian * plain("F_n"))),
+        (w, size / late if average.corrected else size),
     ]
 
 

@@ -9,7 +9,7 @@ SUBSCRIPTS = {ord(low): high for low, high in zip("₀₁₂₃₄₅₆₇₈�
 LATEX = {
     "β": r"\beta", "ρ": r"\rho", "γ": r"\gamma", "ε": r"\varepsilon", "λ": r"\lambda",
     "θ": r"\theta", "ν": r"\nu", "Φ": r"\Phi", "∇": r"\nabla ", "‖": r"\|", "∞": r"\infty",
-    "κ": r"\kappa", "′": "'", "∂": r"\partial ", "·": r"\cdot ", "−": "-", "≪": r"\ll ",
+    "κ": r"\kappa", "Λ": r"\Lambda", "′": "'", "∂": r"\partial ", "·": r"\cdot ", "−": "-", "²": "^2",
 }  # fmt: skip
 
 
@@ -38,6 +38,11 @@ def atoms(name: str) -> list[tuple[str, str, str]]:
     return [(a, b, c) for a, b, c in found]
 
 
+def tight(text: str) -> str:
+    """Without spaces, as small print is set."""
+    return text.replace(" ", "")
+
+
 class Text:
     """Unicode on one line: −(g + (h/2) s ∇J)/√(g² + ε)."""
 
@@ -58,7 +63,7 @@ class Text:
 
     def power(self, base, exponent, whole):
         return base + (exponent.translate(SUPERSCRIPTS) if whole and exponent.isdigit() else
-                       f"^{exponent}" if exponent.isalnum() else f"^({exponent})")  # fmt: skip
+                       f"^{exponent}" if exponent.isalnum() else f"^({tight(exponent)})")  # fmt: skip
 
     def brackets(self, inside):
         return f"({inside})"
@@ -70,7 +75,9 @@ class Text:
         return f"{name}({inside})"
 
     def total(self, inside, index, first, last):
-        return f"Σ_j {inside}" if index is None else f"Σ_{{{index}={first}..{last}}} {inside}"
+        return (
+            f"Σ_j {inside}" if index is None else (f"Σ_{{{index}={first}..{tight(last)}}} {inside}")
+        )
 
     def sign(self, text):
         return text
@@ -87,6 +94,8 @@ class Latex:
     def symbol(self, name):
         if name == "|g|":
             return r"\left|g\right|"
+        if len(name) > 2 and name.isascii() and name.isidentifier() and name[1] != "_":
+            return r"\mathrm{" + name.replace("_", r"\_") + "}"
         return "".join(self._atom(*atom) for atom in atoms(name))
 
     def _atom(self, letter, accent, low):
@@ -140,6 +149,8 @@ class MathML:
     def symbol(self, name):
         if name == "|g|":
             return self.bars("<mi>g</mi>")
+        if len(name) > 2 and name.isascii() and name.isidentifier() and name[1] != "_":
+            return f"<mi>{name}</mi>"
         return f"<mrow>{''.join(self._atom(*atom) for atom in atoms(name))}</mrow>"
 
     def _atom(self, letter, accent, low):

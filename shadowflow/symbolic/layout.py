@@ -45,7 +45,11 @@ def write(expression, say: Dialect) -> str:
     expression = sp.sympify(expression)
     if expression.is_Add:
         return _sum(expression, say)
-    if expression.is_Mul or (expression.is_Pow and _below(expression.exp)) or expression.is_Rational:
+    if (
+        expression.is_Mul
+        or (expression.is_Pow and _below(expression.exp))
+        or expression.is_Rational
+    ):
         return _product(expression, say)
     return _factor(expression, say)
 
@@ -88,7 +92,7 @@ def _rank(term, whole) -> tuple:
     driven = any(not _fixed(name) for name in names)
     if term.is_Number:
         kind = 9 if counting or not term.is_Integer else 0
-    elif "θ" in names:
+    elif any("θ" in name for name in names):
         kind = 4
     elif driven:
         kind = 3 if any(not _fixed(s.name) for s in below.free_symbols) else 1
@@ -105,7 +109,8 @@ def _degree(term) -> int:
 
 def _fixed(name: str) -> bool:
     """Whether a symbol is a hyper-parameter, the step size or an index."""
-    return name[0] in DECAYS or name[0] in "ελh" or name in INDICES
+    return name[0] in DECAYS or name[0] in "ελh" or name in INDICES or name[1:2] == "_" and \
+        name[0] in "rscWKA"  # fmt: skip
 
 
 def _product(expression, say: Dialect) -> str:
@@ -122,7 +127,7 @@ def _product(expression, say: Dialect) -> str:
         if not factor.is_commutative or isinstance(factor, sp.Sum | CoordinateSum) or (
                 base.is_Symbol and base.name.startswith(ACTED)):  # fmt: skip
             tail.append(factor)
-        elif factor.is_Number or all(name[0] in DECAYS or name == "h" or name in INDICES
+        elif factor.is_Number and (factor.is_Integer or factor.q <= LONG) or names and all(name[0] in DECAYS or name == "h" or name in INDICES
                                      for name in names):  # fmt: skip
             scalars.append(factor)
         else:
@@ -179,7 +184,9 @@ def _place(factor) -> tuple:
     """Numbers, h, symbols, sums, and last what has the step in its exponent."""
     base, exponent = factor.as_base_exp()
     late = any(s.name in INDICES for s in exponent.free_symbols)
-    return not factor.is_Number, factor != RATE, late, base.is_Add, sp.default_sort_key(factor)
+    driven = not all(_fixed(s.name) for s in factor.free_symbols)
+    return (not factor.is_Number, factor != RATE, late, base.is_Add, driven,
+            sp.default_sort_key(factor))  # fmt: skip
 
 
 def _one(above: list, below: list, say: Dialect) -> str:

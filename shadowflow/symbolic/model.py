@@ -11,7 +11,7 @@ import numpy as np
 import sympy as sp
 
 from ..optimizer import Moment, Optimizer, identity, square
-from .algebra import slope, tidy
+from .algebra import DECAYS, slope, tidy
 from .interpret import number, recorded
 
 GRADIENT, SIZE = sp.Symbol("g", real=True), sp.Symbol("|g|", positive=True)
@@ -20,6 +20,7 @@ STEP, PAST = sp.Symbol("n", integer=True, nonnegative=True), sp.Symbol("l", inte
                                                                        nonnegative=True)  # fmt: skip
 MIXED = sp.Symbol("X", real=True)
 RATE = sp.Symbol("h", positive=True)
+RESERVED = {*"hgsmnlkEJKLMPQRDVWXAFH", "θ", "ν"}  # what else is written in the equation
 NAMES = {"b1": "β", "b2": "ρ", "eps": "ε", "eps_root": "ε", "weight_decay": "λ"}
 
 
@@ -198,10 +199,15 @@ def _symbols(optimizer: Optimizer, leaves) -> tuple[list[Hyper], list, list]:
     taken: dict[str, Hyper] = {}
 
     def fresh(letter: str, name: str, value: float) -> sp.Symbol:
+        letter += "₀" * (letter in RESERVED)
         used = sum(hyper.symbol.name.rstrip("₀₁₂₃₄₅₆₇₈₉") == letter for hyper in taken.values())
         symbol = sp.Symbol(letter if not used else letter + "₀₁₂₃₄₅₆₇₈₉"[min(used + 1, 9)],
                            positive=True)  # fmt: skip
-        taken[symbol.name] = Hyper(symbol, name, value)
+        known = {hyper.name for hyper in taken.values()}
+        count = next(
+            i for i in range(1, len(known) + 2) if (name if i == 1 else f"{name}_{i}") not in known
+        )
+        taken[symbol.name] = Hyper(symbol, name if count == 1 else f"{name}_{count}", value)
         return symbol
 
     decays = []
@@ -217,9 +223,11 @@ def _symbols(optimizer: Optimizer, leaves) -> tuple[list[Hyper], list, list]:
         elif value in values:
             symbols.append(decays[values.index(value)])
         else:
-            letter = {"b1": "β₁", "eps_root": "ε₀" if both else "ε"}.get(name, NAMES.get(name, name))
+            letter = {"b1": "β₁", "eps_root": "ε₀" if both else "ε"}.get(
+                name, NAMES.get(name, name)
+            )
             symbols.append(fresh(letter, name, value))
-    return list(taken.values()), decays, symbols
+    return sorted(taken.values(), key=_order), decays, symbols
 
 
 def _mixture(whole, letters) -> sp.Expr | None:
@@ -231,6 +239,11 @@ def _mixture(whole, letters) -> sp.Expr | None:
         and all(sp.diff(e, a, b) == 0 for a in letters for b in letters)
     ]  # fmt: skip
     return None if flat or len(found) != 1 else found[0]
+
+
+def _order(hyper: Hyper) -> tuple:
+    """Decays first, then by name."""
+    return hyper.symbol.name[0] not in DECAYS, hyper.symbol.name
 
 
 def _letters(optimizer: Optimizer) -> list[sp.Symbol]:
@@ -252,8 +265,11 @@ def _parity(averages, direction) -> tuple[bool, list[str]]:
     ]
     driven = [apart_from_theta(whole.subs(at(y)), SIZE)[0] for y in (SIZE, -SIZE)]
     zeros = [driven[0] + driven[1], *(x - y for x, y in zip(*parts, strict=True))]
-    signs = whole.has(sp.sign) or any(a.transform(GRADIENT).has(sp.sign) for a in averages)
-    notes = ["The derivative of sign is taken as 0, which holds away from 0 only."] if signs else []
+    signs = [*whole.atoms(sp.sign, sp.Abs)] or any(a.transform(GRADIENT).has(sp.sign)
+                                                   for a in averages)  # fmt: skip
+    notes = ["sign(x) = x/|x| is given the derivative 0, which holds away from 0 only."] * bool(
+        signs
+    )
     return all(sp.simplify(zero) == 0 for zero in zeros), notes
 
 

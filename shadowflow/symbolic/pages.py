@@ -50,8 +50,9 @@ def latex(sections: list[Section]) -> str:
     blocks = []
     for section in sections:
         words = [f"% {section.title}"]
-        words += [f"%   {line}" for item in section.items if isinstance(item, str)
-                  for line in textwrap.wrap(item, WIDTH)]  # fmt: skip
+        for item in section.items:
+            said = item if isinstance(item, str) else item.remark and _remark(item)
+            words += [f"%   {line}" for line in textwrap.wrap(said, WIDTH)]
         formulas = [item for item in section.items if not isinstance(item, str)]
         rows = [formula_latex(formula, "&") for formula in formulas]
         if rows:
@@ -59,6 +60,10 @@ def latex(sections: list[Section]) -> str:
             words.append(f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}")
         blocks.append("\n".join(words))
     return "\n\n".join(blocks) + "\n"
+
+
+def _remark(formula: Formula) -> str:
+    return f"{write(formula.left, Text())}: {formula.remark}"
 
 
 def formula_latex(formula: Formula, mark: str = "") -> str:

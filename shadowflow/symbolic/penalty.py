@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from .algebra import antiderivative, quotient, slope, tidy
+from .algebra import antiderivative, monic, quotient, slope, tidy
 from .model import RATE, THETA, Model
 from .settled import Limit, Settled
 
@@ -84,14 +84,18 @@ def small_loss(limit: Limit, offset) -> tuple[sp.Expr, sp.Expr]:
     return sp.Integer(1), base + RATE / 2 * (memory + pull * base)
 
 
-def line_loss(model: Model, settled: Settled) -> sp.Expr | None:
-    """W with θ' = −Φ(g) − (h/2) dW/dθ in one dimension: Σ_i (1+β_i)/(1−β_i) ∫ g ∂_iΦ ψ_i' dg."""
+def line_loss(settled: Settled, potential: Potential) -> sp.Expr | None:
+    """W with θ' = −Φ(g) − (h/2) dW/dθ in one dimension: ∫ s u dg, term by term of s."""
     terms = []
-    for average, rise in zip(model.averages, settled.slopes, strict=True):
-        found = antiderivative(rise * settled.y, settled.y)
+    for term in sp.Add.make_args(settled.strength):
+        fixed, moving = term.as_independent(settled.y, as_Add=False)
+        if moving == 1:
+            terms.append(fixed * potential.value)
+            continue
+        found = antiderivative(tidy(moving * settled.driven), settled.y)
         if found is None:
             return None
-        terms += [average.factor * term for term in sp.Add.make_args(sp.expand(found))]
+        terms.append(fixed * sp.expand(found))
     return sp.Add(*terms)
 
 
@@ -122,7 +126,10 @@ def _positive(expression) -> sp.Expr:
 
 def responses(model: Model, settled: Settled) -> list[tuple[sp.Symbol, sp.Expr]]:
     """(hyper-parameter, ∂s/∂ of it) for those that s depends on."""
-    found = [(h.symbol, tidy(sp.diff(settled.strength, h.symbol))) for h in model.hypers]
+    found = [
+        (h.symbol, monic(tidy(sp.diff(settled.strength, h.symbol)), settled.y))
+        for h in model.hypers
+    ]
     return [(symbol, rise) for symbol, rise in found if rise != 0]
 
 

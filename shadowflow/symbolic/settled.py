@@ -79,7 +79,7 @@ def settled(model: Model) -> Settled:
     driven = tidy(driven)
     kappa = tidy(driven / y)
     shares = tuple(tidy(slope / kappa) for slope in slopes)
-    bias = tidy(sum(a.factor * k for a, k in zip(model.averages, slopes, strict=True)))
+    bias = sp.Add(*(a.factor * k for a, k in zip(model.averages, slopes, strict=True)))
     strength = strength_of(model, shares)
     alike = tidy(bias / slope(driven, y)) if slope(driven, y) != 0 else sp.Integer(0)
     return Settled(

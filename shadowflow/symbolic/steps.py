@@ -25,7 +25,7 @@ class AtStep:
     direction: Φ_n; slopes: ∂_iΦ ψ_i' at step n, per moment; shares: a_i(l), None without memory.
     ratio: r_n where u_n = r_n u, else None (then there is no shorter form than the sums).
     strength: s_n in θ' = −κ (r_n g + (h/2) s_n HΦ), None where ``ratio`` is or Φ reads θ besides,
-    with r_l = r_n at l in a sum that has no closed form;
+    ``named``: r_n and the sums A_i that it is written with, where these have no closed form;
     factors: whether it is written with c_n(β) in the place of (1+β)/(1−β).
     """
 
@@ -35,6 +35,7 @@ class AtStep:
     ratio: sp.Expr | None
     strength: sp.Expr | None
     factors: bool
+    named: dict[sp.Symbol, sp.Expr]
 
 
 def factor_at(decay) -> sp.Expr:
@@ -45,8 +46,9 @@ def factor_at(decay) -> sp.Expr:
 
 def direction_at(model: Model, step) -> sp.Expr:
     """Φ at a step, all gradients being the present one."""
+    letters = [average.letter for average in model.averages]
     moments = [a.weight(step) * a.transform(model.y) for a in model.averages]
-    return model.direction(moments, THETA, step)
+    return without_abs(model.answer(letters, step).at(moments)[0])
 
 
 def at_step(model: Model, settled: Settled) -> AtStep:
@@ -61,30 +63,38 @@ def at_step(model: Model, settled: Settled) -> AtStep:
     if all(a.weight(STEP) == 1 for a in model.averages) and not direction.has(STEP):
         changed = {a.factor: FACTOR(a.decay) for a in model.averages if a.decay != 0}
         strength = _with_factors(model, settled, changed)
-        return AtStep(direction, slopes, shares, sp.Integer(1), strength, True)
+        return AtStep(direction, slopes, shares, sp.Integer(1), strength, True, {})
     ratio = _ratio(apart_from_theta(direction, y)[0], settled.driven, y)
     rises = [_ratio(now, late, y) for now, late in zip(slopes, settled.slopes, strict=True)]
     if settled.offset != 0 or ratio is None or None in rises:
-        return AtStep(direction, slopes, shares, None, None, False)
-    strength = _closed(model, settled, shares, ratio, rises)
-    return AtStep(direction, slopes, shares, ratio, strength, False)
+        return AtStep(direction, slopes, shares, None, None, False, {})
+    strength, named = _closed(model, settled, shares, ratio, rises)
+    return AtStep(direction, slopes, shares, ratio, strength, False, named)
 
 
-def _closed(model: Model, settled: Settled, shares, ratio, rises) -> sp.Expr:
-    """s_n = Σ_i s_i q_i (2 Σ_{l<n} a_i(l) r_l + W_i r_n), q_i and r_n what differs from n = ∞."""
+def _closed(model: Model, settled: Settled, shares, ratio, rises) -> tuple[sp.Expr, dict]:
+    """s_n = Σ_i s_i q_i (2 Σ_{l<n} a_i(l) r_l + W_i r_n), q_i and r_n what differs from n = ∞.
+
+    Where a sum does not close: all of them as symbols A_i, and r_n as one, with their meanings.
+    """
     means = [
         sp.Integer(0) if older is None else
         closed_sum(older * ratio.subs(STEP, PAST), PAST, STEP) for older in shares
     ]  # fmt: skip
-    closed = not any(mean.has(sp.Sum) for mean in means)
-    now = ratio if closed else RATIO_NOW
-    total = sp.Integer(0)
-    for average, share, rise, mean, older in zip(model.averages, settled.shares, rises, means,
-                                                 shares, strict=True):  # fmt: skip
-        if not closed and older is not None:
-            mean = sp.Sum(older * RATIO_PAST, (PAST, 0, STEP - 1))
-        total += share * rise * (2 * mean + average.weight(STEP) * now)
-    return by_powers(total, STEP) if closed else total
+    closed, named = not any(mean.has(sp.Sum) for mean in means), {}
+    if not closed:
+        named[RATIO_NOW] = ratio
+        rises = [RATIO_NOW if sp.simplify(rise - ratio) == 0 else rise for rise in rises]
+        for index, (average, older) in enumerate(zip(model.averages, shares, strict=True)):
+            if older is not None:
+                means[index] = sp.Symbol(f"A_{average.letter}")
+                named[means[index]] = sp.Sum(older * RATIO_PAST, (PAST, 0, STEP - 1))
+    total = sum(
+        share * rise * (2 * mean + average.weight(STEP) * (ratio if closed else RATIO_NOW))
+        for average, share, rise, mean in zip(model.averages, settled.shares, rises, means,
+                                              strict=True)
+    )  # fmt: skip
+    return by_powers(sp.sympify(total), STEP) if closed else total, named
 
 
 def _ratio(now, late, y: sp.Symbol) -> sp.Expr | None:

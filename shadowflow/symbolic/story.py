@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from . import penalty
+from .algebra import tidy
 from .layout import CoordinateSum
-from .model import GRADIENT, PAST, RATE, STEP, THETA
+from .model import GRADIENT, PAST, RATE, STEP, THETA, apart_from_theta
 from .steps import FACTOR, RATIO_NOW, direction_at, factor_at
 
 if TYPE_CHECKING:
@@ -173,8 +174,13 @@ def _loss(d: Derivation) -> Section:
         return Section(title, ("Φ mixes g and θ: no modified loss is looked for.",))
     if part.strength == 0:
         return Section(title, ("The correction vanishes: to second order the flow is θ′ = −Φ.",))
+    if part.offset != 0 and not part.constant:
+        return Section(title, (
+            "s depends on g: in more than one dimension g + (h/2) s HΦ is the gradient of no "
+            "function; in the limits below it is.",
+        ))  # fmt: skip
     if part.offset != 0:
-        return Section(title, (_mixed(d),))
+        return Section(title, ("g + (h/2) s HΦ is a gradient:", *_shifted(d, part.strength)))
     if part.constant:
         kappa = d.model.restore(part.preconditioner)
         kind = "The correction is a gradient" if part.linear else (
@@ -195,7 +201,7 @@ def _loss(d: Derivation) -> Section:
             "s depends on g: in more than one dimension g + (h/2) s HΦ is the gradient of no "
             "function."
         )
-        line = penalty.line_loss(d.model, part)
+        line = penalty.line_loss(part, potential)
         if line is not None:
             lines += ["In one dimension, with g = E′, it is θ′ = −Φ(g) − (h/2) dW/dθ:",
                       Formula(sp.Symbol("W"), d.model.restore(line))]  # fmt: skip
@@ -211,19 +217,16 @@ def _times(*factors) -> sp.Expr:
     return sp.Mul(*kept)
 
 
-def _mixed(d: Derivation) -> str:
-    return (
-        "The correction contains what θ adds to Φ; with g-dependent s it is the gradient of no "
-        "function in more than one dimension. In the limits below it is."
-    )
-
-
 def _limits(d: Derivation) -> Section:
     part, potential = d.settled, d.potential
     lines: list = []
     if part.separable and part.small is not None and part.small.preconditioner not in (None, 0):
         factor, loss = penalty.small_loss(part.small, part.offset)
-        lines += [f"{_far(d, '≪')}:", Formula(DOT, _times(-1, factor, TILTED)), Formula(MODIFIED, loss)]
+        lines += [
+            f"{_far(d, '≪')}:",
+            Formula(DOT, _times(-1, factor, TILTED)),
+            Formula(MODIFIED, loss),
+        ]
     if part.separable and part.large is not None and part.strength != 0:
         lines += [f"{_far(d, '≫')}:", *_large(d)]
     return Section("Where ε is large, and where it is small", tuple(lines))
@@ -238,10 +241,16 @@ def _large(d: Derivation) -> list:
     if part.offset == 0:
         return [Formula(DOT, _times(-1, kappa, TILTED)),
                 Formula(MODIFIED, penalty.modified_loss(potential, strength))]  # fmt: skip
-    pull = sp.diff(part.offset, THETA)
+    return _shifted(d, strength)
+
+
+def _shifted(d: Derivation, strength) -> list:
+    """−κ ∇Ẽ − λ (θ + (h/2) Φ), where λθ is a part of Φ and s a constant."""
+    kappa, pull = d.model.restore(d.settled.preconditioner), sp.diff(d.settled.offset, THETA)
     extra = pull * (penalty.TURNED - penalty.LOSS)
-    loss = penalty.LOSS + HALF * strength * (potential.value + extra)
-    return [Formula(DOT, -kappa * TILTED - pull * (THETA + HALF * PHI)), Formula(MODIFIED, loss)]
+    loss = penalty.LOSS + HALF * strength * (d.potential.value + extra)
+    flow = _times(-1, kappa, TILTED) - pull * (THETA + HALF * PHI)
+    return [Formula(DOT, flow), Formula(MODIFIED, loss)]
 
 
 def _far(d: Derivation, relation: str) -> str:
@@ -254,7 +263,7 @@ def _far(d: Derivation, relation: str) -> str:
 
 def _at_step(d: Derivation) -> Section:
     title = "At step n, full batch"
-    part, late = d.at_step, d.settled
+    part = d.at_step
     if all(a.decay == 0 for a in d.model.averages):
         return Section(title, ("The same at every step: there is no memory.",))
     if part.factors:
@@ -267,11 +276,10 @@ def _at_step(d: Derivation) -> Section:
         return Section(title, tuple(lines))
     if part.strength is not None:
         named = sp.Symbol("s_n")
-        whole = not part.strength.has(sp.Sum)
-        ratio = part.ratio if whole else RATIO_NOW
-        lines = [Formula(DOT, _flow(d, ratio, part.strength, named)),
-                 Formula(named, d.model.restore(part.strength))]  # fmt: skip
-        lines += [] if whole else [Formula(RATIO_NOW, part.ratio)]
+        lines = [Formula(DOT, _flow(d, RATIO_NOW if part.named else part.ratio, part.strength,
+                                    named))]  # fmt: skip
+        lines += [Formula(named, d.model.restore(part.strength))] * (part.strength != 0)
+        lines += [Formula(symbol, value) for symbol, value in part.named.items()]
         return Section(title, tuple(lines))
     return Section(title, tuple(_sums(d)))
 
@@ -300,8 +308,8 @@ def _sums(d: Derivation) -> list:
     direction = direction_at(d.model, PAST)
     shown = d.model.restore(direction)
     if d.model.odd:
-        shown = d.model.restore(sp.powsimp(direction / d.settled.y)) * GRADIENT \
-            if d.settled.offset == 0 else shown  # fmt: skip
+        driven, offset = apart_from_theta(direction, d.settled.y)
+        shown = d.model.restore(tidy(driven / d.settled.y)) * GRADIENT + offset
     return [flow, Formula(sp.Symbol("Φ_l"), shown, "the memoryless direction at step l"), *lines]
 
 
@@ -321,7 +329,7 @@ def _batched(d: Derivation) -> Section:
 
 
 def _edges(d: Derivation) -> Section:
-    title = "How far a step may reach: hλ, λ the curvature of the preconditioned loss"
+    title = "How far a step may reach: hΛ, Λ the curvature of the preconditioned loss"
     part = d.edges
     if part.refused:
         return Section(title, ("There are no edges: the direction has no derivative at g = 0.",))
@@ -332,11 +340,9 @@ def _edges(d: Derivation) -> Section:
     ):
         size = "∞" if math.isinf(value) else f"{value:.4g}"
         if closed is None or closed is sp.oo:
-            lines.append(f"{name}: hλ = {size}; {words}.")
+            lines.append(f"{name}: hΛ = {size}; {words}.")
         else:
-            shown = sp.Symbol("hλ")
+            shown = sp.Symbol("hΛ")
             here = "" if closed.is_number else f", {size} here"
             lines.append(Formula(shown, closed, f"{name}{here}: {words}"))
     return Section(title, tuple(lines))
-
-
