@@ -19,10 +19,10 @@ from shadowflow.cli.shadow import Shadow
 from shadowflow.cli.train import Train
 from shadowflow.cli.verify import Verify
 
+Command = Shadow | Verify | Reproduce | Train | Derive | Data
 
-def parse(
-    arguments: Sequence[str] | None = None,
-) -> Shadow | Verify | Reproduce | Train | Derive | Data:
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
     """The command that the arguments describe.
 
     Raises:
@@ -33,7 +33,7 @@ def parse(
         20
     """
     return tyro.cli(
-        Shadow | Verify | Reproduce | Train | Derive | Data,
+        Command,
         args=arguments,
         prog="shadowflow",
         description="What an optimizer with memory follows.",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sympy as sp
 
-
 DECAYS = "βργ"  # how the symbols that lie in (0, 1) begin
+
+
+def put(expression, values: Mapping) -> sp.Expr:
+    """The expression with values in the place of symbols."""
+    return sp.sympify(expression).subs(dict(values))
 
 
 def slope(expression, variable: sp.Symbol) -> sp.Expr:
@@ -52,7 +58,7 @@ def without_abs(expression) -> sp.Expr:
         if not decays or not all(s.is_integer for s in others):
             return sp.Abs(argument)
         values = {
-            sp.sign(argument.subs({s: step for s in others}).subs(
+            sp.sign(argument.subs(dict.fromkeys(others, step)).subs(
                 {s: sp.Rational(i + place, len(decays) + 9) for i, s in enumerate(decays)}
             )) for step in (0, 1, 7) for place in (1, 5, 9)
         }  # fmt: skip

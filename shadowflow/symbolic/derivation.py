@@ -13,6 +13,7 @@ from jaxtyping import Array
 from .. import checks
 from ..optimizer import Optimizer
 from . import batches, penalty, settled as settling, steps, thresholds
+from .algebra import put
 from .batches import Batched
 from .model import GRADIENT, RATE, THETA, Model, model_of
 from .settled import Settled
@@ -82,7 +83,7 @@ class Derivation:
 
     @functools.cached_property
     def _evaluate(self):
-        values = self.field.subs(self.model.numbers())
+        values = put(self.field, self.model.numbers())
         return sp.lambdify([GRADIENT, PUSHED, RATE, THETA], values, modules="jax", cse=True)
 
     def __call__(self, g, hd, learning_rate, params=None) -> Array:

@@ -9,7 +9,8 @@ SUBSCRIPTS = {ord(low): high for low, high in zip("₀₁₂₃₄₅₆₇₈�
 LATEX = {
     "β": r"\beta", "ρ": r"\rho", "γ": r"\gamma", "ε": r"\varepsilon", "λ": r"\lambda",
     "θ": r"\theta", "ν": r"\nu", "Φ": r"\Phi", "∇": r"\nabla ", "‖": r"\|", "∞": r"\infty",
-    "κ": r"\kappa", "Λ": r"\Lambda", "′": "'", "∂": r"\partial ", "·": r"\cdot ", "−": "-", "²": "^2",
+    "κ": r"\kappa", "Λ": r"\Lambda", "′": "'", "∂": r"\partial ", "·": r"\cdot ", "−": "-",
+    "²": "^2",
 }  # fmt: skip
 
 
@@ -62,8 +63,9 @@ class Text:
         return f"√{inside}" if simple else f"√({inside})"
 
     def power(self, base, exponent, whole):
-        return base + (exponent.translate(SUPERSCRIPTS) if whole and exponent.isdigit() else
-                       f"^{exponent}" if exponent.isalnum() else f"^({tight(exponent)})")  # fmt: skip
+        if whole and exponent.isdigit():
+            return base + exponent.translate(SUPERSCRIPTS)
+        return f"{base}^{exponent}" if exponent.isalnum() else f"{base}^({tight(exponent)})"
 
     def brackets(self, inside):
         return f"({inside})"

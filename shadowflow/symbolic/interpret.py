@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import sympy as sp
 
@@ -28,7 +28,7 @@ def recorded(function: Callable, *likes) -> Callable:
     return lambda *inputs: _run(closed.jaxpr, closed.consts, inputs)[0]
 
 
-def number(value) -> sp.Expr:
+def number(value) -> Any:
     """A number as an exact rational, the shortest decimal that rounds to it.
 
     >>> number(0.1), number(np.float32(1e-8)), number(float("inf"))

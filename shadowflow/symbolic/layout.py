@@ -6,7 +6,7 @@ a number and decays over their like, then what depends on the gradient, then wha
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import sympy as sp
 
@@ -45,11 +45,8 @@ def write(expression, say: Dialect) -> str:
     expression = sp.sympify(expression)
     if expression.is_Add:
         return _sum(expression, say)
-    if (
-        expression.is_Mul
-        or (expression.is_Pow and _below(expression.exp))
-        or expression.is_Rational
-    ):
+    under = expression.is_Pow and _below(expression.exp)
+    if expression.is_Mul or under or expression.is_Rational:
         return _product(expression, say)
     return _factor(expression, say)
 
@@ -108,9 +105,18 @@ def _degree(term) -> int:
 
 
 def _fixed(name: str) -> bool:
-    """Whether a symbol is a hyper-parameter, the step size or an index."""
-    return name[0] in DECAYS or name[0] in "ελh" or name in INDICES or name[1:2] == "_" and \
-        name[0] in "rscWKA"  # fmt: skip
+    """Whether a symbol is a hyper-parameter, the step size, an index or a number of the step."""
+    if name[1:2] == "_":
+        return name[0] in "rscWKA"
+    return name[0] in DECAYS or name[0] in "ελh" or name in INDICES
+
+
+def _scalar(factor) -> bool:
+    """Whether a factor stands in the first fraction: short numbers, decays, h, the step."""
+    if factor.is_Number:
+        return factor.is_Integer or factor.q <= LONG
+    names = {s.name for s in factor.free_symbols}
+    return all(name[0] in DECAYS or name == "h" or name in INDICES for name in names)
 
 
 def _product(expression, say: Dialect) -> str:
@@ -122,16 +128,12 @@ def _product(expression, say: Dialect) -> str:
         return _factor(expression, say)
     scalars, rest, tail = [], [], []
     for factor in sp.Mul.make_args(expression):
-        base = factor.as_base_exp()[0]
-        names = {s.name for s in factor.free_symbols}
-        if not factor.is_commutative or isinstance(factor, sp.Sum | CoordinateSum) or (
-                base.is_Symbol and base.name.startswith(ACTED)):  # fmt: skip
+        base: Any = factor.as_base_exp()[0]
+        acted = base.is_Symbol and base.name.startswith(ACTED)
+        if not factor.is_commutative or isinstance(factor, sp.Sum | CoordinateSum) or acted:
             tail.append(factor)
-        elif factor.is_Number and (factor.is_Integer or factor.q <= LONG) or names and all(name[0] in DECAYS or name == "h" or name in INDICES
-                                     for name in names):  # fmt: skip
-            scalars.append(factor)
         else:
-            rest.append(factor)
+            (scalars if _scalar(factor) else rest).append(factor)
     parts = _parts(scalars, rest, tail)
     tail = parts.pop()[0]
     shown = [_one(*part, say) for part in parts if part[0] or part[1]]

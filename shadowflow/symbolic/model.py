@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from keyword import iskeyword
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import sympy as sp
 
 from ..optimizer import Moment, Optimizer, identity, square
-from .algebra import DECAYS, slope, tidy
+from .algebra import DECAYS, put, slope, tidy
 from .interpret import number, recorded
 
 GRADIENT, SIZE = sp.Symbol("g", real=True), sp.Symbol("|g|", positive=True)
 THETA = sp.Symbol("θ", real=True)
-STEP, PAST = sp.Symbol("n", integer=True, nonnegative=True), sp.Symbol("l", integer=True,
-                                                                       nonnegative=True)  # fmt: skip
+STEP, PAST = sp.symbols("n l", integer=True, nonnegative=True)
 MIXED = sp.Symbol("X", real=True)
 RATE = sp.Symbol("h", positive=True)
 RESERVED = {*"hgsmnlkEJKLMPQRDVWXAFH", "θ", "ν"}  # what else is written in the equation
@@ -78,8 +77,8 @@ class Answer:
     def at(self, values) -> tuple[sp.Expr, tuple[sp.Expr, ...]]:
         """(Φ, (∂_iΦ…)) at values of the moments."""
         here = dict(zip(self.letters, values, strict=True))
-        here |= {symbol: tidy(mixed.subs(here)) for symbol, mixed in self.mixture.items()}
-        return self.direction.subs(here), tuple(part.subs(here) for part in self.partials)
+        here |= {symbol: tidy(put(mixed, here)) for symbol, mixed in self.mixture.items()}
+        return put(self.direction, here), tuple(put(part, here) for part in self.partials)
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def model_of(optimizer: Optimizer) -> Model:
 
 
 def _recorded(optimizer: Optimizer, tree, leaves) -> Callable:
-    """combine as a function of (leaves…, moments…, θ, n); leaves None: they are in it as numbers."""
+    """combine as a function of (leaves…, moments…, θ, n); with leaves=None these are in it."""
     count = len(optimizer.moments)
     one = 1.0
     likes = [one] * (count + 2)
@@ -204,10 +203,9 @@ def _symbols(optimizer: Optimizer, leaves) -> tuple[list[Hyper], list, list]:
         symbol = sp.Symbol(letter if not used else letter + "₀₁₂₃₄₅₆₇₈₉"[min(used + 1, 9)],
                            positive=True)  # fmt: skip
         known = {hyper.name for hyper in taken.values()}
-        count = next(
-            i for i in range(1, len(known) + 2) if (name if i == 1 else f"{name}_{i}") not in known
-        )
-        taken[symbol.name] = Hyper(symbol, name if count == 1 else f"{name}_{count}", value)
+        name = name if name.isidentifier() and not iskeyword(name) else "number"
+        free = (name, *(f"{name}_{count}" for count in range(2, len(known) + 3)))
+        taken[symbol.name] = Hyper(symbol, next(n for n in free if n not in known), value)
         return symbol
 
     decays = []
@@ -223,9 +221,8 @@ def _symbols(optimizer: Optimizer, leaves) -> tuple[list[Hyper], list, list]:
         elif value in values:
             symbols.append(decays[values.index(value)])
         else:
-            letter = {"b1": "β₁", "eps_root": "ε₀" if both else "ε"}.get(
-                name, NAMES.get(name, name)
-            )
+            letter = NAMES.get(name, name)
+            letter = "β₁" if name == "b1" else "ε₀" if name == "eps_root" and both else letter
             symbols.append(fresh(letter, name, value))
     return sorted(taken.values(), key=_order), decays, symbols
 
@@ -265,12 +262,9 @@ def _parity(averages, direction) -> tuple[bool, list[str]]:
     ]
     driven = [apart_from_theta(whole.subs(at(y)), SIZE)[0] for y in (SIZE, -SIZE)]
     zeros = [driven[0] + driven[1], *(x - y for x, y in zip(*parts, strict=True))]
-    signs = [*whole.atoms(sp.sign, sp.Abs)] or any(a.transform(GRADIENT).has(sp.sign)
-                                                   for a in averages)  # fmt: skip
-    notes = ["sign(x) = x/|x| is given the derivative 0, which holds away from 0 only."] * bool(
-        signs
-    )
-    return all(sp.simplify(zero) == 0 for zero in zeros), notes
+    signs = whole.has(sp.sign, sp.Abs) or any(a.transform(GRADIENT).has(sp.sign) for a in averages)
+    note = "sign(x) = x/|x| is given the derivative 0, which holds away from 0 only."
+    return all(sp.simplify(zero) == 0 for zero in zeros), [note] if signs else []
 
 
 def apart_from_theta(direction, y) -> tuple[sp.Expr, sp.Expr]:

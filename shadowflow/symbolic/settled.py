@@ -111,6 +111,5 @@ def _limit(kappa, strength, y: sp.Symbol, place) -> Limit | None:
     if not (kappa.has(y) or strength.has(y)):
         return None
     found = [limit(part, y, place) for part in sp.Add.make_args(strength)]
-    if any(part is None for part in found):
-        return None
-    return Limit(limit(kappa, y, place), sp.Add(*found))
+    known = [part for part in found if part is not None]
+    return Limit(limit(kappa, y, place), sp.Add(*known)) if len(known) == len(found) else None

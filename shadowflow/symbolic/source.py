@@ -47,7 +47,9 @@ def python(derivation: Derivation) -> str:
     keywords = [f"{hyper.name}={hyper.value!r}" for hyper in model.hypers]
     arguments = ", ".join(["g", "hd", "learning_rate", *params, *(["*"] if keywords else []),
                            *keywords])  # fmt: skip
-    words = (f'    """d params / d time of {model.name}: settled memory, full batch.\n\n'
-             f'    g: the gradient; hd: the Hessian times the memoryless direction at g.\n    """')  # fmt: skip
+    words = (
+        f'    """d params / d time of {model.name}: settled memory, full batch.\n\n'
+        '    g: the gradient; hd: the Hessian times the memoryless direction at g.\n    """'
+    )
     imports = "import numpy as np\n\n\n" if functions else ""
     return f"{imports}def modified_field({arguments}):\n{words}\n{body}\n"

@@ -1,12 +1,13 @@
 """The modified equation at step n, full batch: the weights of a memory that has not settled.
 
-θ' = −Φ_n − h Σ_i ∂_iΦ ψ_i' [ Σ_{l<n} a_i(l) HΦ_l + ½ W_i HΦ_n ] − (h/2) ∂_θΦ · Φ_n, where Φ_l is the
-memoryless direction at step l and a_i(l) = Σ_{k≤l} w_{i,n,k} the weight of what is older.
+θ' = −Φ_n − h Σ_i ∂_iΦ ψ_i' [ Σ_{l<n} a_i(l) HΦ_l + ½ W_i HΦ_n ] − (h/2) ∂_θΦ · Φ_n, where Φ_l is
+the memoryless direction at step l and a_i(l) = Σ_{k≤l} w_{i,n,k} the weight of what is older.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import sympy as sp
 
@@ -14,7 +15,7 @@ from .algebra import by_powers, closed_sum, tidy, without_abs
 from .model import PAST, STEP, THETA, Model, apart_from_theta
 from .settled import Settled, strength_of
 
-FACTOR = sp.Function("c_n")
+FACTOR: Any = sp.Function("c_n")
 RATIO_NOW, RATIO_PAST = sp.Symbol("r_n"), sp.Symbol("r_l")
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
 from . import penalty
-from .algebra import tidy
+from .algebra import put, tidy
 from .layout import CoordinateSum
 from .model import GRADIENT, PAST, RATE, STEP, THETA, apart_from_theta
+from .settled import Limit
 from .steps import FACTOR, RATIO_NOW, direction_at, factor_at
 
 if TYPE_CHECKING:
     from .derivation import Derivation
 
 DOT, PHI, COEFFICIENT, MODIFIED = (sp.Symbol(name) for name in ("θ′", "Φ", "s", "Ẽ"))
+MEMORYLESS: Any = sp.Function("Φ")
 PUSHED, TILTED, HALF = sp.Symbol("HΦ"), sp.Symbol("∇Ẽ"), RATE / 2
 
 
@@ -67,7 +69,7 @@ def _optimizer(d: Derivation) -> Section:
 
 
 def _settled(d: Derivation) -> Section:
-    part, potential = d.settled, d.potential
+    part = d.settled
     lines: list = []
     if not part.separable:
         bias, drift = d.model.restore(part.bias), d.model.restore(part.drift)
@@ -141,7 +143,7 @@ def _penalized(d: Derivation) -> Section:
     lines.append(f"At the numbers above: {_values(d)}.")
     turn = penalty.crossing(part) if not part.constant else None
     if turn is not None:
-        where = turn[1].subs(own)
+        where = put(turn[1], own)
         name = model.restore(turn[0])
         if where.is_positive:
             size = sp.sqrt(where) if turn[0].is_Pow else where
@@ -155,10 +157,10 @@ def _values(d: Derivation) -> str:
     """s at the optimizer's own numbers, in both limits."""
     part, own = d.settled, d.model.numbers()
     if part.constant:
-        return f"s = {_plain(part.strength.subs(own))}"
+        return f"s = {_plain(put(part.strength, own))}"
     limits = [("|g| → 0", part.small), ("|g| → ∞", part.large)]
     return ", ".join(
-        f"s → {_plain(limit.strength.subs(own))} for {name}"
+        f"s → {_plain(put(limit.strength, own))} for {name}"
         for name, limit in limits if limit is not None
     )  # fmt: skip
 
@@ -185,15 +187,16 @@ def _loss(d: Derivation) -> Section:
         kappa = d.model.restore(part.preconditioner)
         kind = "The correction is a gradient" if part.linear else (
             "Up to the preconditioner the correction is a gradient")  # fmt: skip
-        return Section(title, (f"{kind}:", Formula(DOT, _times(-1, kappa, TILTED)),
-                               Formula(MODIFIED, penalty.modified_loss(potential, part.strength))))  # fmt: skip
+        loss = penalty.modified_loss(potential, part.strength)
+        flow = Formula(DOT, _times(-1, kappa, TILTED))
+        return Section(title, (f"{kind}:", flow, Formula(MODIFIED, loss)))
     lines: list = []
     same = penalty.one_decay(d.model, part)
     if part.alike is not None:
         lines += [
             "θ′ is the memoryless direction of another loss, up to h² (the correction by itself is "
             "the gradient of no function in more than one dimension):",
-            Formula(DOT, -sp.Function("Φ")(TILTED)),
+            Formula(DOT, -MEMORYLESS(TILTED)),
             Formula(MODIFIED, penalty.modified_loss(potential, part.alike)),
         ]
     else:
@@ -218,7 +221,7 @@ def _times(*factors) -> sp.Expr:
 
 
 def _limits(d: Derivation) -> Section:
-    part, potential = d.settled, d.potential
+    part = d.settled
     lines: list = []
     if part.separable and part.small is not None and part.small.preconditioner not in (None, 0):
         factor, loss = penalty.small_loss(part.small, part.offset)
@@ -228,13 +231,13 @@ def _limits(d: Derivation) -> Section:
             Formula(MODIFIED, loss),
         ]
     if part.separable and part.large is not None and part.strength != 0:
-        lines += [f"{_far(d, '≫')}:", *_large(d)]
+        lines += [f"{_far(d, '≫')}:", *_large(d, part.large)]
     return Section("Where ε is large, and where it is small", tuple(lines))
 
 
-def _large(d: Derivation) -> list:
+def _large(d: Derivation, limit: Limit) -> list:
     part, potential = d.settled, d.potential
-    strength = part.large.strength
+    strength = limit.strength
     kappa = d.model.restore(part.preconditioner)
     if strength == 0:
         return ["no correction of this order: the memoryless flow θ′ = −Φ."]

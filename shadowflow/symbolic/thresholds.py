@@ -1,8 +1,8 @@
 """The flow and stability edges in closed form, as functions of the decays.
 
-With r_i = ∂_iΦ ψ_i'(0), shares a_i = r_i / Σ r and x = hλ the modes z^n of the linear optimizer obey
-x(z) = (1 − z) / Σ_i a_i (1 − β_i) z / (z − β_i). The flow edge is x where two roots z in (0, 1) meet,
-the stability edge x where a root reaches the unit circle.
+With r_i = ∂_iΦ ψ_i'(0), shares a_i = r_i / Σ r and x = hλ the modes z^n of the linear optimizer
+obey x(z) = (1 − z) / Σ_i a_i (1 − β_i) z / (z − β_i). The flow edge is x where two roots z in
+(0, 1) meet, the stability edge x where a root reaches the unit circle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sympy as sp
 
 from .. import edges
 from ..optimizer import Optimizer
-from .algebra import quotient, slope, tidy
+from .algebra import put, quotient, slope, tidy
 from .interpret import number
 from .model import Model
 
@@ -64,7 +64,7 @@ def _response(model: Model) -> sp.Expr | None:
     slopes = [a.slope(model.y).subs(model.y, 0) for a in model.averages]
     zero = {a.letter: 0 for a, rise in zip(model.averages, slopes, strict=True) if rise != 0}
     answers = [
-        tidy(slope(whole, a.letter).subs(zero) * rise) if rise != 0 else sp.Integer(0)
+        tidy(put(slope(whole, a.letter), zero) * rise) if rise != 0 else sp.Integer(0)
         for a, rise in zip(model.averages, slopes, strict=True)
     ]
     total = tidy(sum(answers))
