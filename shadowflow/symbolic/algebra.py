@@ -17,6 +17,7 @@ def put(expression, values: Mapping) -> sp.Expr:
 def slope(expression, variable: sp.Symbol) -> sp.Expr:
     """The derivative at a generic point: that of sign is 0."""
     found = sp.diff(expression, variable).replace(sp.DiracDelta, lambda *_: sp.Integer(0))
+    found = found.replace(sp.Heaviside, lambda x, *_: sp.Piecewise((1, x > 0), (0, True)))
     return found.replace(sp.Piecewise, _generic)
 
 
@@ -25,11 +26,47 @@ def _generic(*branches):
     return sp.Piecewise(*kept)
 
 
+def algebraic(expression) -> bool:
+    """Whether there are only powers with numbers (or the step) in the exponent, no functions.
+
+    What SymPy simplifies, integrates and takes limits of in a moment, rather than in minutes.
+    """
+    expression = without_abs(expression)
+    powers = all(
+        p.exp.is_Number or all(s.is_integer for s in p.exp.free_symbols)
+        for p in expression.atoms(sp.Pow)
+    )
+    kinds = sp.Function | sp.Piecewise | sp.Max | sp.Min | sp.Sum
+    found = [e for e in sp.preorder_traversal(expression) if isinstance(e, kinds)]
+    return powers and all(isinstance(e, sp.Abs | sp.sign) for e in found)
+
+
+def vanishes(expression) -> bool:
+    """Whether an expression is 0, by its value to 30 digits at three places."""
+    expression = sp.sympify(expression)
+    symbols = sorted(expression.free_symbols, key=str)
+    for seed in (3, 7, 11):
+        place = {
+            s: sp.Integer(seed + i) if s.is_integer else sp.Rational(seed + i * i, 101 + 2 * i)
+            for i, s in enumerate(symbols)
+        }
+        value = sp.N(expression.subs(place), 40)
+        if not value.is_number or value.has(sp.nan, sp.zoo) or abs(value) > sp.Float(10) ** -30:
+            return False
+    return True
+
+
 def tidy(expression) -> sp.Expr:
     """The shortest of a few equal forms, with denominators such as 1 − β rather than β − 1."""
     expression = sp.sympify(expression)
     if expression.is_Atom:
         return expression
+    if expression.has(sp.Piecewise):
+        expression = sp.piecewise_fold(expression)
+    if isinstance(expression, sp.Piecewise):
+        return sp.Piecewise(*((tidy(value), condition) for value, condition in expression.args))
+    if not algebraic(expression):
+        return _masked(expression)
     simple = sp.simplify(without_abs(expression)).replace(sp.Piecewise, _generic)
     simple = sp.powsimp(without_abs(simple), deep=True)
     rooted = _by_root(simple)
@@ -42,9 +79,9 @@ def tidy(expression) -> sp.Expr:
 def quotient(expression) -> sp.Expr:
     """One fraction, factored.
 
-    >>> b = sp.Symbol("b")
+    >>> b = sp.Symbol("β")
     >>> quotient(b * (1 + b) / (1 - b) + 1 - b)
-    (2*b**2 - b + 1)/(1 - b)
+    (2*β**2 - β + 1)/(1 - β)
     """
     return oriented(sp.factor(sp.together(expression)))
 
@@ -99,6 +136,28 @@ def _times_power(coefficient, base, exponent) -> sp.Expr:
     return sp.Mul(*others, base ** sp.Add(exponent, *(f.as_base_exp()[1] for f in mine)))
 
 
+def _masked(expression) -> sp.Expr:
+    """Tidied with its functions, and powers with symbols in the exponent, as mere symbols."""
+    masks: dict[sp.Expr, sp.Symbol] = {}
+
+    def mask(part):
+        return masks.setdefault(part, sp.Symbol(f"ξ{len(masks)}", real=True))
+
+    def opaque(part) -> bool:
+        return not part.is_Atom and not algebraic(part) and not part.is_Add and not part.is_Mul \
+            and not (part.is_Pow and part.exp.is_Number)  # fmt: skip
+
+    def covered(part):
+        if opaque(part):
+            return mask(part)
+        return part.func(*map(covered, part.args)) if part.args else part
+
+    found = covered(expression)
+    if not algebraic(found) or found == expression:
+        return oriented(expression)
+    return tidy(found).subs({symbol: part for part, symbol in masks.items()})
+
+
 def _by_root(expression) -> sp.Expr | None:
     """With the denominator factored as a polynomial in the square root that is in it."""
     above, below = sp.fraction(sp.together(expression))
@@ -123,16 +182,18 @@ def _by_root(expression) -> sp.Expr | None:
 
 
 def oriented(expression) -> sp.Expr:
-    """The same with the number in every factor 1 − x positive.
+    """The same with the number positive in every factor 1 − β of decays.
 
-    >>> x = sp.Symbol("x")
+    >>> x = sp.Symbol("β")
     >>> oriented(2 / (x - 1))
-    -2/(1 - x)
+    -2/(1 - β)
     """
 
     def to_turn(part) -> bool:
         base, exponent = part.as_base_exp()
-        return bool(base.is_Add and exponent.is_Integer and base.as_coeff_Add()[0].is_negative)
+        fixed = all(s.name[0] in DECAYS or s.is_integer for s in base.free_symbols)
+        negative = base.is_Add and base.as_coeff_Add()[0].is_negative
+        return bool(negative and fixed and exponent.is_Integer)
 
     def turned(part):
         sign, kept = sp.Integer(1), []
@@ -149,9 +210,20 @@ def oriented(expression) -> sp.Expr:
     )  # fmt: skip
 
 
+def positive(expression, numbers: Mapping) -> sp.Expr:
+    """−x / (β − ρ) as x / (ρ − β), where β < ρ."""
+    sign, kept = sp.Integer(1), []
+    for factor in sp.Mul.make_args(expression):
+        base, exponent = factor.as_base_exp()
+        turn = base.is_Add and exponent == -1 and put(base, numbers).is_negative
+        sign *= -1 if turn else 1
+        kept.append(1 / (-base) if turn else factor)
+    return sp.Mul(sign, *kept)
+
+
 def split(expression, y: sp.Symbol) -> sp.Expr:
     """Partial fractions in y², where that is what the expression is a quotient of."""
-    even = sp.simplify(expression.subs(y, -y) - expression) == 0
+    even = vanishes(expression.subs(y, -y) - expression)
     if not even or not expression.is_rational_function(y):
         return expression
     return sp.Add(*(monic(term, y) for term in sp.Add.make_args(sp.apart(expression, y))))
@@ -173,9 +245,9 @@ def monic(term, y: sp.Symbol) -> sp.Expr:
 def closed_sum(summand, index: sp.Symbol, count: sp.Symbol) -> sp.Expr:
     """Σ_{l=0}^{n−1} of a sum of geometric terms in closed form, else the sum as it stands.
 
-    >>> b, l, n = sp.Symbol("b", positive=True), sp.Symbol("l"), sp.Symbol("n")
+    >>> b, l, n = sp.Symbol("β", positive=True), sp.Symbol("l"), sp.Symbol("n")
     >>> closed_sum(b**l, l, n)
-    (1 - b**n)/(1 - b)
+    (1 - β**n)/(1 - β)
     """
     total = sp.Integer(0)
     for term in sp.Add.make_args(sp.expand(summand)):
@@ -191,12 +263,14 @@ def closed_sum(summand, index: sp.Symbol, count: sp.Symbol) -> sp.Expr:
 
 def limit(expression, y: sp.Symbol, place) -> sp.Expr | None:
     """The limit y → 0+ or ∞, None where it is not found or not finite."""
+    if not algebraic(expression):
+        return None
     try:
         found = sp.limit(expression, y, place, "+" if place == 0 else "-")
     except (NotImplementedError, ValueError, TypeError):
         return None
     bad = found.has(sp.oo, -sp.oo, sp.zoo, sp.nan, sp.Limit) or found.has(sp.AccumBounds)
-    return None if bad else tidy(found)
+    return None if bad else quotient(found)
 
 
 def antiderivative(expression, y: sp.Symbol) -> sp.Expr | None:
@@ -206,6 +280,8 @@ def antiderivative(expression, y: sp.Symbol) -> sp.Expr | None:
     """
     from sympy.integrals.manualintegrate import manualintegrate
 
+    if not algebraic(expression):
+        return None
     roots = {p for p in expression.atoms(sp.Pow) if p.exp.is_Rational and p.exp.q == 2 and
              sp.simplify(sp.diff(p.base, y) - 2 * y) == 0}  # fmt: skip
     bases = {p.base for p in roots}

@@ -46,7 +46,11 @@ def batched(model: Model) -> Batched:
                                                strict=True):  # fmt: skip
         scale, inner = slope(a.transform(GRADIENT), GRADIENT).as_coeff_Mul()
         p = None if a.decay == 0 else sp.Symbol(letter)
-        bar = inner.subs(GRADIENT, NOW) * PUSHED if p is None else sp.Symbol(letter + "̄")
+        bar = (
+            inner.subs(GRADIENT, NOW) * PUSHED
+            if p is None
+            else sp.Symbol(letter[0] + "\u0304" + letter[1:])
+        )
         terms.append(-scale * rise * (bar if p is None else 2 * p + bar) / 2)
         definitions += _definitions(a, m, p, bar, inner, weight)
         moving, still, scales = [*moving, p], [*still, bar], [*scales, scale]

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from .. import checks
 from ..optimizer import Optimizer
 from . import batches, penalty, settled as settling, steps, thresholds
-from .algebra import put
+from .algebra import put, slope
 from .batches import Batched
 from .model import GRADIENT, RATE, THETA, Model, model_of
 from .settled import Settled
@@ -74,11 +74,8 @@ class Derivation:
     @property
     def field(self) -> sp.Expr:
         """θ' = −Φ − (h/2) (K HΦ + ∂_θΦ Φ), in g."""
-        part = self.settled
-        direction = self.model.restore(part.direction)
-        if self.model.odd:  # Φ is |g| κ plus what θ adds: odd in g
-            direction = GRADIENT * self.model.restore(part.preconditioner) + part.offset
-        bias, drift = map(self.model.restore, (part.bias, part.drift))
+        direction = self.model.signed(self.settled.direction)
+        bias, drift = self.model.restore(self.settled.bias), slope(direction, THETA)
         return -direction - RATE / 2 * (bias * PUSHED + drift * direction)
 
     @functools.cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -12,6 +13,10 @@ LATEX = {
     "κ": r"\kappa", "Λ": r"\Lambda", "′": "'", "∂": r"\partial ", "·": r"\cdot ", "−": "-",
     "²": "^2",
 }  # fmt: skip
+
+
+SIGNS = {"−": "-", "·": r"\cdot", "≠": r"\ne", "≥": r"\ge", "≤": r"\le", "∧": r"\land",
+         "∨": r"\lor"}  # fmt: skip
 
 
 def atoms(name: str) -> list[tuple[str, str, str]]:
@@ -85,7 +90,13 @@ class Text:
         return text
 
     def leading(self, text):
-        return f"({text})" if "/" in text and " " not in text else text
+        outside = re.sub(r"\([^()]*\)", "", text)
+        return f"({text})" if "/" in outside and " " not in text else text
+
+    def cases(self, cases):
+        told = [f"{value} if {condition}" if condition else f"else {value}"
+                for value, condition in cases]  # fmt: skip
+        return "{" + ", ".join(told) + "}"
 
 
 class Latex:
@@ -137,10 +148,17 @@ class Latex:
             rf"\sum_{{{index}={first}}}^{{{last}}} {inside}")  # fmt: skip
 
     def sign(self, text):
-        return text.replace("−", "-").replace("·", r"\cdot")
+        for plain, written in SIGNS.items():
+            text = text.replace(plain, written)
+        return text
 
     def leading(self, text):
         return text
+
+    def cases(self, cases):
+        rows = [value + " & " + (condition or r"\text{else}") for value, condition in cases]
+        body = r" \\ ".join(rows)
+        return rf"\begin{{cases}} {body} \end{{cases}}"
 
 
 class MathML:
@@ -197,7 +215,14 @@ class MathML:
         return f"<mrow>{head}{inside}</mrow>"
 
     def sign(self, text):
-        return f"<mo>{text.strip()}</mo>"
+        return f"<mo>{escape(text.strip())}</mo>"
 
     def leading(self, text):
         return text
+
+    def cases(self, cases):
+        rows = "".join(
+            f"<mtr><mtd>{value}</mtd><mtd>{condition or '<mtext>else</mtext>'}</mtd></mtr>"
+            for value, condition in cases
+        )
+        return f"<mrow><mo>{{</mo><mtable columnalign='left'>{rows}</mtable></mrow>"

@@ -15,7 +15,8 @@ from .model import RATE
 
 INDICES = {"n", "l", "k"}
 ACTED = ("∇", "‖", "H", "J", "N")  # how the symbols begin that stand behind a product's fractions
-LONG = 10_000  # above it a fraction is written as a decimal
+SHORT = 9  # above it a fraction that stands alone is written as a decimal
+LONG = 100  # the same for one before something else
 
 
 class Dialect(Protocol):
@@ -34,6 +35,7 @@ class Dialect(Protocol):
     def total(self, inside: str, index: str | None, first: str, last: str) -> str: ...
     def sign(self, text: str) -> str: ...
     def leading(self, text: str) -> str: ...
+    def cases(self, cases: list[tuple[str, str]]) -> str: ...
 
 
 class CoordinateSum(sp.Function):
@@ -45,6 +47,8 @@ def write(expression, say: Dialect) -> str:
     expression = sp.sympify(expression)
     if expression.is_Add:
         return _sum(expression, say)
+    if expression.is_Rational and expression.q > SHORT:
+        return _number(expression, say)
     under = expression.is_Pow and _below(expression.exp)
     if expression.is_Mul or under or expression.is_Rational:
         return _product(expression, say)
@@ -108,6 +112,8 @@ def _fixed(name: str) -> bool:
     """Whether a symbol is a hyper-parameter, the step size, an index or a number of the step."""
     if name[1:2] == "_":
         return name[0] in "rscWKA"
+    if len(name) > 2 and name.isascii() and name.isidentifier():
+        return True  # a number that a combine function calls so
     return name[0] in DECAYS or name[0] in "ελh" or name in INDICES
 
 
@@ -139,7 +145,7 @@ def _product(expression, say: Dialect) -> str:
     shown = [_one(*part, say) for part in parts if part[0] or part[1]]
     last = len(shown) - 1
     shown = [say.leading(t) if tail or i < last else t for i, t in enumerate(shown)]
-    middle = say.join if parts[0] == ([RATE], parts[0][1]) else say.sign(" · ")
+    middle = say.join if RATE in parts[0][0] else say.sign(" · ")
     row = [middle.join(shown)] if shown else []
     return say.join.join([*row, *(_bracketed(factor, say) for factor in tail)])
 
@@ -147,8 +153,8 @@ def _product(expression, say: Dialect) -> str:
 def _parts(scalars: list, rest: list, tail: list) -> list:
     """[(above, below) of each fraction in the row, …, (tail,)]."""
     first, second = _fraction(scalars), _fraction(rest)
-    step = [f for f in first[0] if f == RATE]
-    others = [f for f in first[0] if f != RATE]
+    step = [f for f in first[0] if f == RATE or f.is_Number] if RATE in first[0] else []
+    others = [f for f in first[0] if f not in step]
     plain = all(f.is_Number for f in first[1])
     if step and first[1] and plain and not second[1] and (others or second[0] or tail):
         return [(step, first[1]), (others + second[0], []), (tail,)]
@@ -233,7 +239,20 @@ def _factor(factor, say: Dialect) -> str:
     if isinstance(factor, CoordinateSum):
         inside = write(factor.args[0], say)
         return say.total(say.brackets(inside) if factor.args[0].is_Add else inside, None, "", "")
-    return say.call(factor.func.__name__, ", ".join(write(a, say) for a in factor.args))
+    if isinstance(factor, sp.Piecewise):
+        cases = [(write(v, say), "" if c in (True, sp.true) else _relation(c, say))
+                 for v, c in factor.args]  # fmt: skip
+        return say.cases(cases)
+    name = "max" if factor.func is sp.Max else "min" if factor.func is sp.Min else str(factor.func)
+    return say.call(name, ", ".join(write(a, say) for a in factor.args))
+
+
+def _relation(condition, say: Dialect) -> str:
+    if not condition.is_Relational:
+        words = {sp.And: " ∧ ", sp.Or: " ∨ "}.get(condition.func, ", ")
+        return say.sign(words).join(_relation(part, say) for part in condition.args)
+    sign = {"==": "=", "!=": "≠", ">=": "≥", "<=": "≤"}.get(condition.rel_op, condition.rel_op)
+    return write(condition.lhs, say) + say.sign(f" {sign} ") + write(condition.rhs, say)
 
 
 def _number(value, say: Dialect) -> str:
@@ -252,7 +271,7 @@ def _power(power, say: Dialect) -> str:
         return say.power(say.brackets(write(base, say)), write(exponent, say), False)
     if isinstance(base, sp.Abs) and exponent.is_even:
         base = base.args[0]
-    plain = base.is_Symbol or isinstance(base, sp.Abs) or base.is_Function
+    plain = base.is_Symbol or base.is_Integer or isinstance(base, sp.Abs) or base.is_Function
     written = write(base, say)
     return say.power(written if plain else say.brackets(written), write(exponent, say),
                      bool(exponent.is_Integer))  # fmt: skip

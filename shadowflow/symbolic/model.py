@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import sympy as sp
 
 from ..optimizer import Moment, Optimizer, identity, square
-from .algebra import DECAYS, put, slope, tidy
+from .algebra import DECAYS, put, slope, tidy, vanishes
 from .interpret import number, recorded
 
 GRADIENT, SIZE = sp.Symbol("g", real=True), sp.Symbol("|g|", positive=True)
@@ -119,6 +119,16 @@ class Model:
         )
         return Answer(short, partials, tuple(letters), {MIXED: mixed})
 
+    def signed(self, direction) -> sp.Expr:
+        """A direction at y in terms of g: the odd part with the sign of g."""
+        if not self.odd:
+            return direction
+        driven, offset = apart_from_theta(direction, self.y)
+        kappa = tidy(driven / self.y)
+        smooth = kappa.subs(self.y, 0).is_finite
+        part = GRADIENT * kappa if smooth else sp.sign(GRADIENT) * tidy(driven)
+        return self.restore(part) + offset
+
     def numbers(self) -> dict[sp.Symbol, sp.Expr]:
         """Symbol → the optimizer's own number, as an exact rational."""
         return {hyper.symbol: number(hyper.value) for hyper in self.hypers}
@@ -194,6 +204,8 @@ def _symbols(optimizer: Optimizer, leaves) -> tuple[list[Hyper], list, list]:
     numbers = [float(number(leaf)) for _, leaf in leaves]
     named = dict(zip([name for name, _ in leaves], numbers, strict=True))
     loose = "b1" in named and named["b1"] not in (*values, 0.0, 1.0)  # as Lion's share of m
+    kept = [kind(moment) for moment in optimizer.moments if moment.has_memory]
+    usual = loose or sorted(kept) == ["g", "g²"]  # as Adam's, whose names everybody knows
     both = all(named.get(name) for name in ("eps", "eps_root"))
     taken: dict[str, Hyper] = {}
 
@@ -211,9 +223,8 @@ def _symbols(optimizer: Optimizer, leaves) -> tuple[list[Hyper], list, list]:
     decays = []
     for moment, value in zip(optimizer.moments, values, strict=True):
         letter = {"g": "β₂" if loose else "β", "g²": "ρ"}.get(kind(moment), "γ")
-        name = {"β": "b1", "ρ": "b2", "β₂": "b2"}.get(letter, "decay")
-        single = len([v for v in values if v]) == 1 and not loose
-        decays.append(fresh(letter, "decay" if single else name, value) if value else sp.Integer(0))
+        name = {"β": "b1", "ρ": "b2", "β₂": "b2"}.get(letter, "decay") if usual else "decay"
+        decays.append(fresh(letter, name, value) if value else sp.Integer(0))
     symbols = []
     for (name, _), value in zip(leaves, numbers, strict=True):
         if value in (0.0, 1.0):
@@ -248,7 +259,8 @@ def _letters(optimizer: Optimizer) -> list[sp.Symbol]:
     for index, moment in enumerate(optimizer.moments):
         letter = {"g": "m", "g²": "ν"}.get(kind(moment), f"m{'₀₁₂₃₄₅₆₇₈₉'[(index + 1) % 10]}")
         letter = "g" if letter == "m" and not moment.has_memory else letter
-        letters.append(letter if letter not in letters else f"{letter}{index + 1}")
+        low = "₀₁₂₃₄₅₆₇₈₉"[(index + 1) % 10]
+        letters.append(letter if letter not in letters else letter + low)
     return [sp.Symbol(letter, real=True) for letter in letters]
 
 
@@ -264,7 +276,7 @@ def _parity(averages, direction) -> tuple[bool, list[str]]:
     zeros = [driven[0] + driven[1], *(x - y for x, y in zip(*parts, strict=True))]
     signs = whole.has(sp.sign, sp.Abs) or any(a.transform(GRADIENT).has(sp.sign) for a in averages)
     note = "sign(x) = x/|x| is given the derivative 0, which holds away from 0 only."
-    return all(sp.simplify(zero) == 0 for zero in zeros), [note] if signs else []
+    return all(map(vanishes, zeros)), [note] if signs else []
 
 
 def apart_from_theta(direction, y) -> tuple[sp.Expr, sp.Expr]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sympy as sp
 
-from .algebra import antiderivative, monic, quotient, slope, tidy
+from .algebra import antiderivative, monic, positive, quotient, slope, tidy
 from .model import RATE, THETA, Model
 from .settled import Limit, Settled
 
@@ -46,8 +47,8 @@ def potential_of(model: Model, settled: Settled) -> Potential:
         return Potential(SQUARE, SQUARE_GROWTH, settled.preconditioner / 2, words)
     key = None
     if found is not None and model.odd:
-        rest = sp.simplify(found**2 - y**2)
-        key = "one" if sp.simplify(found - y) == 0 else "perturbed" if rest.is_Symbol else None
+        rest = sp.expand(found**2 - y**2)
+        key = "one" if rest == 0 else "perturbed" if rest.is_Symbol else None
     if key is None:
         return Potential(POTENTIAL, GROWTH, sp.Integer(1), "the optimizer's own potential")
     symbol, growth, words = NORMS[key]
@@ -85,7 +86,7 @@ def small_loss(limit: Limit, offset) -> tuple[sp.Expr, sp.Expr]:
 
 
 def line_loss(settled: Settled, potential: Potential) -> sp.Expr | None:
-    """W with θ' = −Φ(g) − (h/2) dW/dθ in one dimension: ∫ s u dg, term by term of s."""
+    """W with θ' = −κ d/dθ (E + (h/2) W) in one dimension: ∫ s u dg, term by term of s."""
     terms = []
     for term in sp.Add.make_args(settled.strength):
         fixed, moving = term.as_independent(settled.y, as_Add=False)
@@ -99,7 +100,7 @@ def line_loss(settled: Settled, potential: Potential) -> sp.Expr | None:
     return sp.Add(*terms)
 
 
-def crossing(settled: Settled) -> tuple[sp.Expr, sp.Expr] | None:
+def crossing(settled: Settled, numbers: Mapping) -> tuple[sp.Expr, sp.Expr] | None:
     """(y or y², where s changes sign), None where that is no linear equation."""
     above = sp.numer(sp.together(settled.strength))
     if not above.is_polynomial(settled.y):
@@ -108,20 +109,7 @@ def crossing(settled: Settled) -> tuple[sp.Expr, sp.Expr] | None:
     if len(powers) != 1 or powers[0] > 2:
         return None
     (power,), polynomial = powers, sp.Poly(above, settled.y)
-    return settled.y**power, _positive(quotient(-polynomial.nth(0) / polynomial.nth(power)))
-
-
-def _positive(expression) -> sp.Expr:
-    """−x / (β − ρ) as x / (ρ − β)."""
-    if not expression.could_extract_minus_sign():
-        return expression
-    factors = list(sp.Mul.make_args(-expression))
-    for index, factor in enumerate(factors):
-        base, exponent = factor.as_base_exp()
-        if base.is_Add and exponent == -1 and not base.as_coeff_Add()[0]:
-            factors[index] = 1 / (-base)
-            return sp.Mul(*factors)
-    return expression
+    return settled.y**power, positive(quotient(-polynomial.nth(0) / polynomial.nth(power)), numbers)
 
 
 def responses(model: Model, settled: Settled) -> list[tuple[sp.Symbol, sp.Expr]]:

@@ -29,7 +29,7 @@ class Limit:
 class Settled:
     """Expressions in y (|g|, or g where Φ is not odd), θ and the hyper-parameters.
 
-    direction: Φ; driven: u; offset: v; slopes: ∂_iΦ ψ_i' per moment; bias: K; drift: ∂_θΦ;
+    direction: Φ; driven: u; offset: v; slopes: ∂_iΦ ψ_i' per moment; bias: K;
     preconditioner: κ = u/y; strength: s = K/κ; shares: per moment ∂_iΦ ψ_i' / κ;
     potential: ∫u dy, None where it was not found; separable: whether Φ = u(g) + v(θ).
     alike: K/u' where that is free of g: then θ' = −Φ(∇Ẽ) up to h².
@@ -41,7 +41,6 @@ class Settled:
     offset: sp.Expr
     slopes: tuple[sp.Expr, ...]
     bias: sp.Expr
-    drift: sp.Expr
     preconditioner: sp.Expr
     shares: tuple[sp.Expr, ...]
     strength: sp.Expr
@@ -83,7 +82,7 @@ def settled(model: Model) -> Settled:
     strength = strength_of(model, shares)
     alike = tidy(bias / slope(driven, y)) if slope(driven, y) != 0 else sp.Integer(0)
     return Settled(
-        y, direction, driven, offset, slopes, bias, tidy(slope(direction, THETA)), kappa, shares,
+        y, direction, driven, offset, slopes, bias, kappa, shares,
         strength, antiderivative(driven, y), not driven.has(THETA),
         None if alike.has(y, THETA) else alike,
         _limit(kappa, strength, y, 0), _limit(kappa, strength, y, sp.oo),

@@ -34,7 +34,7 @@ def python(derivation: Derivation) -> str:
     taken |= {hyper.symbol: hyper.name for hyper in model.hypers}
     names = {symbol: sp.Symbol(name, real=True) for symbol, name in taken.items()}
     field = derivation.field.xreplace(names)
-    field = field.xreplace({n: sp.Float(n) for n in field.atoms(sp.Rational) if n.q > LONG})
+    field = field.xreplace({n: sp.Float(n) for n in field.atoms(sp.Rational) if n.q > LONG**2})
     shared, (value,) = sp.cse(field, symbols=sp.numbered_symbols("x"))
     printer = Printer({"fully_qualified_modules": False})
     lines = [f"    {symbol} = {printer.doprint(part)}" for symbol, part in shared]

@@ -11,7 +11,7 @@ from typing import Any
 
 import sympy as sp
 
-from .algebra import by_powers, closed_sum, tidy, without_abs
+from .algebra import by_powers, closed_sum, tidy, vanishes, without_abs
 from .model import PAST, STEP, THETA, Model, apart_from_theta
 from .settled import Settled, strength_of
 
@@ -67,7 +67,7 @@ def at_step(model: Model, settled: Settled) -> AtStep:
         return AtStep(direction, slopes, shares, sp.Integer(1), strength, True, {})
     ratio = _ratio(apart_from_theta(direction, y)[0], settled.driven, y)
     rises = [_ratio(now, late, y) for now, late in zip(slopes, settled.slopes, strict=True)]
-    if settled.offset != 0 or ratio is None or None in rises:
+    if settled.offset != 0 or not settled.separable or ratio is None or None in rises:
         return AtStep(direction, slopes, shares, None, None, False, {})
     strength, named = _closed(model, settled, shares, ratio, rises)
     return AtStep(direction, slopes, shares, ratio, strength, False, named)
@@ -85,7 +85,7 @@ def _closed(model: Model, settled: Settled, shares, ratio, rises) -> tuple[sp.Ex
     closed, named = not any(mean.has(sp.Sum) for mean in means), {}
     if not closed:
         named[RATIO_NOW] = ratio
-        rises = [RATIO_NOW if sp.simplify(rise - ratio) == 0 else rise for rise in rises]
+        rises = [RATIO_NOW if vanishes(rise - ratio) else rise for rise in rises]
         for index, (average, older) in enumerate(zip(model.averages, shares, strict=True)):
             if older is not None:
                 means[index] = sp.Symbol(f"A_{average.letter}")
@@ -104,7 +104,7 @@ def _ratio(now, late, y: sp.Symbol) -> sp.Expr | None:
         return sp.Integer(0) if now == 0 else None
     found = now / late
     there = found.subs(y, 1)
-    if sp.simplify(found - there) != 0 or there.has(THETA):
+    if not vanishes(found - there) or there.has(THETA):
         return None
     return tidy(there)
 

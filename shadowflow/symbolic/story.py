@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from . import penalty
-from .algebra import put, tidy
+from .algebra import put, slope, tidy
 from .layout import CoordinateSum
-from .model import GRADIENT, PAST, RATE, STEP, THETA, apart_from_theta
+from .model import GRADIENT, PAST, RATE, STEP, THETA
 from .settled import Limit
 from .steps import FACTOR, RATIO_NOW, direction_at, factor_at
 
@@ -72,15 +72,13 @@ def _settled(d: Derivation) -> Section:
     part = d.settled
     lines: list = []
     if not part.separable:
-        bias, drift = d.model.restore(part.bias), d.model.restore(part.drift)
-        lines.append(Formula(DOT, -PHI - HALF * (sp.Symbol("K") * PUSHED + drift * PHI)))
-        lines += [Formula(PHI, _phi(d)), Formula(sp.Symbol("K"), bias)]
-        return Section(TITLE, tuple(lines))
+        return Section(TITLE, tuple(_mixed(d, sp.Symbol("K"), d.model.restore(part.bias))))
     lines.append(Formula(DOT, _flow(d, sp.Integer(1), part.strength, COEFFICIENT)))
     if not part.constant and part.strength != 0:
         lines.append(Formula(COEFFICIENT, d.strength, "the bias coefficient"))
     if part.offset != 0:
         lines += [Formula(PHI, _phi(d)), Formula(PUSHED, _pushed(d))]
+        lines += [Formula(sp.Symbol("v"), part.offset)] if _pull(d) is None else []
     lines += _potential_lines(d)
     return Section(TITLE, tuple(lines))
 
@@ -89,14 +87,31 @@ TITLE = "The modified equation, settled memory, full batch"
 
 
 def _phi(d: Derivation) -> sp.Expr:
-    if not d.model.odd:
-        return d.settled.direction
-    return GRADIENT * d.model.restore(d.settled.preconditioner) + d.settled.offset
+    return d.model.signed(d.settled.direction)
+
+
+def _mixed(d: Derivation, name: sp.Symbol, bias) -> list:
+    """−Φ − (h/2) (K HΦ + ∂_θΦ Φ), where Φ mixes g and θ."""
+    drift = sp.Symbol("∂Φ/∂θ")
+    return [
+        Formula(DOT, -PHI - HALF * (name * PUSHED + drift * PHI)),
+        Formula(PHI, _phi(d)),
+        Formula(name, bias),
+        Formula(drift, tidy(slope(_phi(d), THETA))),
+    ]
+
+
+def _pull(d: Derivation) -> sp.Expr | None:
+    """λ where θ adds λθ to Φ, 0 where it adds nothing, None where it adds something else."""
+    pull = slope(d.settled.offset, THETA)
+    return None if pull.has(THETA) or d.settled.offset != pull * THETA else pull
 
 
 def _pushed(d: Derivation) -> sp.Expr:
     """HΦ where weight decay adds λθ to Φ: ∇J + λ ∇(θ·∇E − E)."""
-    pull = sp.diff(d.settled.offset, THETA)
+    pull = _pull(d)
+    if pull is None:
+        return d.potential.gradient + sp.Symbol("H v")
     return d.potential.gradient + pull * sp.Symbol("∇(θ·∇E − E)")
 
 
@@ -113,10 +128,10 @@ def _flow(d: Derivation, ratio, strength, name) -> sp.Expr:
         sp.Mul(-1, inner, evaluate=False) if plain else -kappa * inner)  # fmt: skip
     if part.offset == 0:
         return flow
-    pull = sp.diff(part.offset, THETA)
-    if sp.simplify(part.offset - pull * THETA) == 0:
-        return flow - pull * (THETA + HALF * PHI)
-    return flow - part.offset - HALF * pull * PHI
+    pull = _pull(d)
+    if pull is None:
+        return flow - part.offset - HALF * slope(part.offset, THETA) * PHI
+    return flow - pull * (THETA + HALF * PHI)
 
 
 def _potential_lines(d: Derivation) -> list:
@@ -140,8 +155,8 @@ def _penalized(d: Derivation) -> Section:
         "s > 0 penalizes " + d.potential.words + ", s < 0 anti-penalizes it.",
     ]
     own = model.numbers()
-    lines.append(f"At the numbers above: {_values(d)}.")
-    turn = penalty.crossing(part) if not part.constant else None
+    lines += [f"At the numbers above: {_values(d)}."] if _values(d) else []
+    turn = penalty.crossing(part, own) if not part.constant else None
     if turn is not None:
         where = put(turn[1], own)
         name = model.restore(turn[0])
@@ -174,7 +189,9 @@ def _loss(d: Derivation) -> Section:
     title = "The modified loss"
     if not part.separable:
         return Section(title, ("Φ mixes g and θ: no modified loss is looked for.",))
-    if part.strength == 0:
+    if _pull(d) is None:
+        return Section(title, ("What θ adds to Φ is not linear: no modified loss is looked for.",))
+    if part.strength == 0 and part.offset == 0:
         return Section(title, ("The correction vanishes: to second order the flow is θ′ = −Φ.",))
     if part.offset != 0 and not part.constant:
         return Section(title, (
@@ -206,7 +223,7 @@ def _loss(d: Derivation) -> Section:
         )
         line = penalty.line_loss(part, potential)
         if line is not None:
-            lines += ["In one dimension, with g = E′, it is θ′ = −Φ(g) − (h/2) dW/dθ:",
+            lines += ["In one dimension, with g = E′, it is the derivative of E + (h/2) W:",
                       Formula(sp.Symbol("W"), d.model.restore(line))]  # fmt: skip
     if same is not None:
         decays = " = ".join(str(a.decay) for a in d.model.averages)
@@ -223,16 +240,19 @@ def _times(*factors) -> sp.Expr:
 def _limits(d: Derivation) -> Section:
     part = d.settled
     lines: list = []
-    if part.separable and part.small is not None and part.small.preconditioner not in (None, 0):
+    title = "Small and large gradients"
+    if not part.separable or _pull(d) is None:
+        return Section(title, ())
+    if part.small is not None and part.small.preconditioner not in (None, 0):
         factor, loss = penalty.small_loss(part.small, part.offset)
         lines += [
             f"{_far(d, '≪')}:",
             Formula(DOT, _times(-1, factor, TILTED)),
             Formula(MODIFIED, loss),
         ]
-    if part.separable and part.large is not None and part.strength != 0:
+    if part.large is not None and part.strength != 0:
         lines += [f"{_far(d, '≫')}:", *_large(d, part.large)]
-    return Section("Where ε is large, and where it is small", tuple(lines))
+    return Section(title, tuple(lines))
 
 
 def _large(d: Derivation, limit: Limit) -> list:
@@ -269,13 +289,16 @@ def _at_step(d: Derivation) -> Section:
     part = d.at_step
     if all(a.decay == 0 for a in d.model.averages):
         return Section(title, ("The same at every step: there is no memory.",))
+    if part.factors and not d.settled.separable and part.strength is not None:
+        bias = d.model.restore(d.settled.preconditioner * part.strength)
+        return Section(title, (*_mixed(d, sp.Symbol("K_n"), bias), _factor_line(d)))
     if part.factors:
-        decays = sorted({a.decay for a in d.model.averages if a.decay != 0}, key=str)
-        beta = decays[0]
         named = sp.Symbol("s_n")
-        lines = [Formula(DOT, _flow(d, sp.Integer(1), part.strength, named)),
-                 Formula(named, d.model.restore(part.strength)),
-                 Formula(FACTOR(beta), factor_at(beta))]  # fmt: skip
+        lines = [
+            Formula(DOT, _flow(d, sp.Integer(1), part.strength, named)),
+            Formula(named, d.model.restore(part.strength)),
+            _factor_line(d),
+        ]
         return Section(title, tuple(lines))
     if part.strength is not None:
         named = sp.Symbol("s_n")
@@ -295,8 +318,8 @@ def _sums(d: Derivation) -> list:
         if rise == 0:
             continue
         mark = average.letter.name
-        inner, slope, weight = force / 2, sp.Symbol(f"K_{mark}"), average.weight(STEP)
-        lines.append(Formula(slope, d.model.restore(rise)))
+        inner, rises, weight = force / 2, sp.Symbol(f"K_{mark}"), average.weight(STEP)
+        lines.append(Formula(rises, d.model.restore(rise)))
         if weight != 1:
             inner *= sp.Symbol(f"W_{mark}")
             lines.append(Formula(sp.Symbol(f"W_{mark}"), weight))
@@ -304,16 +327,17 @@ def _sums(d: Derivation) -> list:
             inner += sp.Symbol(f"H A_{mark}")
             past = sp.Sum(older * sp.Symbol("Φ_l"), (PAST, 0, STEP - 1))
             lines.append(Formula(sp.Symbol(f"A_{mark}"), past))
-        terms.append(sp.Mul(slope, inner))
-    drift = sp.diff(part.direction, THETA)
-    now = sp.Symbol("Φ_n")
+        terms.append(sp.Mul(rises, inner))
+    now, past = sp.Symbol("Φ_n"), sp.Symbol("Φ_l")
+    direction = d.model.signed(direction_at(d.model, PAST))
+    drift = slope(direction, THETA).subs(PAST, STEP)
     flow = Formula(DOT, -now - RATE * sp.Add(*terms) - HALF * drift * now)
-    direction = direction_at(d.model, PAST)
-    shown = d.model.restore(direction)
-    if d.model.odd:
-        driven, offset = apart_from_theta(direction, d.settled.y)
-        shown = d.model.restore(tidy(driven / d.settled.y)) * GRADIENT + offset
-    return [flow, Formula(sp.Symbol("Φ_l"), shown, "the memoryless direction at step l"), *lines]
+    return [flow, Formula(past, direction, "the memoryless direction at step l"), *lines]
+
+
+def _factor_line(d: Derivation) -> Formula:
+    decays = sorted({a.decay for a in d.model.averages if a.decay != 0}, key=str)
+    return Formula(FACTOR(decays[0]), factor_at(decays[0]))
 
 
 def _batched(d: Derivation) -> Section:

@@ -15,7 +15,7 @@ import sympy as sp
 
 from .. import edges
 from ..optimizer import Optimizer
-from .algebra import put, quotient, slope, tidy
+from .algebra import positive, put, quotient, slope, tidy
 from .interpret import number
 from .model import Model
 
@@ -108,5 +108,5 @@ def _matching(candidates, own: dict, value: float) -> sp.Expr | None:
         if math.isinf(value) and found in (sp.oo, sp.zoo):
             return sp.oo
         if found.is_real and math.isfinite(value) and abs(float(found) - value) <= CLOSE * value:
-            return candidate
+            return positive(candidate, own)
     return sp.oo if math.isinf(value) else None
