@@ -448,7 +448,7 @@ def test_arrays_of_numbers_are_refused():
         scale: jax.Array
 
         def __call__(self, moments, params, step):
-            return moments[0] * jnp.sum(self.scale)
+            return moments[0] * jnp.sum(self.scale).astype(moments[0].dtype)
 
     with pytest.raises(ValueError, match="same for every coordinate, got an array of shape"):
         sf.derive(sf.Optimizer([sf.Moment(0.5)], Scaled(jnp.ones(3))))

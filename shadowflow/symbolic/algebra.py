@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import sympy as sp
 
@@ -44,7 +45,7 @@ def algebraic(expression) -> bool:
 def vanishes(expression) -> bool:
     """Whether an expression is 0, by its value to 30 digits at three places."""
     expression = sp.sympify(expression)
-    symbols = sorted(expression.free_symbols, key=str)
+    symbols: list[Any] = sorted(expression.free_symbols, key=str)
     for seed in (3, 7, 11):
         place = {
             s: sp.Integer(seed + i) if s.is_integer else sp.Rational(seed + i * i, 101 + 2 * i)

@@ -11,7 +11,7 @@ LATEX = {
     "β": r"\beta", "ρ": r"\rho", "γ": r"\gamma", "ε": r"\varepsilon", "λ": r"\lambda",
     "θ": r"\theta", "ν": r"\nu", "Φ": r"\Phi", "∇": r"\nabla ", "‖": r"\|", "∞": r"\infty",
     "κ": r"\kappa", "Λ": r"\Lambda", "′": "'", "∂": r"\partial ", "·": r"\cdot ", "−": "-",
-    "²": "^2",
+    "²": "^2", "∫": r"\int ",
 }  # fmt: skip
 
 
@@ -138,9 +138,9 @@ class Latex:
 
     def call(self, name, inside):
         known = {"log", "exp", "tanh", "sinh", "cosh", "sin", "cos", "tan", "max", "min"}
-        lower = name.lower()
-        written = rf"\{lower}" if lower in known else (
-            rf"\operatorname{{{name}}}" if "_" not in name else name)  # fmt: skip
+        plain = name in LATEX or "_" in name
+        written = self.symbol(name) if plain else (
+            rf"\{name}" if name in known else rf"\operatorname{{{name}}}")  # fmt: skip
         return rf"{written}\left({inside}\right)"
 
     def total(self, inside, index, first, last):

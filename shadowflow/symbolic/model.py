@@ -137,7 +137,8 @@ class Model:
 def model_of(optimizer: Optimizer) -> Model:
     """The optimizer in symbols. Numbers in ``combine`` get a symbol where they are its leaves.
 
-    A leaf that is 0 or 1 stays a number; a leaf with the value of a moment's decay is that decay.
+    A leaf that is 0 or 1 stays a number (an eps of 1 does not); a leaf with the value of a
+    moment's decay is that decay.
     Raises ValueError for a primitive that is not known, naming it, and for arrays of numbers.
     """
     paths, tree = jax.tree_util.tree_flatten_with_path(optimizer.combine)
@@ -227,7 +228,7 @@ def _symbols(optimizer: Optimizer, leaves) -> tuple[list[Hyper], list, list]:
         decays.append(fresh(letter, name, value) if value else sp.Integer(0))
     symbols = []
     for (name, _), value in zip(leaves, numbers, strict=True):
-        if value in (0.0, 1.0):
+        if value == 0.0 or (value == 1.0 and name not in ("eps", "eps_root", "weight_decay")):
             symbols.append(sp.Integer(int(value)))
         elif value in values:
             symbols.append(decays[values.index(value)])
