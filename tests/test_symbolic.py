@@ -435,6 +435,7 @@ def test_functions_of_ordinary_operators(name):
     found = check_own(sf.Optimizer(CORRECTED, FUNCTIONS[name], "own"))
     assert found.text() and found.latex() and found.html()
     assert found.model.odd == (name != "not odd")
+    assert "sign(x)" not in found.text()
 
 
 def test_what_sympy_cannot_do_is_named():

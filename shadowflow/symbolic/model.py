@@ -275,9 +275,27 @@ def _parity(averages, direction) -> tuple[bool, list[str]]:
     ]
     driven = [apart_from_theta(whole.subs(at(y)), SIZE)[0] for y in (SIZE, -SIZE)]
     zeros = [driven[0] + driven[1], *(x - y for x, y in zip(*parts, strict=True))]
-    signs = whole.has(sp.sign, sp.Abs) or any(a.transform(GRADIENT).has(sp.sign) for a in averages)
+    jumps = _jumps(whole, letters) or any(a.transform(GRADIENT).has(sp.sign) for a in averages)
     note = "sign(x) = x/|x| is given the derivative 0, which holds away from 0 only."
-    return all(map(vanishes, zeros)), [note] if signs else []
+    return all(map(vanishes, zeros)), [note] if jumps else []
+
+
+def _jumps(direction, letters) -> bool:
+    """Whether Φ has a sign in it: x/|x|, which jumps at 0, but not x/(1 + |x|)."""
+    tiny = sp.Rational(1, 10**9)
+    for magnitude in direction.atoms(sp.Abs):
+        place = {s: sp.Rational(1, 3 + i) for i, s in enumerate(letters)}
+        place |= {s: sp.Rational(1, 7) for s in direction.free_symbols - set(letters)}
+        moved = next((letter for letter in letters if magnitude.has(letter)), None)
+        rest = {s: value for s, value in place.items() if s != moved}
+        inside = put(magnitude.args[0], rest)
+        if moved is None or not inside.is_polynomial(moved):
+            continue
+        for root in sp.Poly(inside, moved).nroots():
+            sides = [put(direction, rest).subs(moved, root + side) for side in (tiny, -tiny)]
+            if abs(sp.N(sides[0] - sides[1])) > sp.sqrt(tiny):
+                return True
+    return direction.has(sp.sign)
 
 
 def apart_from_theta(direction, y) -> tuple[sp.Expr, sp.Expr]:
