@@ -14,18 +14,18 @@ from .trees import cast
 
 
 class Mixture(eqx.Module):
-    """Φ = (weight · m + (1 − weight) · g) · gain; with one moment Φ = m · gain."""
+    """Φ = (weight · m + (1 − weight) · g) / (1 − decay); with one moment Φ = m / (1 − decay)."""
 
-    weight: float | Array
-    gain: float | Array
+    weight: float | Array = 1.0
+    decay: float | Array = 0.0
 
     def __call__(self, moments, params, step):
-        return mix(self.weight, moments) * cast(self.gain, params)
+        return mix(self.weight, moments) * cast(1 / (1 - self.decay), params)
 
     def formula(self, *names):
         mixed = names[0] if len(names) == 1 else f"({self.weight:g} {names[0]} + "
         mixed += "" if len(names) == 1 else f"{1 - self.weight:g} {names[1]})"
-        return mixed if self.gain == 1 else f"{self.gain:g} {mixed}"
+        return mixed if self.decay == 0 else f"{1 / (1 - self.decay):g} {mixed}"
 
 
 class Ratio(eqx.Module):
@@ -90,18 +90,19 @@ class LookaheadRatio(eqx.Module):
 
 
 class SmoothedSign(eqx.Module):
-    """Φ = s(x) = x / sqrt(x² + eps_root), x = weight · m + (1 − weight) · g; sign(x) at 0."""
+    """Φ = s(x) = x / sqrt(x² + eps_root), x = (b1/b2) m + (1 − b1/b2) g."""
 
     eps_root: float | Array
-    weight: float | Array = 1.0
+    b1: float | Array = 1.0
+    b2: float | Array = 1.0
 
     def __call__(self, moments, params, step):
-        x = mix(self.weight, moments)
+        x = mix(self.b1 / self.b2, moments)
         root = safe_sqrt(x * x + cast(self.eps_root, x))
         return x / jnp.where(root == 0, jnp.ones_like(root), root)
 
     def formula(self, *names):
-        mixed = Mixture(self.weight, 1.0).formula(*names)
+        mixed = Mixture(self.b1 / self.b2).formula(*names)
         return f"{mixed} / sqrt({mixed}² + {self.eps_root:g})"
 
 
@@ -118,10 +119,10 @@ def present() -> Moment:
     return Moment(0.0, bias_correction=True)
 
 
-def gain(decay, form: str):
-    """The factor on an averaged gradient: 1 in EMA form, 1 / (1 − decay) in trace form."""
+def summed(decay, form: str):
+    """The decay whose 1 / (1 − decay) turns an average into a sum: in trace form, else 0."""
     checks.choice("form", form, ("trace", "ema"))
-    return 1.0 if form == "ema" else 1 / (1 - decay)
+    return 0.0 if form == "ema" else decay
 
 
 def epsilons(eps, eps_root):
@@ -136,7 +137,7 @@ def sgd() -> Optimizer:
     >>> sgd().name
     'sgd'
     """
-    return Optimizer([present()], Mixture(1.0, 1.0), "sgd")
+    return Optimizer([present()], Mixture(), "sgd")
 
 
 def momentum(decay=0.9, form: str = "trace", bias_correction: bool = False) -> Optimizer:
@@ -145,7 +146,7 @@ def momentum(decay=0.9, form: str = "trace", bias_correction: bool = False) -> O
     """
     checks.decay("decay", decay)
     return Optimizer([Moment(decay, bias_correction=bias_correction)],
-                     Mixture(1.0, gain(decay, form)), "momentum")  # fmt: skip
+                     Mixture(1.0, summed(decay, form)), "momentum")  # fmt: skip
 
 
 def nesterov(decay=0.9, form: str = "trace", bias_correction: bool = False) -> Optimizer:
@@ -154,7 +155,7 @@ def nesterov(decay=0.9, form: str = "trace", bias_correction: bool = False) -> O
     """
     checks.decay("decay", decay)
     moments = [Moment(decay, bias_correction=bias_correction), present()]
-    return Optimizer(moments, Mixture(decay, gain(decay, form)), "nesterov")
+    return Optimizer(moments, Mixture(decay, summed(decay, form)), "nesterov")
 
 
 def rmsprop(decay=0.9, eps=1e-8, eps_root=0.0, bias_correction: bool = False) -> Optimizer:
@@ -227,4 +228,4 @@ def lion(b1=0.9, b2=0.99, eps_root=1e-8, bias_correction: bool = False) -> Optim
     checks.number("b2", b2, above=0, below=1)
     checks.number("eps_root", eps_root, least=0)
     moments = [Moment(b2, bias_correction=bias_correction), present()]
-    return Optimizer(moments, SmoothedSign(eps_root, b1 / b2), "lion")
+    return Optimizer(moments, SmoothedSign(eps_root, b1, b2), "lion")

@@ -345,10 +345,10 @@ def test_a_dead_unit_stays_where_it_is(name):
 # --- the formula that a reader sees is the function that is computed
 
 COMBINES = {
-    "momentum": (Mixture(1.0, 10.0), ["m"], 0),
-    "plain": (Mixture(1.0, 1.0), ["m"], 0),
-    "nesterov": (Mixture(0.8, 5.0), ["m", "g"], 0),
-    "nesterov-ema": (Mixture(0.8, 1.0), ["m", "g"], 0),
+    "momentum": (Mixture(1.0, 0.9), ["m"], 0),
+    "plain": (Mixture(), ["m"], 0),
+    "nesterov": (Mixture(0.8, 0.8), ["m", "g"], 0),
+    "nesterov-ema": (Mixture(0.8), ["m", "g"], 0),
     "inside": (Ratio(0.0, 0.01), ["m", "nu"], 0),
     "outside": (Ratio(0.01, 0.0), ["m", "nu"], 0),
     "both": (Ratio(0.03, 0.01), ["m", "nu"], 0),
@@ -357,7 +357,7 @@ COMBINES = {
     "nadam": (LookaheadRatio(0.8, 0.03, 0.01, True), ["m", "g", "nu"], 3),
     "nadam-uncorrected": (LookaheadRatio(0.8, 0.03, 0.01, False), ["m", "g", "nu"], 3),
     "signum": (SmoothedSign(0.04), ["m"], 0),
-    "lion": (SmoothedSign(0.04, 0.75), ["m", "g"], 0),
+    "lion": (SmoothedSign(0.04, 0.6, 0.8), ["m", "g"], 0),
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg, subcommand
 
-from shadowflow.cli.flags import Flag
+from shadowflow.cli.flags import Flag, built
 from shadowflow.lab.choices import OPTIMIZERS, Choice
 from shadowflow.report.settings import METHODS, Method, Setting
 
@@ -55,7 +55,7 @@ class Shadow:
             raise ValueError(f"--out: expected a folder, got the file {str(self.out)!r}")
         label = "digits" if self.problem is None else self.problem
         for setting in self.settings(label):
-            _check(setting)
+            built(setting)
         problem, params, label = self._problem()
         from shadowflow.report.run import shadow_job
 
@@ -96,14 +96,3 @@ class Shadow:
         from shadowflow.lab.load import load_problem
 
         return load_problem(self.problem)
-
-
-def _check(setting: Setting) -> None:
-    """Let the zoo refuse an argument, under the name that its flag has here."""
-    try:
-        setting.build()
-    except (TypeError, ValueError) as error:
-        name, colon, rest = str(error).partition(":")
-        if name not in setting.arguments:
-            raise
-        raise type(error)(f"--opt.{name.replace('_', '-')}{colon}{rest}") from None

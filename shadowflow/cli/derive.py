@@ -1,0 +1,46 @@
+"""`shadowflow derive`: the modified equation of an optimizer, as formulas."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from shadowflow.cli.flags import built
+from shadowflow.lab.choices import OPTIMIZERS, Adam, Choice
+from shadowflow.report.settings import Setting
+
+
+@dataclass(frozen=True)
+class Derive:
+    """Derive the second-order modified equation of an optimizer and print it.
+
+    Settled and at step n, full batch and mini-batches; what is penalized, in which limits, how
+    far a step may reach. An argument that is 0 leaves the equation: the paper's Adam is
+    `opt:adam --opt.eps 0 --opt.eps-root 1e-8`.
+    """
+
+    opt: Choice = field(default_factory=Adam)
+    format: Literal["text", "latex", "python", "html"] = "text"
+    """Text for a terminal, LaTeX (of KaTeX's subset), a numpy function, or one HTML page."""
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Write it to this file instead."""
+
+    def run(self) -> int:
+        """0; ValueError for a file that is a folder or an argument that the zoo refuses."""
+        if self.out is not None and self.out.is_dir():
+            raise ValueError(f"--out: expected a file, got the folder {str(self.out)!r}")
+        name = next(name for name, kind in OPTIMIZERS.items() if isinstance(self.opt, kind))
+        optimizer = built(Setting(name, dataclasses.asdict(self.opt)))
+        from shadowflow.files import write
+        from shadowflow.symbolic import derive
+
+        page = getattr(derive(optimizer), self.format)()
+        if self.out is None:
+            print(page, end="")
+        else:
+            write(self.out, lambda draft: draft.write_text(page, encoding="utf-8"))
+        return 0

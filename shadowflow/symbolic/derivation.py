@@ -1,0 +1,150 @@
+"""The derived equation of one optimizer: as expressions, as a function, as a page."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sympy as sp
+from jaxtyping import Array
+
+from .. import checks
+from ..optimizer import Optimizer
+from . import batches, penalty, settled as settling, steps, thresholds
+from .algebra import put, slope
+from .batches import Batched
+from .model import GRADIENT, RATE, THETA, Model, model_of
+from .settled import Settled
+from .steps import AtStep
+from .thresholds import Edges
+
+if TYPE_CHECKING:
+    from .story import Section
+
+PUSHED = sp.Symbol("HΦ", real=True)
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """The second-order modified equation of an optimizer, by ``shadowflow.derive``.
+
+    model: its symbols; settled, at_step, batched, edges: the parts of the derivation, SymPy
+    expressions (``settled`` and ``at_step`` per coordinate in y = |g|, where Φ is odd).
+    field: θ' in g, HΦ, h (θ) and the hyper-parameters; strength: the bias coefficient s in g.
+
+    ``derivation(g, hd, learning_rate, params=None)`` evaluates ``field`` on arrays at the
+    optimizer's own hyper-parameters. ``text()``, ``latex()``, ``python()``, ``html()`` print it.
+    """
+
+    optimizer: Optimizer
+    model: Model
+
+    @functools.cached_property
+    def settled(self) -> Settled:
+        return settling.settled(self.model)
+
+    @functools.cached_property
+    def at_step(self) -> AtStep:
+        return steps.at_step(self.model, self.settled)
+
+    @functools.cached_property
+    def batched(self) -> Batched:
+        return batches.batched(self.model)
+
+    @functools.cached_property
+    def edges(self) -> Edges:
+        return thresholds.edges_of(self.model, self.optimizer)
+
+    @functools.cached_property
+    def potential(self) -> penalty.Potential:
+        return penalty.potential_of(self.model, self.settled)
+
+    @property
+    def symbols(self) -> dict[str, sp.Symbol]:
+        """The symbols of the hyper-parameters by the name that code knows them by."""
+        return {hyper.name: hyper.symbol for hyper in self.model.hypers}
+
+    @property
+    def strength(self) -> sp.Expr:
+        """The bias coefficient s in θ' = −κ (g + (h/2) s HΦ), in g."""
+        return self.model.restore(self.settled.strength)
+
+    @property
+    def field(self) -> sp.Expr:
+        """θ' = −Φ − (h/2) (K HΦ + ∂_θΦ Φ), in g."""
+        direction = self.model.signed(self.settled.direction)
+        bias, drift = self.model.restore(self.settled.bias), slope(direction, THETA)
+        return -direction - RATE / 2 * (bias * PUSHED + drift * direction)
+
+    @functools.cached_property
+    def _evaluate(self):
+        values = put(self.field, self.model.numbers())
+        return sp.lambdify([GRADIENT, PUSHED, RATE, THETA], values, modules="jax", cse=True)
+
+    def __call__(self, g, hd, learning_rate, params=None) -> Array:
+        """θ' for a settled memory, full batch, at the gradient g with hd = H·Φ.
+
+        g, hd, params: arrays of one shape; params only where Φ reads them (weight decay).
+        Raises ValueError for a learning rate that is not positive, and where params are missing.
+
+        >>> from shadowflow import zoo
+        >>> from shadowflow.symbolic import derive
+        >>> field = derive(zoo.momentum(0.5))
+        >>> round(float(field(np.asarray(1.0), np.asarray(2.0), 0.1)), 6)  # H = 1
+        -2.6
+        """
+        checks.number("learning_rate", learning_rate, above=0)
+        if params is None and self.model.reads_params:
+            raise ValueError(
+                f"params: expected the parameters, which the direction of {self.model.name} reads, "
+                "got None; pass params=."
+            )
+        shapes = {np.shape(a) for a in (g, hd, params) if a is not None}
+        if len(shapes) > 1:
+            raise ValueError(f"g, hd, params: expected one shape, got {sorted(shapes)}.")
+        return self._evaluate(g, hd, learning_rate, g if params is None else params)
+
+    def sections(self) -> list[Section]:
+        """What there is to say, in order: titles, sentences and formulas."""
+        from .story import tell
+
+        return tell(self)
+
+    def text(self) -> str:
+        """Unicode text for a terminal."""
+        from .pages import text
+
+        return text(self.sections())
+
+    def latex(self) -> str:
+        """LaTeX within KaTeX's subset: an ``aligned`` block per section, words as % comments."""
+        from .pages import latex
+
+        return latex(self.sections())
+
+    def html(self) -> str:
+        """One page that needs nothing else: MathML, with the LaTeX of every formula."""
+        from .pages import html
+
+        return html(self.model.name, self.sections())
+
+    def python(self) -> str:
+        """The source of a function of numpy arrays: θ' when settled, with the numbers as defaults.
+
+        Its arguments are g, hd = HΦ, learning_rate, params where Φ reads them, and the
+        hyper-parameters.
+        """
+        from .source import python
+
+        return python(self)
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def derive(optimizer: Optimizer) -> Derivation:
+    """See ``shadowflow.derive``."""
+    checks.instance("optimizer", optimizer, Optimizer)
+    return Derivation(optimizer, model_of(optimizer))
