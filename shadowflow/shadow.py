@@ -124,7 +124,7 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
         checks.number("curvature", curvature, least=0)
     params, steps = problem.check(params), checks.count("steps", steps)
     save_every = checks.count("save_every", save_every, 1)
-    start, state = _begin(problem, optimizer, params, learning_rate, start, state, found)
+    start, state = _begin(problem, optimizer, params, learning_rate, start, state, found, order)
     order, auto = _order(problem, optimizer, params, learning_rate, order, kind, spacing)
     first = start or 0
     table = rate_table(learning_rate, first + steps)
@@ -189,7 +189,8 @@ def _remarks(course: "_Course", end: int) -> list[str]:
     return remarks if course.window is None else [*remarks, course.window.remark]
 
 
-def _begin(problem, optimizer, params, learning_rate, start, state, method: Method) -> tuple:
+def _begin(problem, optimizer, params, learning_rate, start, state, method: Method,
+           order) -> tuple:
     """(start, state) made consistent: where the run is, and its moments if the method has them."""
     if start is not None:
         start = checks.count("start", start)
@@ -215,7 +216,7 @@ def _begin(problem, optimizer, params, learning_rate, start, state, method: Meth
     if state is not None or not method.keeps_moments:
         return start, state
     if start is None:
-        return None, settled_state(problem, optimizer, params, learning_rate)
+        return None, settled_state(problem, optimizer, params, learning_rate, order=order)
     if start > 0:
         raise ValueError(
             f"state: expected the optimizer's state at start={start} for method="

@@ -82,7 +82,7 @@ METHODS = {
                build=collocation.direction, runners={"iteration": collocation.iteration},
                full_batch="the path it looks for is smooth, and mini-batches make it jump; use "
                "method='taylor' or 'displaced'", settled=True, constant=True),
-        Method("inertial", (2,), ("flow",), False,
+        Method("inertial", (2, 3, 4), ("flow",), False,
                "the memory kept as a state, the step corrected",
                runners={"flow": inertial.flow}, keeps_moments=True,
                full_batch="mini-batches make its moments jump within a step, where a direction of "

@@ -11,6 +11,7 @@ order 2, at any decay, from a cold or a settled start.
 import math
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
@@ -18,7 +19,7 @@ from .. import memory as mem, trees
 from ..memory import Memory
 from ..optimizer import Moment, Optimizer, State, decay_power, traced
 from ..problem import Problem
-from . import solver, taylor
+from . import onward, solver, taylor
 
 FADING = 0.2
 EARLY_STEPS, EARLY_SUBSTEPS = 8, 4
@@ -53,6 +54,8 @@ class Inertial(eqx.Module):
     problem: Problem
     optimizer: Optimizer
     substeps: Array
+    rules: onward.Rules | None
+    order: int = eqx.field(static=True)
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """The carry of ``drive`` before the first step."""
@@ -63,15 +66,9 @@ class Inertial(eqx.Module):
         memory = mem.with_rate(memory, rate)
         gradient = self.problem.gradient(params)
         reference = self.optimizer.transformed(gradient)
-        field = lambda s, y: self._field(memory, state, reference, s, y)  # noqa: E731
         drift = tuple(trees.zeros_like(params) if m.has_memory else None
                       for m in self.optimizer.moments)  # fmt: skip
-        moved, drift = solver.one_step(
-            field,
-            (params, drift),
-            traceable=self.problem.traceable,
-            substeps=self._parts(memory),
-        )
+        moved, drift = self._flow(memory, state, reference, (params, drift))
         moments = self._moments(state, reference, drift, 1.0)
         here = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
         rise = self._rise(memory, before, params, gradient)
@@ -84,6 +81,21 @@ class Inertial(eqx.Module):
         state = State(moments, state.step + 1)
         memory = mem.advance(self.optimizer, memory)
         return (moved, state, memory, direction, before), record, finite
+
+    def _flow(self, memory: Memory, state: State, reference: tuple, y: tuple) -> tuple:
+        """(θ, drift) one step later."""
+        def run(rule):
+            field = lambda s, y: self._field(memory, state, reference, rule, s, y)  # noqa: E731
+            return solver.one_step(field, y, traceable=self.problem.traceable,
+                                   substeps=self._parts(memory),
+                                   high_order=self.order > 2)  # fmt: skip
+
+        if self.rules is None or memory.settled:
+            return run(None if self.rules is None else self.rules.late)
+        begun = memory.step < self.rules.begin
+        if not self.problem.traceable:
+            return run(self.rules.early if begun else self.rules.late)
+        return jax.lax.cond(begun, lambda: run(self.rules.early), lambda: run(self.rules.late))
 
     def _rise(self, memory: Memory, before: Memory, params: PyTree, gradient: PyTree) -> PyTree:
         """F_n − F_m at one gradient, m the last step that moved: 0 where all F are the same."""
@@ -114,21 +126,38 @@ class Inertial(eqx.Module):
             moments.append(trees.add(still, 1, extra))
         return tuple(moments)
 
-    def _field(self, memory: Memory, state: State, reference: tuple, s, y):
+    def _field(self, memory: Memory, state: State, reference: tuple, rule, s, y):
         params, drift = y
         moments = self._moments(state, reference, drift, s)
-        late = self._direction(memory, moments, self.problem.gradient(params), params, s)
-        there = trees.add(params, memory.rate / 2, late)
-        gradient = self.problem.gradient(there)
-        direction = self._direction(memory, moments, gradient, there, s)
-        fresh = self.optimizer.transformed(gradient)
+        now = State(moments, memory.count + jnp.asarray(s, trees.real_dtype()))
+        if self.order > 2:
+            make = onward.early if isinstance(rule, onward.Early) else onward.late
+            direction, fresh = make(rule, self.problem, self.optimizer, memory.rate, params, now)
+        else:
+            direction, fresh = self._half(memory, now, rule, params, s)
         pull = tuple(
-            None if extra is None else trees.scale(_speed(moment.rate), _pull(psi, base, extra))
+            None if extra is None or psi is None
+            else trees.scale(_speed(moment.rate), _pull(psi, base, extra))
             for moment, extra, psi, base in zip(
                 self.optimizer.moments, drift, fresh, reference, strict=True
             )
         )
         return trees.scale(-memory.rate, direction), pull
+
+    def _half(self, memory: Memory, now: State, rule, params: PyTree, s) -> tuple[PyTree, tuple]:
+        """Order 2: the gradient half a step back, and of a transient what the phase misses."""
+        gradient = self.problem.gradient(params)
+        here = self._direction(memory, now.moments, gradient, params, s)
+        mended = here
+        if rule is not None:
+            fresh = self.optimizer.transformed(gradient)
+            mended = onward.still(rule, self.optimizer, params, now, fresh)
+        there = trees.add(params, memory.rate / 2, mended)
+        gradient = self.problem.gradient(there)
+        direction = self._direction(memory, now.moments, gradient, there, s)
+        if rule is not None:
+            direction = trees.add(direction, 1, trees.subtract(mended, here))
+        return direction, self.optimizer.transformed(gradient)
 
     def _direction(self, memory: Memory, moments: tuple, gradient: PyTree, params: PyTree, s):
         fresh = self.optimizer.transformed(gradient)
@@ -161,5 +190,11 @@ def _pull(psi: PyTree, base: PyTree, extra: PyTree) -> PyTree:
 
 def flow(problem: Problem, optimizer: Optimizer, order: int, spacing: None) -> Inertial:
     """The runner of the method."""
-    del order, spacing
-    return Inertial(problem, traced(optimizer), jnp.asarray(substeps(optimizer)))
+    del spacing
+    dtype = jnp.float64
+    corrected = all(moment.corrected for moment in optimizer.moments)
+    if order > 2:
+        rules = onward.rules(optimizer, order, dtype)
+    else:
+        rules = None if corrected else onward.transient(optimizer, dtype)
+    return Inertial(problem, traced(optimizer), jnp.asarray(substeps(optimizer)), rules, order)
