@@ -25,11 +25,12 @@ SMALL = {"b1": 0.5, "b2": 0.7, "b3": 0.7, "beta": 0.5, "beta1": 0.5, "beta2": 0.
          "momentum": 0.5, "adam_b1": 0.5, "adam_b2": 0.7, "rho": 0.7, "alpha": 1.0,
          "b3_warmup": None}  # fmt: skip
 OPTIONS = {  # where the defaults leave no room for a modified equation
-    "adabelief": {"eps": 1e-2, "eps_root": 1e-2},
-    "acprop": {"eps": 1e-2},
-    "galore": {"rank": 2},
+    "adabelief": {"eps": 1.0, "eps_root": 1e-2},
+    "contrib.acprop": {"eps": 1.0},
 }
-REMARKS = {}
+REMARKS = {
+    "adabelief": "eps = 1: at its default 1e-16 its denominator vanishes with the step, as h",
+}
 RATES = [0.1 * 2.0**-k for k in (6, 7, 8, 9)]
 HORIZON, STEPS = 0.1, 16
 
@@ -82,8 +83,9 @@ def first_steps(task, optimizer, params, order):
     """Errors after ``STEPS`` steps from a fresh state, one per rate."""
     errors = []
     for rate in RATES:
+        rate = rate * 16 / STEPS
         real = sf.iterate(task, optimizer, params, rate, STEPS)
-        follow = sf.shadow(task, optimizer, params, rate, STEPS, order=order, kind="iteration")
+        follow = sf.shadow(task, optimizer, params, rate, STEPS, order=order, kind="flow")
         errors.append(float(sf.compare(real, follow).max_norm[-1]))
     return errors
 
@@ -91,7 +93,7 @@ def first_steps(task, optimizer, params, order):
 def settled(task, optimizer, params, method, order, start):
     """The row of ``convergence``: observed order over a horizon."""
     (row,) = sf.convergence(task, optimizer, params, HORIZON, RATES, start=start,
-                            methods=[method], orders=[order], kinds=["iteration"])  # fmt: skip
+                            methods=[method], orders=[order], kinds=["flow"])  # fmt: skip
     return row.errors
 
 

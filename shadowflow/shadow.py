@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from . import checks, history, memory as mem, trees, validity
+from . import checks, edges, history, memory as mem, trees, validity
 from .fields import chosen, conditions, direction_of, refuse_transformation, refuse_window
 from .history import Window
 from .iterate import (
@@ -124,6 +124,7 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
         refuse_transformation(found, problem, optimizer)
     if curvature is not None:
         checks.number("curvature", curvature, least=0)
+        edges.flow_threshold(optimizer)
     params, steps = problem.check(params), checks.count("steps", steps)
     save_every = checks.count("save_every", save_every, 1)
     start, state = _begin(problem, optimizer, params, learning_rate, start, state, found)

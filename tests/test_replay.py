@@ -234,3 +234,32 @@ def test_a_dead_unit_gives_no_nan():
         field = sf.modified_field(problem, optimizer, 1e-3, method=method)(None, place)
         alone = sf.modified_field(BILINEAR, optimizer, 1e-3, method=method)(None, X)
         np.testing.assert_allclose(field, [*alone, 0.0], rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [None, 3])
+def test_its_bias_is_that_of_the_moments(step):
+    """Their parts sum to its memory, and for what is pointwise the potential is the same."""
+    for make, moments in (PAIRS["adam"], PAIRS["rmsprop"]):
+        walked, known = (
+            sf.implicit_bias(BOWL, opt, PLACE, 1e-4, step, eps_root=1e-2)
+            for opt in (sf.from_optax(make), moments)
+        )
+        assert walked.potential.value == pytest.approx(known.potential.value, rel=1e-9)
+        for measure in ("potential", "one_norm"):
+            rates, parts = (getattr(bias, measure).rates for bias in (walked, known))
+            memory = sum(rate for name, rate in parts.items()
+                         if name not in ("memoryless", "discretization"))  # fmt: skip
+            assert rates["memoryless"] == pytest.approx(parts["memoryless"], rel=1e-9)
+            assert rates["memory"] == pytest.approx(memory, rel=0.01)
+            assert rates["discretization"] == pytest.approx(parts["discretization"], rel=0.06)
+        assert distance(walked.whole, known.whole) < 0.01 * distance(
+            known.whole, known.parts["memoryless"]
+        )
+
+
+def test_what_is_not_pointwise_has_no_potential_and_says_so():
+    bias = sf.implicit_bias(BOWL, sf.from_optax(clipped), PLACE, 1e-4, eps_root=1e-2)
+    assert bias.potential is None and "clipped is not pointwise" in bias.verdict
+    assert set(bias.parts) == {"memoryless", "memory", "discretization"}
+    assert "perturbed one-norm" in bias.describe() and bias.one_norm.value > 0

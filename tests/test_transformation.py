@@ -140,7 +140,9 @@ def test_what_never_forgets_is_refused(make):
                            spacing=1.5), "spacing: expected whole steps"),
         (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None,
                            order="auto"), "order: expected a number"),
-        (lambda: sf.implicit_bias(BILINEAR, ADAM, X, 1e-3), "optimizer: expected one with moments"),
+        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, curvature=1.0),
+         "optimizer: expected one with moments, whose decays have edges"),
+        (lambda: sf.derive(ADAM), "optimizer: expected one with moments"),
     ],
 )  # fmt: skip
 def test_what_it_cannot_have_is_refused(call, words):

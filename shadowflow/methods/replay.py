@@ -220,6 +220,35 @@ def expanded(past, optimizer, params, gradient, value, plane, seen, phase) -> Py
     return trees.add(first, 1, slope)
 
 
+class Reading(NamedTuple):
+    """What a place tells: the gradient, the loss if it is read, the replay at θ, the plane."""
+
+    past: Past
+    gradient: PyTree
+    value: Array | None
+    seen: Still
+    plane: Plane
+
+    def again(self, optimizer: Optimizer, params: PyTree, phase: float, linear: bool) -> PyTree:
+        """The direction of second order; phase 0: iteration, ½: flow; linear: Taylor's form."""
+        replay = expanded if linear else displaced
+        return replay(self.past, optimizer, params, self.gradient, self.value, self.plane,
+                      self.seen, jnp.asarray(phase))  # fmt: skip
+
+
+def reading(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
+            origin: State | None, linear: bool) -> Reading:  # fmt: skip
+    """One gradient, and one, or a Hessian-vector product, per direction of the ways."""
+    past = past_of(optimizer, memory, params, origin)
+    gradient, change = differences(problem, params, linear)
+    value = problem.value(params) if optimizer.reads_value else None
+    seen = still(past, optimizer, params, gradient, value)
+    units, length = directions(past, seen, trees.finest_dtype(params))
+    safe = jnp.where(length > 0, length, 1.0)
+    changes = [trees.scale(1 / safe, change(trees.scale(safe, unit))) for unit in units]
+    return Reading(past, gradient, value, seen, Plane(units, changes))
+
+
 class Replay(eqx.Module):
     """The direction of order 2 of any state map as a function of θ, at any step.
 
@@ -234,17 +263,15 @@ class Replay(eqx.Module):
         """(first order, second order) of the direction; phase 0: iteration, ½: flow."""
         if self.linear:
             prove(optimizer, params)
-        past = past_of(optimizer, memory, params, self.origin)
-        gradient, change = differences(problem, params, self.linear)
-        value = problem.value(params) if optimizer.reads_value else None
-        seen = still(past, optimizer, params, gradient, value)
-        units, length = directions(past, seen, trees.finest_dtype(params))
-        safe = jnp.where(length > 0, length, 1.0)
-        changes = [trees.scale(1 / safe, change(trees.scale(safe, unit))) for unit in units]
-        replay = expanded if self.linear else displaced
-        second = replay(past, optimizer, params, gradient, value, Plane(units, changes), seen,
-                        jnp.asarray(phase))  # fmt: skip
-        return seen.direction, second
+        found = reading(problem, optimizer, memory, params, self.origin, self.linear)
+        return found.seen.direction, found.again(optimizer, params, phase, self.linear)
+
+
+def shortest(past: Past, optimizer: Optimizer, params: PyTree) -> Past:
+    """As few steps as give the direction at one gradient: one, where all steps are alike."""
+    if past.origin is None and uniform(optimizer, params):
+        return eqx.tree_at(lambda p: p.first, past, past.last)
+    return past
 
 
 def secant(optimizer: Optimizer, order: int, spacing: None, origin: State | None) -> Replay:

@@ -192,3 +192,28 @@ def _unlike(optimizer: Optimizer, params: PyTree, grad: PyTree) -> Array:
     gaps = [jnp.max(jnp.linalg.norm((leaf - leaf[:1]).reshape(CHUNK, -1), axis=1))
             / jnp.linalg.norm(leaf[0].ravel()) for leaf in jax.tree.leaves(moves)]  # fmt: skip
     return jnp.max(jnp.stack([gap.astype(trees.real_dtype()) for gap in gaps]))
+
+
+def pointwise(optimizer: Optimizer, params: PyTree) -> bool:
+    """Whether no coordinate's step depends on the gradients of others."""
+    with jax.ensure_compile_time_eval():
+        return _pointwise(*key_of(optimizer, params))
+
+
+@functools.lru_cache(maxsize=256)
+def _pointwise(hashed: Hashed, structure, shapes) -> bool:
+    optimizer, random = hashed.optimizer, np.random.default_rng(0)
+    params, some, other = (drawn(random, structure, shapes) for _ in range(3))
+    half = jax.tree.map(lambda leaf: jnp.asarray(random.random(leaf.shape) < 0.5), params)
+    mixed = jax.tree.map(jnp.where, half, some, other)
+    eps = max(float(jnp.finfo(dtype).eps) for _, dtype in shapes)
+    states = [optimizer.init(params) for _ in range(2)]
+    for _ in range(3):
+        taken = [optimizer.update(state, grad, params, jnp.asarray(1e-3), jnp.asarray(LOSS))
+                 for state, grad in zip(states, (some, mixed), strict=True)]  # fmt: skip
+        states, moves = zip(*taken, strict=True)
+        gaps = jax.tree.map(lambda h, a, b: jnp.where(h, jnp.abs(a - b), 0), half, *moves)
+        leaves = zip(*map(jax.tree.leaves, (gaps, moves[0])), strict=True)
+        if any(jnp.max(gap) > 64 * eps * jnp.max(jnp.abs(move)) for gap, move in leaves):
+            return False
+    return True
