@@ -24,13 +24,25 @@ from shadowflow.methods.proof import NotDifferentiable, prove
 SMALL = {"b1": 0.5, "b2": 0.7, "b3": 0.7, "beta": 0.5, "beta1": 0.5, "beta2": 0.7, "decay": 0.7,
          "momentum": 0.5, "adam_b1": 0.5, "adam_b2": 0.7, "rho": 0.7, "alpha": 1.0,
          "b3_warmup": None}  # fmt: skip
-OPTIONS = {  # where the defaults leave no room for a modified equation
+OPTIONS = {  # where defaults leave steps, or room for a modified equation, too small to measure
     "adabelief": {"eps": 1.0, "eps_root": 1e-2},
+    "adadelta": {"eps": 1e-1},
+    "lars": {"trust_coefficient": 1.0},
+    "radam": {"b2": 0.8},
     "contrib.acprop": {"eps": 1.0},
+    "contrib.dadapt_adamw": {"betas": (0.5, 0.7), "estim_lr0": 1.0},
+    "contrib.dog": {"init_step": ("distance", 1.0)},
+    "contrib.dowg": {"init_estim_sq_dist": 1.0},
+    "contrib.galore": {"rank": 2},
+    "contrib.prodigy": {"betas": (0.5, 0.7), "estim_lr0": 1.0},
 }
+BELIEF = "with eps = 1; at its default its denominator vanishes with the step"
 REMARKS = {
-    "adabelief": "eps = 1: at its default 1e-16 its denominator vanishes with the step, as h",
-}
+    "adabelief": BELIEF, "contrib.acprop": BELIEF,
+    "contrib.dadapt_adamw": "with estim_lr0 = 1", "contrib.prodigy": "with estim_lr0 = 1",
+    "contrib.dog": "with a first distance of 1", "contrib.dowg": "with a first distance of 1",
+    "rprop": "its steps grow until a gradient changes sign",
+}  # fmt: skip
 RATES = [0.1 * 2.0**-k for k in (6, 7, 8, 9)]
 HORIZON, STEPS = 0.1, 16
 
@@ -83,7 +95,6 @@ def first_steps(task, optimizer, params, order):
     """Errors after ``STEPS`` steps from a fresh state, one per rate."""
     errors = []
     for rate in RATES:
-        rate = rate * 16 / STEPS
         real = sf.iterate(task, optimizer, params, rate, STEPS)
         follow = sf.shadow(task, optimizer, params, rate, STEPS, order=order, kind="flow")
         errors.append(float(sf.compare(real, follow).max_norm[-1]))
