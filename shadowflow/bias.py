@@ -1,5 +1,6 @@
 """What the memory and the finite step of an optimizer penalize, and by how much."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,13 +12,14 @@ from jaxtyping import Array, PyTree
 
 from . import checks, memory as mem, trees, validity
 from .memory import Memory
-from .methods import taylor
+from .methods import replay, settling, taylor
 from .methods.taylor import Expansion, Present
 from .optimizer import Optimizer, identity, square, traced
 from .problem import Problem
+from .transformation import Transformation
 from .validity import Validity
 
-PLAIN, GRID = "memoryless", "discretization"
+PLAIN, MEMORY, GRID = "memoryless", "memory", "discretization"
 GAUSS_POINTS = {32: 4, 64: 8}  # on each interval, by the bits of a float
 
 
@@ -67,19 +69,22 @@ class ImplicitBias:
 
     parts: name → pytree like params, contributions to d params / d time: "memoryless" (the
         first-order flow), one per moment with memory ("momentum" for averages of g, "second
-        moment" for averages of g²), "discretization" (½ DF F). Their sum is ``whole``.
+        moment" for averages of g²; for an optax transformation one "memory" for all of its
+        state), "discretization" (½ DF F). Their sum is ``whole``.
     potential: the optimizer's own penalized potential, Σ_j ∫_0^{g_j} Φ(y) dy; for Adam with
-        eps_root the perturbed one-norm less p·sqrt(eps_root), for momentum ½‖g‖².
+        eps_root the perturbed one-norm less p·sqrt(eps_root), for momentum ½‖g‖². None for an
+        optax transformation that is not pointwise: it has none, and the verdict says so.
     one_norm: Σ_j sqrt(g_j² + eps_root), where eps_root was given, else None.
     strength: per coordinate the s in θ' = −(Φ/g)(g + (h/2) s ∇potential): the brace of the
         paper's (3), (1+β)/(1−β) − (1+ρ)/(1−ρ) for |g| ≫ sqrt(ε). None while the moments'
-        weights are uncorrected and unsettled (no such form exists there).
+        weights are uncorrected and unsettled (no such form exists there), and for an optax
+        transformation.
     validity: the size of the bias relative to the memoryless step, with its verdict.
     """
 
     parts: dict[str, PyTree]
     whole: PyTree
-    potential: Measure
+    potential: Measure | None
     one_norm: Measure | None
     strength: PyTree | None
     validity: Validity
@@ -112,7 +117,9 @@ def implicit_bias(problem: Problem, optimizer: Optimizer, params: PyTree, learni
     number ``step`` (None: settled), full batch. ``eps_root`` asks for the perturbed one-norm
     with this ε beside the optimizer's own potential. Where ``combine`` reads the parameters
     (weight decay), the potential is that of Φ(y, θ) − Φ(0, θ). Costs one gradient and two or
-    three Hessian-vector products (one more per moment where weights are not corrected).
+    three Hessian-vector products (one more per moment where weights are not corrected). An optax
+    transformation (``from_optax``) is read by displaced gradients, its potential only where it
+    is pointwise.
     Raises ValueError for a negative step or eps_root.
 
     >>> from shadowflow import zoo
@@ -135,16 +142,23 @@ def implicit_bias(problem: Problem, optimizer: Optimizer, params: PyTree, learni
     if eps_root is not None:
         checks.number("eps_root", eps_root, least=0)
     memory = mem.ready(optimizer, learning_rate, step, trees.finest_dtype(params))
-    analyse = _analyse_compiled if problem.traceable else _analyse
+    whole = isinstance(optimizer, Transformation)
+    analyse = _of_state_map if whole else _analyse_compiled if problem.traceable else _analyse
     found = analyse(problem, traced(optimizer), memory, params, traced(eps_root))
-    parts, bias = {name: found.parts[name] for name in names(optimizer)}, found.bias
+    order = [PLAIN, MEMORY, GRID] if whole else names(optimizer)
+    parts, bias = {name: found.parts[name] for name in order}, found.bias
     at = 0 if step is None else step
+    remarks = [validity.memory_remark(optimizer, step, at)]
+    if found.potential is None:
+        remarks.append(
+            f"{optimizer.name} is not pointwise: what it does to one coordinate depends on others, "
+            "and no potential of its own is penalized coordinate by coordinate"
+        )
     judged = validity.judge([at], [trees.norm(bias)], [trees.norm(parts[PLAIN])], params=params,
-                            rates=[float(memory.rate)],
-                            remarks=[validity.memory_remark(optimizer, step, at)])  # fmt: skip
-    norm = None if found.norm is None else _measure(*found.norm, parts)
-    return ImplicitBias(parts, _sum([parts[PLAIN], bias]), _measure(*found.potential, parts), norm,
-                        found.strength, judged)  # fmt: skip
+                            rates=[float(memory.rate)], remarks=remarks)  # fmt: skip
+    potential, norm = (None if measured is None else _measure(*measured, parts)
+                       for measured in (found.potential, found.norm))  # fmt: skip
+    return ImplicitBias(parts, _sum([parts[PLAIN], bias]), potential, norm, found.strength, judged)
 
 
 class _Analysis(NamedTuple):
@@ -152,7 +166,7 @@ class _Analysis(NamedTuple):
 
     parts: dict[str, PyTree]
     bias: PyTree
-    potential: tuple[PyTree, PyTree]
+    potential: tuple[PyTree, PyTree] | None
     norm: tuple[PyTree, PyTree] | None
     strength: PyTree | None
 
@@ -170,6 +184,25 @@ def _analyse(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyT
 
 
 _analyse_compiled = eqx.filter_jit(_analyse)
+
+
+def _of_state_map(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, eps_root):
+    """The same for an optax transformation, from its displaced readings."""
+    found = replay.reading(problem, optimizer, memory, params, None, False)
+    first = found.seen.direction
+    moved, centred = (found.again(optimizer, params, phase, False) for phase in (0.0, 0.5))
+    parts = {PLAIN: trees.scale(-1, first), MEMORY: trees.subtract(first, moved),
+             GRID: trees.subtract(moved, centred)}  # fmt: skip
+    hvp = problem.linearize(params)[1]
+    norm = None if eps_root is None else _one_norm(found.gradient, hvp, eps_root)
+    potential = None
+    if settling.pointwise(optimizer, params):
+        past = replay.shortest(found.past, optimizer, params)
+        phi = lambda y: replay.still(past, optimizer, params, y, found.value).direction  # noqa: E731
+        still = jax.tree.map(jnp.nan_to_num, phi(trees.zeros_like(params)))
+        driven = trees.subtract(first, still)
+        potential = _integral(phi, still, found.gradient), hvp(driven)
+    return _Analysis(parts, trees.subtract(first, centred), potential, norm, None)
 
 
 def _sum(terms: list[PyTree]) -> PyTree:
@@ -244,12 +277,17 @@ def _at_zero(optimizer: Optimizer, memory: Memory, params: PyTree) -> PyTree:
 
 
 def potential_of(optimizer: Optimizer, memory: Memory, params: PyTree, gradient: PyTree) -> PyTree:
-    """∫_0^g Φ(y) dy per coordinate, by Gauss rules on the intervals [2^{-l-1}, 2^{-l}] g.
+    """∫_0^g Φ(y) − Φ(0) dy per coordinate."""
+    phi = lambda y: taylor.present(optimizer, memory, params, y).direction  # noqa: E731
+    return _integral(phi, _at_zero(optimizer, memory, params), gradient)
+
+
+def _integral(phi: Callable, offset: PyTree, gradient: PyTree) -> PyTree:
+    """∫_0^g Φ(y) − offset dy per coordinate, by Gauss rules on the intervals [2^{-l-1}, 2^{-l}] g.
 
     Φ turns within |y| ~ eps, of any size below g: halving intervals meet it at every scale.
     """
-    offset = _at_zero(optimizer, memory, params)
-    kind = jnp.finfo(trees.finest_dtype(params))
+    kind = jnp.finfo(trees.finest_dtype(gradient))
     count = GAUSS_POINTS[max(32, kind.bits)]
     points, weights = np.polynomial.legendre.leggauss(count)
     levels = int(-np.log2(float(kind.eps)))
@@ -261,11 +299,10 @@ def potential_of(optimizer: Optimizer, memory: Memory, params: PyTree, gradient:
         level, point = jnp.divmod(index, count)
         width = 0.5 ** (level + 1).astype(dtype)
         y = trees.scale(width * nodes[point], gradient)
-        phi = taylor.present(optimizer, memory, params, y).direction
-        rise = jax.tree.map(jnp.multiply, trees.subtract(phi, offset), gradient)
+        rise = jax.tree.map(jnp.multiply, trees.subtract(phi(y), offset), gradient)
         return trees.add(total, width * shares[point], rise)
 
-    return jax.lax.fori_loop(0, levels * count, add_node, trees.zeros_like(params))
+    return jax.lax.fori_loop(0, levels * count, add_node, trees.zeros_like(gradient))
 
 
 def _strength(optimizer: Optimizer, memory: Memory, params: PyTree, now: Present,

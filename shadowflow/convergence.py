@@ -17,6 +17,7 @@ from .methods import METHODS
 from .optimizer import Optimizer
 from .problem import Problem
 from .shadow import Shadow, settled_state, shadow
+from .transformation import Transformation
 
 TOLERANCE, SHORTFALL = 0.15, 0.2
 HALVINGS = 3
@@ -145,7 +146,7 @@ def convergence(problem: Problem, optimizer: Optimizer, params: PyTree, horizon:
             "params: expected float64, in which orders can be told from rounding, got "
             f"{jax.tree.leaves(params)[0].dtype}; enable x64 and convert the parameters."
         )
-    wanted = _wanted(problem, methods, kinds, orders, start)
+    wanted = _wanted(problem, optimizer, methods, kinds, orders, start)
     real_at = functools.cache(
         lambda order: [_real(problem, optimizer, params, horizon, h, start, order) for h in rates]
     )
@@ -164,9 +165,13 @@ def convergence(problem: Problem, optimizer: Optimizer, params: PyTree, horizon:
     return rows
 
 
-def _wanted(problem, methods, kinds, orders, start) -> list[tuple[str, str, int]]:
+def _wanted(problem, optimizer, methods, kinds, orders, start) -> list[tuple[str, str, int]]:
     """(method, kind, order) to measure: what is named, or all that the problem and start allow."""
-    unfit = lambda m: (problem.batched and m.full_batch) or (start == 0 and m.settled)  # noqa: E731
+    unfit = lambda m: (  # noqa: E731
+        (problem.batched and m.full_batch)
+        or (start == 0 and m.settled)
+        or (isinstance(optimizer, Transformation) and m.of_state_map is None)
+    )
     fit = [name for name, method in METHODS.items() if not unfit(method)]
     names = fit if methods is None else list(methods)
     for name in names:

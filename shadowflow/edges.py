@@ -44,7 +44,7 @@ def linear_response(optimizer: Optimizer) -> Response:
     as they are. Not in it: what ``combine`` adds without the gradient (weight decay).
 
     Raises ValueError for a decay that is traced or not a scalar, and for an optimizer that has
-    no linear answer (a sign without eps_root).
+    no linear answer (a sign without eps_root), TypeError for an optax transformation.
 
     >>> from shadowflow import zoo
     >>> decays, shares, gain = linear_response(zoo.nesterov(0.9))
@@ -52,6 +52,11 @@ def linear_response(optimizer: Optimizer) -> Response:
     ((0.9, 0.0), [0.9, 0.1], 10.0)
     """
     checks.instance("optimizer", optimizer, Optimizer)
+    if not optimizer.moments:
+        raise TypeError(
+            f"optimizer: expected one with moments, whose decays have edges, got the optax "
+            f"transformation {optimizer.name}; take a row of the zoo, and give it no curvature."
+        )
     answers = _answers(optimizer)
     total = math.fsum(answers)
     rounding = 16 * float(jnp.finfo(trees.real_dtype()).eps)

@@ -11,8 +11,8 @@ from jaxtyping import Array, PyTree
 
 from . import checks, history, memory as mem, trees
 from .history import Window
-from .methods import METHODS, Method, backwards
-from .optimizer import Optimizer
+from .methods import METHODS, Method
+from .optimizer import Optimizer, State
 from .problem import Problem
 from .transformation import Transformation
 
@@ -105,21 +105,39 @@ def field_of(problem: Problem, optimizer: Optimizer, learning_rate, order, metho
         )
     conditions(found, problem, learning_rate, spacing)
     refuse_window(problem, window)
+    if isinstance(optimizer, Transformation):
+        refuse_transformation(found, problem, optimizer)
     return Field(problem, optimizer, learning_rate, direction_of(found, problem, optimizer, order,
                  spacing), method, kind, order == 1, window)  # fmt: skip
 
 
-def direction_of(method: Method, problem: Problem, optimizer: Optimizer, order,
-                 spacing) -> Callable:  # fmt: skip
-    """The direction function of a method that is a field."""
+def direction_of(method: Method, problem: Problem, optimizer: Optimizer, order, spacing,
+                 origin: State | None = None) -> Callable:  # fmt: skip
+    """The direction function of a method that is a field; origin: where the run of a state map
+    began, None: fresh, at step 0."""  # fmt: skip
     if isinstance(optimizer, Transformation):
-        backwards.refuse(optimizer, method.name)
-        return backwards.direction(optimizer, order, spacing)
+        assert method.of_state_map is not None
+        return method.of_state_map(optimizer, order, spacing, origin)
     if method.build is not None:
         return method.build(optimizer, order, spacing)
     found = method.batched if problem.batched else method.direction
     assert found is not None
     return jax.tree_util.Partial(found)
+
+
+def refuse_transformation(method: Method, problem: Problem, optimizer: Optimizer) -> None:
+    """Refuse a method that needs moments, and mini-batches, for an optax transformation."""
+    if method.of_state_map is None:
+        able = [name for name, other in METHODS.items() if other.of_state_map is not None]
+        raise ValueError(
+            f"method: expected one of {able} for the optax transformation {optimizer.name}, which "
+            f"has no moments, got {method.name!r}."
+        )
+    if problem.batched:
+        raise ValueError(
+            f"problem: expected a full batch for the optax transformation {optimizer.name}, got "
+            "mini-batches; pass problem.whole(), or an Optimizer(moments, combine)."
+        )
 
 
 def refuse_window(problem: Problem, window) -> None:

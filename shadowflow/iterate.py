@@ -66,7 +66,7 @@ class ExactStep(eqx.Module):
         params, state = carry
         batch = self.problem.visit(state.step) if self.problem.batched else None
         value, grad = self.problem.value_and_gradient(params, batch)
-        state, move = self.optimizer.update(state, grad, params, rate)
+        state, move = self.optimizer.update(state, grad, params, rate, value)
         moved = trees.add(params, 1, move)
         finite = jnp.isfinite(value) & trees.all_finite(grad) & trees.all_finite(moved)
         return (moved, state), (), finite

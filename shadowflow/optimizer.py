@@ -146,6 +146,11 @@ class Optimizer(eqx.Module):
         """Whether ``combine`` looks at the parameters, as weight decay does."""
         return self._reads()["params"]
 
+    @property
+    def reads_value(self) -> bool:
+        """Whether ``update`` needs the loss beside its gradient: never so for moments."""
+        return False
+
     def _reads(self) -> dict[str, bool]:
         leaf = jnp.ones((2,), jnp.float32)
         moments = tuple(leaf for _ in self.moments)
@@ -163,8 +168,12 @@ class Optimizer(eqx.Module):
         moments = tuple(trees.zeros_like(params) if m.has_memory else None for m in self.moments)
         return State(moments, jnp.zeros((), trees.real_dtype()))
 
-    def update(self, state: State, grad: PyTree, params: PyTree, learning_rate):
-        """(state after the step, step taken): the optimizer itself, one step."""
+    def update(self, state: State, grad: PyTree, params: PyTree, learning_rate, value=None):
+        """(state after the step, step taken): the optimizer itself, one step.
+
+        value: the loss, for a state map that ``reads_value``.
+        """
+        del value
         fresh = self.transformed(grad)
         raw = tuple(
             trees.add(trees.scale(m.rate, old), 1 - m.rate, new) if m.has_memory else None
@@ -173,6 +182,10 @@ class Optimizer(eqx.Module):
         read = self.read(raw, fresh, state.step)
         direction = self.direction(read, params, state.step)
         return State(raw, state.step + 1), trees.scale(-jnp.asarray(learning_rate), direction)
+
+    def adopted(self, opt_state, params: PyTree) -> tuple:
+        """The moments of a ``State`` from the state of a running optax optimizer."""
+        return _averages(self, opt_state, params)
 
     def read(self, raw: tuple, fresh: tuple, step) -> tuple:
         """The moments as ``combine`` gets them: corrected; ``fresh`` where there is no memory."""
@@ -227,7 +240,9 @@ def state_from_optax(optimizer: Optimizer, opt_state, params: PyTree, step=None)
     """The ``State`` inside the state of a running optax optimizer, to go on from step n of it.
 
     Known are the states of optax's adam, adamw, nadam, rmsprop, sgd with momentum, lion and ema
-    (``OPTAX_STATES``), alone or in a chain; ``trace`` is 1/(1 − decay) times an average. step:
+    (``OPTAX_STATES``), alone or in a chain; ``trace`` is 1/(1 − decay) times an average. An
+    optimizer made by ``from_optax`` takes the state of the same transformation, whatever it is,
+    made with a number, a schedule or ``optax.inject_hyperparams`` for the learning rate. step:
     the number of updates made, where the optax state does not count them (momentum, RMSProp).
     Raises ValueError where a moment with memory has no counterpart of the parameters' structure
     and shapes, or more than one, where no count is known, or for a step that is not a whole
@@ -238,6 +253,25 @@ def state_from_optax(optimizer: Optimizer, opt_state, params: PyTree, step=None)
     >>> float(state_from_optax(zoo.adam(), state, jnp.ones(2)).step)
     0.0
     """
+    moments = optimizer.adopted(opt_state, params)
+    if step is None and not (counts := _counts(opt_state)):
+        raise ValueError(
+            "step: expected the number of updates made, which this optax state does not count, "
+            "got None; pass step=."
+        )
+    step = checks.count("step", counts[0] if step is None else step)
+    return State(moments, jnp.asarray(step, trees.real_dtype()))
+
+
+def _counts(opt_state) -> list[int]:
+    """The numbers of updates that an optax state knows."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(opt_state)
+    named = lambda path: isinstance(path[-1], jax.tree_util.GetAttrKey)  # noqa: E731
+    return [int(leaf) for path, leaf in leaves if path and named(path) and path[-1].name == "count"]
+
+
+def _averages(optimizer: Optimizer, opt_state, params: PyTree) -> tuple:
+    """The moments of an optimizer among the averages that an optax state holds."""
     known = lambda node: type(node).__name__ in OPTAX_STATES  # noqa: E731
     nodes = [node for node in jax.tree.leaves(opt_state, is_leaf=known) if known(node)]
     found = lambda *names: [  # noqa: E731
@@ -246,20 +280,12 @@ def state_from_optax(optimizer: Optimizer, opt_state, params: PyTree, step=None)
     memories = [moment for moment in optimizer.moments if moment.has_memory]
     scaled = [trees.scale(1 - memories[0].rate, trace) for trace in found("trace") if memories]
     values = {identity: [*found("mu", "ema"), *scaled], square: found("nu")}
-    moments = tuple(
+    return tuple(
         _counterpart(optimizer, values.get(getattr(m.transform, "func", None), []), params)
         if m.has_memory
         else None
         for m in optimizer.moments
     )
-    counts = found("count")
-    if step is None and not counts:
-        raise ValueError(
-            "step: expected the number of updates made, which this optax state does not count, "
-            "got None; pass step=."
-        )
-    step = checks.count("step", int(counts[0]) if step is None else step)
-    return State(moments, jnp.asarray(step, trees.real_dtype()))
 
 
 OPTAX_STATES = (

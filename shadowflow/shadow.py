@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from . import checks, history, memory as mem, trees, validity
-from .fields import chosen, conditions, direction_of, refuse_window
+from . import checks, edges, history, memory as mem, trees, validity
+from .fields import chosen, conditions, direction_of, refuse_transformation, refuse_window
 from .history import Window
 from .iterate import (
     Chunk,
@@ -22,7 +22,7 @@ from .iterate import (
     trajectory,
 )
 from .memory import Memory
-from .methods import METHODS, Method, backwards, collocation
+from .methods import METHODS, Method, backwards, collocation, settling
 from .methods.memoryless import Flow, Iteration, strides
 from .optimizer import Optimizer, State, traced
 from .problem import Problem
@@ -120,8 +120,11 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     checks.instance("optimizer", optimizer, Optimizer)
     conditions(found, problem, learning_rate, spacing)
     refuse_window(problem, window)
+    if isinstance(optimizer, Transformation):
+        refuse_transformation(found, problem, optimizer)
     if curvature is not None:
         checks.number("curvature", curvature, least=0)
+        edges.flow_threshold(optimizer)
     params, steps = problem.check(params), checks.count("steps", steps)
     save_every = checks.count("save_every", save_every, 1)
     start, state = _begin(problem, optimizer, params, learning_rate, start, state, found, order)
@@ -140,7 +143,7 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     correction, plain = ((), ()) if run.records is None else run.records
     judged = validity.judge(
         first + np.arange(len(correction)), correction, plain, params=path.params,
-        rates=table[first:], remarks=[auto, *_remarks(course, int(path.steps[-1]))],
+        rates=table[first:], remarks=[auto, *_remarks(course, params, int(path.steps[-1]))],
         failed_at=path.failed_at, memoryless=not found.keeps_moments,
         past=validity.past_edge(optimizer, max(table[first:], default=0.0), curvature,
                                 not found.keeps_moments),
@@ -176,9 +179,22 @@ def _order(problem, optimizer, params, learning_rate, order, kind, spacing) -> t
     )
 
 
-def _remarks(course: "_Course", end: int) -> list[str]:
+def _length_remark(course: "_Course", params: PyTree) -> str:
+    """What to say of the memory of an optax transformation, which has no decays."""
+    if not isinstance(course.optimizer, Transformation):
+        return ""
+    length = settling.remembered(course.optimizer, params)
+    if length is None:
+        return (
+            "Its memory never settles: each step depends on all those before it, and the longer "
+            "the run, the less they can be told from the present place"
+        )
+    return f"It assumes a memory settled by {length} steps before" if course.start is None else ""
+
+
+def _remarks(course: "_Course", params: PyTree, end: int) -> list[str]:
     optimizer, method, start = course.optimizer, course.method, course.start
-    remarks = [validity.memory_remark(optimizer, start, end)]
+    remarks = [validity.memory_remark(optimizer, start, end), _length_remark(course, params)]
     if method.keeps_moments:
         remarks.append(validity.cold_remark(optimizer, start))
     if course.problem.batched and method.name == "displaced":
@@ -244,8 +260,8 @@ class _Course:
     def chunks(self, params: PyTree, state: State | None) -> Iterator[Chunk]:
         """The run, chunk by chunk, for ``drive``."""
         rates = self.table[self.start or 0 :]
-        pieces = self._pieces(len(rates), trees.finest_dtype(params))
-        runner, traceable = self._runner(), self.problem.traceable
+        pieces = self._pieces(len(rates), params, state)
+        runner, traceable = self._runner(state), self.problem.traceable
         begin = None if self.method.settled else self.start
         carry = runner.init(params, self._memory(params, begin), state)
         for chunk in chunked(runner, carry, rates[:pieces], traceable):
@@ -259,14 +275,18 @@ class _Course:
         else:
             yield from chunked(runner, carry, rates[pieces:], traceable)
 
-    def _pieces(self, steps: int, dtype) -> int:
+    def _pieces(self, steps: int, params: PyTree, state: State | None) -> int:
         """Steps whose number matters: all with a schedule, mini-batches or kept moments."""
         if callable(self.learning_rate) or self.method.keeps_moments or self.problem.batched:
             return steps
         if self.start is None or self.method.settled:
             return 0
-        faded = mem.window(self.optimizer, dtype)
-        return steps if faded is None else min(steps, max(0, faded - self.start))
+        if isinstance(self.optimizer, Transformation):
+            faded = settling.remembered(self.optimizer, params)
+            begun = 0 if state is None else self.start
+        else:
+            faded, begun = mem.window(self.optimizer, trees.finest_dtype(params)), 0
+        return steps if faded is None else min(steps, max(0, begun + faded - self.start))
 
     def _memory(self, params: PyTree, step: int | None) -> Memory:
         rate = self.learning_rate
@@ -274,14 +294,12 @@ class _Course:
         kept = None if self.window is None else self.window.steps
         return mem.ready(self.optimizer, rate, step, trees.finest_dtype(params), kept)
 
-    def _runner(self):
-        """One step of the method, for ``drive``."""
+    def _runner(self, state: State | None):
+        """One step of the method, for ``drive``; state: in which the run begins, if given."""
         own = self.method.runners.get(self.kind)
-        if isinstance(self.optimizer, Transformation):
-            backwards.refuse(self.optimizer, self.method.name)
-        elif own is not None:
+        if own is not None and not isinstance(self.optimizer, Transformation):
             return own(self.problem, self.optimizer, self.order, self.spacing)
         direction = direction_of(self.method, self.problem, self.optimizer, self.order,
-                                 self.spacing)  # fmt: skip
+                                 self.spacing, state)  # fmt: skip
         kind = Iteration if self.kind == "iteration" else Flow
         return kind(self.problem, traced(self.optimizer), direction, self.order)

@@ -1,4 +1,4 @@
-"""The README's Python, read as one script from top to bottom, and every example run as they are."""
+"""The Python of the README and of every page, one script each, and every example: all run."""
 
 import os
 import re
@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def scripts():
     """Name and source of everything that the documentation asks a reader to run."""
-    text = README.read_text() if README.exists() else ""
-    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    if blocks:
-        yield "README.md", "\n".join(blocks)
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+        if blocks:
+            yield page.name, "\n".join(blocks)
     for path in sorted((ROOT / "examples").glob("*.py")):
         yield path.name, path.read_text()
 

@@ -157,3 +157,20 @@ def test_the_command_refuses_in_a_sentence(tmp_path, capsys):
 def test_every_optimizer_of_the_zoo_is_offered():
     for name, kind in OPTIMIZERS.items():
         assert cli.parse(["derive", f"opt:{name}"]).opt == kind()
+
+
+def test_the_command_takes_an_optimizer_from_a_file(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import shadowflow as sf\n"
+        "own = sf.Optimizer([sf.Moment(0.5)], lambda ms, params, step: ms[0], 'own')\nother = 3\n"
+    )
+    assert cli.main(["derive", "--own", f"{file}:own"]) == 0
+    assert "(1 + β)/(1 − β)" in capsys.readouterr().out
+    for words, said in (
+        (["--own", f"{file}:other"], "expected a shadowflow.Optimizer, got a int"),
+        (["--own", f"{file}:no"], "--own: expected a name of"),
+        (["opt:sgd", "--own", f"{file}:own"], "--own: expected none beside opt"),
+    ):
+        assert cli.main(["derive", *words]) == 2
+        assert said in capsys.readouterr().err

@@ -11,10 +11,11 @@ import pytest
 
 import shadowflow as sf
 from shadowflow.methods import backwards
-from shadowflow.methods.backwards import NeverSettles, settling
+from shadowflow.methods.settling import NeverSettles, settling
 
 BILINEAR = sf.Problem(lambda x: 0.5 * (1.5 - 2 * x[0] * x[1]) ** 2)
 X = jnp.asarray([2.8, 3.5])
+CENTRES = sf.Problem(lambda x, c: 0.5 * jnp.sum((x - c) ** 2), batches=jnp.arange(3.0))
 OPTIONS = {"b1": 0.5, "b2": 0.7, "eps": 0.0, "eps_root": 1e-2}
 ADAM = sf.from_optax(functools.partial(optax.adam, **OPTIONS))
 MATRIX = np.random.default_rng(0).normal(size=(6, 6))
@@ -129,14 +130,19 @@ def test_what_never_forgets_is_refused(make):
     [
         (lambda: sf.from_optax(lambda rate: rate), "make: expected a function of the learning"),
         (lambda: sf.from_optax(0.1), "make"),
-        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3), "method: expected 'collocation'"),
-        (lambda: sf.modified_field(BILINEAR, ADAM, 1e-3), "method: expected 'collocation'"),
+        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="linearized"),
+         r"method: expected one of \['taylor', 'displaced', 'collocation'\]"),
+        (lambda: sf.shadow(CENTRES, ADAM, X, 1e-3, 3), "problem: expected a full batch"),
+        (lambda: sf.from_optax(optax.lbfgs), "make: expected a transformation that asks .* lbfgs"),
+        (lambda: sf.state_from_optax(ADAM, optax.sgd(0.1).init(X), X, 3), "opt_state: expected"),
         (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation"), "start: expected"),
         (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None,
                            spacing=1.5), "spacing: expected whole steps"),
         (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None,
                            order="auto"), "order: expected a number"),
-        (lambda: sf.implicit_bias(BILINEAR, ADAM, X, 1e-3), "optimizer: expected one with moments"),
+        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, curvature=1.0),
+         "optimizer: expected one with moments, whose decays have edges"),
+        (lambda: sf.derive(ADAM), "optimizer: expected one with moments"),
     ],
 )  # fmt: skip
 def test_what_it_cannot_have_is_refused(call, words):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
 from shadowflow.cli.flags import built
 from shadowflow.lab.choices import OPTIMIZERS, Adam, Choice
 from shadowflow.report.settings import Setting
+
+if TYPE_CHECKING:
+    from shadowflow.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
@@ -24,17 +27,18 @@ class Derive:
     """
 
     opt: Choice = field(default_factory=Adam)
+    own: Annotated[str | None, arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
+    """A shadowflow.Optimizer in a file, instead of one of the zoo."""
     format: Literal["text", "latex", "python", "html"] = "text"
     """Text for a terminal, LaTeX (of KaTeX's subset), a numpy function, or one HTML page."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Write it to this file instead."""
 
     def run(self) -> int:
-        """0; ValueError for a file that is a folder or an argument that the zoo refuses."""
+        """0; ValueError for a folder as the file, for what the zoo refuses, for no optimizer."""
         if self.out is not None and self.out.is_dir():
             raise ValueError(f"--out: expected a file, got the folder {str(self.out)!r}")
-        name = next(name for name, kind in OPTIMIZERS.items() if isinstance(self.opt, kind))
-        optimizer = built(Setting(name, dataclasses.asdict(self.opt)))
+        optimizer = self._optimizer()
         from shadowflow.files import write
         from shadowflow.symbolic import derive
 
@@ -44,3 +48,13 @@ class Derive:
         else:
             write(self.out, lambda draft: draft.write_text(page, encoding="utf-8"))
         return 0
+
+    def _optimizer(self) -> Optimizer:
+        if self.own is None:
+            name = next(name for name, kind in OPTIMIZERS.items() if isinstance(self.opt, kind))
+            return built(Setting(name, dataclasses.asdict(self.opt)))
+        if self.opt != Adam():
+            raise ValueError("--own: expected none beside opt:…, got both; leave one of them out")
+        from shadowflow.lab.load import load_optimizer
+
+        return load_optimizer("--own", self.own)

@@ -1,4 +1,4 @@
-"""A problem from a file of the user's own."""
+"""A problem or an optimizer from a file of the user's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shadowflow.optimizer import Optimizer
     from shadowflow.problem import Problem
 
 
@@ -31,31 +32,63 @@ def load_problem(where: str) -> tuple[Problem, Any, str]:
         Traceback (most recent call last):
         ValueError: --problem: expected path/to/file.py:name, got 'mine.py'; ...
     """
-    file, colon, name = where.rpartition(":")
-    if not (colon and file.endswith(".py") and name.isidentifier()):
-        raise ValueError(
-            f"--problem: expected path/to/file.py:name, got {where!r}; "
-            "name is a (problem, params) tuple in that file"
-        )
-    path = Path(file)
-    if not path.is_file():
-        raise ValueError(
-            f"--problem: expected a Python file, got {file!r}, which does not exist; "
-            f"relative paths start at {Path.cwd()}"
-        )
-    found = _public_names(path)
-    if name not in found:
-        raise ValueError(
-            f"--problem: expected a name of {file}, got {name!r}; "
-            f"it defines {', '.join(sorted(found)) or 'nothing'}"
-        )
-    problem, params = _checked(found[name], where)
+    path, name, found = _named("--problem", where, "a (problem, params) tuple")
+    problem, params = _checked(found, where)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return problem, params, f"{path.name}:{name}:{digest}"
 
 
-def _public_names(path: Path) -> dict[str, Any]:
-    module_name = f"_shadowflow_problem_{path.stem}"
+def load_optimizer(flag: str, where: str) -> Optimizer:
+    """Run a Python file and take a `shadowflow.Optimizer` from it.
+
+    Args:
+        flag: the flag that names it, for messages.
+        where: `path/to/file.py:name`.
+
+    Raises:
+        ValueError: no such form, file or name.
+        TypeError: the name holds something else.
+
+    Example:
+        >>> load_optimizer("--own", "mine.py")
+        Traceback (most recent call last):
+        ValueError: --own: expected path/to/file.py:name, got 'mine.py'; ...
+    """
+    from shadowflow.optimizer import Optimizer
+
+    _, _, found = _named(flag, where, "a shadowflow.Optimizer")
+    if not isinstance(found, Optimizer):
+        raise TypeError(
+            f"{flag} {where}: expected a shadowflow.Optimizer, got a {type(found).__name__}; "
+            "for example shadowflow.Optimizer([shadowflow.Moment(0.9)], combine)"
+        )
+    return found
+
+
+def _named(flag: str, where: str, what: str) -> tuple[Path, str, Any]:
+    """(the file, the name, what the file has under it) of `path/to/file.py:name`."""
+    file, colon, name = where.rpartition(":")
+    if not (colon and file.endswith(".py") and name.isidentifier()):
+        raise ValueError(
+            f"{flag}: expected path/to/file.py:name, got {where!r}; name is {what} in that file"
+        )
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(
+            f"{flag}: expected a Python file, got {file!r}, which does not exist; "
+            f"relative paths start at {Path.cwd()}"
+        )
+    found = _public_names(flag, path)
+    if name not in found:
+        raise ValueError(
+            f"{flag}: expected a name of {file}, got {name!r}; "
+            f"it defines {', '.join(sorted(found)) or 'nothing'}"
+        )
+    return path, name, found[name]
+
+
+def _public_names(flag: str, path: Path) -> dict[str, Any]:
+    module_name = f"_shadowflow_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -65,7 +98,7 @@ def _public_names(path: Path) -> dict[str, Any]:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(
-            f"--problem: expected a file that runs, got {str(path)!r}, which raised "
+            f"{flag}: expected a file that runs, got {str(path)!r}, which raised "
             f"{type(error).__name__}: {error}; run it with python to see where"
         ) from error
     return {name: value for name, value in vars(module).items() if not name.startswith("__")}

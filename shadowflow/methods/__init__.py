@@ -7,7 +7,16 @@ what the refusals print and the tests measure.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from . import collocation, differences, displaced, inertial, minibatch, taylor
+from . import (
+    backwards,
+    collocation,
+    differences,
+    displaced,
+    inertial,
+    minibatch,
+    replay,
+    taylor,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,8 @@ class Method:
         methods that are a field on the parameters alone.
     batched: the same with mini-batches.
     build: (optimizer, order, spacing) → direction, where it is made for an order.
+    of_state_map: (optimizer, order, spacing, origin) → direction, where it follows any optax
+        transformation; origin: the state in which its run began, None: a fresh one.
     runners: kind → (problem, optimizer, order, spacing) → its own step for ``drive``, where it
         carries something from step to step.
     keeps_moments: whether it carries the optimizer's state.
@@ -38,6 +49,7 @@ class Method:
     direction: Callable | None = None
     batched: Callable | None = None
     build: Callable | None = None
+    of_state_map: Callable | None = None
     runners: Mapping[str, Callable] = field(default_factory=dict)
     keeps_moments: bool = False
     full_batch: str = ""
@@ -64,10 +76,10 @@ METHODS = {
     for method in (
         Method("taylor", (1, 2), ("flow", "iteration"), True,
                "the paper's: past gradients expanded around the present point",
-               taylor.direction, minibatch.taylor),
+               taylor.direction, minibatch.taylor, of_state_map=replay.taylor),
         Method("displaced", (1, 2), ("flow", "iteration"), False,
                "nothing expanded: past gradients on a line through two real ones",
-               displaced.secant, minibatch.displaced),
+               displaced.secant, minibatch.displaced, of_state_map=replay.secant),
         Method("linearized", (1, 2), ("flow", "iteration"), True,
                "as displaced, the line from a Hessian-vector product", displaced.linearized,
                full_batch="its one line through the gradients of one loss does not exist for "
@@ -79,7 +91,8 @@ METHODS = {
                "1 / learning_rate; use method='taylor' or 'displaced'"),
         Method("collocation", None, ("flow", "iteration"), False,
                "any order: a polynomial path that solves the optimizer's equation at nodes",
-               build=collocation.direction, runners={"iteration": collocation.iteration},
+               build=collocation.direction, of_state_map=backwards.direction,
+               runners={"iteration": collocation.iteration},
                full_batch="the path it looks for is smooth, and mini-batches make it jump; use "
                "method='taylor' or 'displaced'", settled=True, constant=True),
         Method("inertial", (2, 3, 4), ("flow",), False,

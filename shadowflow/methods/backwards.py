@@ -6,9 +6,6 @@ direction is read: no moments are averaged, the optimizer itself runs along the 
 back that it has forgotten where it began. Gradients are computed at the nodes and interpolated.
 """
 
-import functools
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,14 +17,7 @@ from ..memory import Memory
 from ..optimizer import Optimizer, State
 from ..problem import Problem
 from . import collocation as nodes
-
-LONGEST = 60_000  # steps that a state is given to forget
-CHUNK = 512
-SLACK = 8.0  # roundings in which two steps may differ that have forgotten how they began
-
-
-class NeverSettles(ValueError):
-    """The state does not forget how it began."""
+from .settling import settling
 
 
 class Walk(eqx.Module):
@@ -69,11 +59,11 @@ def walk(order: int, spacing: int, settling: int) -> Walk:
 
 @eqx.filter_jit
 def along(made: Walk, optimizer: Optimizer, rate: Array, params: PyTree, gradients: PyTree,
-          directions: PyTree) -> tuple[PyTree, State]:  # fmt: skip
+          directions: PyTree, values: Array | None) -> tuple[PyTree, State]:  # fmt: skip
     """(directions at the nodes, the state before the present gradient is read)."""
     against = lambda tree: jax.tree.map(  # noqa: E731
         lambda v: jnp.concatenate([v[:1], v[1:] - v[:1]]), tree)  # fmt: skip
-    gradients, directions = against(gradients), against(directions)
+    gradients, directions, values = map(against, (gradients, directions, values))
 
     def mixed(row, tree):
         dot = lambda v: jnp.tensordot(trees.cast(row, v), v, 1, precision=nodes.FULL)  # noqa: E731
@@ -84,8 +74,8 @@ def along(made: Walk, optimizer: Optimizer, rate: Array, params: PyTree, gradien
 
     def one(carry, rows):
         state, _, _ = carry
-        grad, where = mixed(rows[0], gradients), place(rows[1])
-        after, move = optimizer.update(state, grad, where, rate)
+        grad, worth = mixed(rows[0], (gradients, values))
+        after, move = optimizer.update(state, grad, place(rows[1]), rate, worth)
         return (after, state, trees.scale(-1 / rate, move)), None
 
     rows = made.weights, made.ways
@@ -139,18 +129,31 @@ class Backwards(eqx.Module):
         everywhere = lambda tree: jax.tree.map(  # noqa: E731
             lambda v: jnp.broadcast_to(v, (made.order, *v.shape)), tree)  # fmt: skip
         still = everywhere(trees.zeros_like(params))
-        directions, state = along(made, optimizer, rate, params, everywhere(here), still)
+        values = _values(problem, optimizer, everywhere(params))
+        directions, state = along(made, optimizer, rate, params, everywhere(here), still, values)
         directions = everywhere(jax.tree.map(lambda leaf: leaf[0], directions))
         first = jax.tree.map(lambda leaf: leaf[0], directions)
         for _ in range(made.order - 1):
             where = places(made, rate, params, directions)
             gradients = nodes.gradients_at(problem, where, here)
-            directions, state = along(made, optimizer, rate, params, gradients, directions)
+            values = _values(problem, optimizer, where)
+            directions, state = along(made, optimizer, rate, params, gradients, directions, values)
         return first, directions, state
 
 
-def direction(optimizer: Optimizer, order: int | str, spacing: float | None) -> Backwards:
+def _values(problem: Problem, optimizer: Optimizer, where: PyTree) -> Array | None:
+    """The losses at the nodes, for an optimizer that reads them."""
+    if not optimizer.reads_value:
+        return None
+    count = jax.tree.leaves(where)[0].shape[0]
+    places = [jax.tree.map(lambda leaf, j=j: leaf[j], where) for j in range(count)]
+    return jnp.stack([problem.value(place) for place in places])
+
+
+def direction(optimizer: Optimizer, order: int | str, spacing: float | None,
+              origin: State | None = None) -> Backwards:  # fmt: skip
     """The direction of an order; ValueError for what only moments can have."""
+    del origin  # forgotten once it has settled
     if order == "auto":
         raise ValueError(
             f"order: expected a number for the optax transformation {optimizer.name}, got 'auto'; "
@@ -180,96 +183,3 @@ def default_spacing(settling: int) -> int:
     (1, 9)
     """
     return max(1, round(settling / 36.5))
-
-
-def settling(optimizer: Optimizer, params: PyTree) -> int:
-    """After how many steps an optimizer has forgotten how its state began.
-
-    Two runs at one place, of one made-up gradient, one of them after three others, are laid side
-    by side: the first step from which all steps and states agree to ``SLACK`` roundings, and then
-    an eighth more. Depends on the shapes alone. Raises NeverSettles where they do not within
-    ``LONGEST`` steps, or where they are not finite.
-    """
-    shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params))
-    with jax.ensure_compile_time_eval():
-        return _settling(Hashed(optimizer), jax.tree.structure(params), shapes)
-
-
-class Hashed:
-    """An optimizer by its identity, for the table of lengths."""
-
-    def __init__(self, optimizer: Optimizer):
-        self.optimizer = optimizer
-        self.key = jax.tree.structure(optimizer), tuple(map(id, jax.tree.leaves(optimizer)))
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Hashed) and self.key == other.key
-
-
-@functools.lru_cache(maxsize=256)
-def _settling(hashed: Hashed, structure, shapes) -> int:
-    optimizer, random = hashed.optimizer, np.random.default_rng(0)
-
-    def drawn() -> PyTree:
-        leaves = [jnp.asarray(random.normal(size=shape), dtype) for shape, dtype in shapes]
-        return jax.tree.unflatten(structure, leaves)
-
-    params, grad, rate = drawn(), drawn(), jnp.asarray(1e-3)
-    states = [optimizer.init(params) for _ in range(2)]
-    for _ in range(3):
-        states[1], _ = optimizer.update(states[1], drawn(), params, rate)
-    last, done = 0, 0
-    eps = max(float(jnp.finfo(dtype).eps) for _, dtype in shapes)
-    pair = tuple(states)
-    while done < LONGEST:
-        pair, gaps = _gaps(optimizer, pair, params, grad, rate)
-        gaps = np.asarray(gaps)
-        if not np.all(np.isfinite(gaps)):
-            raise NeverSettles(
-                f"optimizer: expected finite steps of {optimizer.name} at a random gradient, got "
-                f"NaN or infinity within {done + CHUNK} steps."
-            )
-        apart = np.flatnonzero(gaps > SLACK * eps)
-        if len(apart):
-            last = done + int(apart[-1]) + 1
-        done += CHUNK
-        if done >= 2 * last:  # for as long again they have agreed
-            return math.ceil(last * 1.125)
-    raise NeverSettles(
-        f"optimizer: expected a transformation that forgets how its state began, got "
-        f"{optimizer.name}, whose step still shows it after {LONGEST:,} steps, as accumulators do; "
-        "iterate runs it, and a decaying average in its place can be followed."
-    )
-
-
-@eqx.filter_jit
-def _gaps(optimizer: Optimizer, pair: tuple, params: PyTree, grad: PyTree, rate: Array):
-    """The states after ``CHUNK`` steps, and how far apart they and their steps were, over their
-    size: the largest of all float leaves."""  # fmt: skip
-
-    def apart(one: Array, other: Array) -> Array:
-        size = jnp.linalg.norm(one.ravel())
-        gap = jnp.linalg.norm((one - other).ravel())
-        return (gap / jnp.where(size > 0, size, 1.0)).astype(trees.real_dtype())
-
-    def one(pair, _):
-        pair, moves = zip(*(optimizer.update(s, grad, params, rate) for s in pair), strict=True)
-        both = [jax.tree.leaves((move, state.moments))
-                for move, state in zip(moves, pair, strict=True)]  # fmt: skip
-        gaps = [apart(*leaves) for leaves in zip(*both, strict=True)
-                if jnp.issubdtype(leaves[0].dtype, jnp.floating)]  # fmt: skip
-        return pair, jnp.max(jnp.stack(gaps))
-
-    return jax.lax.scan(one, pair, None, length=CHUNK)
-
-
-def refuse(optimizer: Optimizer, method: str) -> None:
-    """ValueError where a method needs moments."""
-    if method != "collocation":
-        raise ValueError(
-            f"method: expected 'collocation' for the optax transformation {optimizer.name}, which "
-            f"has no moments, got {method!r}."
-        )

@@ -147,7 +147,7 @@ def regimes(scale: str) -> list[Trial]:
             name = f"β = {b1:g}, ρ = {b2:g}"
             norm = "the one-norm of the gradient" if small else "the two-norm of the gradient"
             word = "penalizes" if wanted > 1e-9 else "anti-penalizes" if wanted < -1e-9 else None
-            if word is not None:
+            if word is not None and bias.potential is not None:
                 rows[eps].append(said(f"{name}: Adam and {norm}", bias.potential.effect, word,
                                       **run))  # fmt: skip
             middle = float(np.median(strengths[grads != 0]))

@@ -75,6 +75,8 @@ def number(value: float) -> str:
 def bias_lines(bias: ImplicitBias, eps_root: float | None) -> list[str]:
     """What is penalized or anti-penalized and by how much, with the verdict on the expansion."""
     measure = bias.potential if bias.one_norm is None else bias.one_norm
+    if measure is None:
+        return [f"Nothing is penalized coordinate by coordinate. The expansion {bias.verdict}"]
     what = (
         "the optimizer's own potential, Σ ∫Φ dg"
         if bias.one_norm is None

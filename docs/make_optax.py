@@ -1,0 +1,155 @@
+"""Every constructor of optax and optax.contrib that takes a learning rate: can it be followed?
+
+Writes docs/optax.json, from which docs/make_table.py makes the table of the page on your own
+optimizer. `make optax` runs both; with names, only those constructors are run and printed.
+"""
+
+import functools
+import inspect
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+
+import shadowflow as sf
+from shadowflow.methods import settling
+from shadowflow.methods.proof import NotDifferentiable, prove
+
+SMALL = {"b1": 0.5, "b2": 0.7, "b3": 0.7, "beta": 0.5, "beta1": 0.5, "beta2": 0.7, "decay": 0.7,
+         "momentum": 0.5, "adam_b1": 0.5, "adam_b2": 0.7, "rho": 0.7, "alpha": 1.0,
+         "b3_warmup": None}  # fmt: skip
+OPTIONS = {  # where defaults leave steps, or room for a modified equation, too small to measure
+    "adabelief": {"eps": 1.0, "eps_root": 1e-2},
+    "adadelta": {"eps": 1e-1},
+    "lars": {"trust_coefficient": 1.0},
+    "radam": {"b2": 0.8},
+    "contrib.acprop": {"eps": 1.0},
+    "contrib.dadapt_adamw": {"betas": (0.5, 0.7), "estim_lr0": 1.0},
+    "contrib.dog": {"init_step": ("distance", 1.0)},
+    "contrib.dowg": {"init_estim_sq_dist": 1.0},
+    "contrib.galore": {"rank": 2},
+    "contrib.prodigy": {"betas": (0.5, 0.7), "estim_lr0": 1.0},
+}
+BELIEF = "with eps = 1; at its default its denominator vanishes with the step"
+REMARKS = {
+    "adabelief": BELIEF, "contrib.acprop": BELIEF,
+    "contrib.dadapt_adamw": "with estim_lr0 = 1", "contrib.prodigy": "with estim_lr0 = 1",
+    "contrib.dog": "with a first distance of 1", "contrib.dowg": "with a first distance of 1",
+    "rprop": "its steps grow until a gradient changes sign",
+}  # fmt: skip
+RATES = [0.1 * 2.0**-k for k in (6, 7, 8, 9)]
+HORIZON, STEPS = 0.1, 16
+
+
+def problem():
+    """A bowl with ripples on two leaves, and a place from which no gradient soon passes 0."""
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(16, 16))
+    matrix = jnp.asarray(matrix @ matrix.T / 16 + 0.3 * np.eye(16))
+
+    def loss(params):
+        flat = jnp.concatenate([params["w"].ravel(), params["b"]])
+        return 2.0 + 0.5 * flat @ matrix @ flat + 0.1 * jnp.sum(jnp.sin(flat))
+
+    flat = jnp.linalg.solve(matrix, jnp.asarray(rng.choice([-2.0, 2.0], size=16)))
+    return sf.Problem(loss), {"w": flat[:12].reshape(4, 3), "b": flat[12:]}
+
+
+def constructors():
+    """Name → (constructor, whether a learning rate makes it)."""
+    found = {}
+    for module, prefix in ((optax, ""), (optax.contrib, "contrib.")):
+        for name, value in sorted(vars(module).items()):
+            if inspect.isfunction(value) and not name.startswith("_"):
+                names = inspect.signature(value).parameters
+                if {"learning_rate", "max_learning_rate"} & set(names):
+                    found[prefix + name] = value
+    return found
+
+
+def built(name, make, small):
+    """The optimizer, with decays at which orders can be measured, or with its defaults."""
+    names = inspect.signature(make).parameters
+    options = {key: value for key, value in SMALL.items() if small and key in names}
+    options |= {key: value for key, value in OPTIONS.get(name, {}).items() if small}
+    if name == "contrib.schedule_free":
+        return sf.from_optax(lambda rate: make(optax.sgd(rate), rate), name)
+    if "learning_rate" not in names:
+        return sf.from_optax(lambda rate: make(max_learning_rate=rate, **options), name)
+    return sf.from_optax(functools.partial(make, **options), name)
+
+
+def slope(errors, rates):
+    """The order between the two smallest rates."""
+    (a, b), (h, k) = errors[-2:], rates[-2:]
+    return float(np.log(a / b) / np.log(h / k)) if a > 0 and b > 0 else float("nan")
+
+
+def first_steps(task, optimizer, params, order):
+    """Errors after ``STEPS`` steps from a fresh state, one per rate."""
+    errors = []
+    for rate in RATES:
+        real = sf.iterate(task, optimizer, params, rate, STEPS)
+        follow = sf.shadow(task, optimizer, params, rate, STEPS, order=order, kind="flow")
+        errors.append(float(sf.compare(real, follow).max_norm[-1]))
+    return errors
+
+
+def settled(task, optimizer, params, method, order, start):
+    """The row of ``convergence``: observed order over a horizon."""
+    (row,) = sf.convergence(task, optimizer, params, HORIZON, RATES, start=start,
+                            methods=[method], orders=[order], kinds=["flow"])  # fmt: skip
+    return row.errors
+
+
+def measure(name, make):
+    """One row of the table."""
+    row = {"name": name, "followed": False, "settling": None, "remark": REMARKS.get(name, "")}
+    task, params = problem()
+    try:
+        small = built(name, make, True)
+        row["settling"] = settling.remembered(built(name, make, False), params)
+        length = settling.remembered(small, params)
+        try:
+            prove(small, params)
+            row["taylor"] = True
+        except NotDifferentiable as error:
+            row["taylor"] = str(error).partition("derivative ")[2].partition(";")[0]
+        if length is None:
+            errors = [first_steps(task, small, params, order) for order in (1, 2)]
+            row["first steps"] = [slope(error, RATES) - 1 for error in errors]
+        else:
+            cases = {"settled": ("displaced", None), "collocation": ("collocation", None),
+                     "cold": ("displaced", 0)}  # fmt: skip
+            for key, (method, start) in cases.items():
+                errors = [settled(task, small, params, method, order, start) for order in (1, 2)]
+                row[key] = [slope(error, RATES) for error in errors]
+        row["errors"] = [errors[0][-1], errors[1][-1]]
+        row["followed"] = bool(np.isfinite(errors[1][-1]))
+    except Exception as error:  # every refusal is a row
+        row["remark"] = f"{type(error).__name__}: {error}"
+    return row
+
+
+def main(names):
+    """Measure all, or those named, and write the file, or print."""
+    warnings.simplefilter("ignore")
+    chosen = {name: make for name, make in constructors().items() if not names or name in names}
+    rows = []
+    for name, make in chosen.items():
+        rows.append(measure(name, make))
+        print(json.dumps(rows[-1]), flush=True)
+    if not names:
+        path = Path(__file__).parent / "optax.json"
+        path.write_text(json.dumps({"optax": optax.__version__, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    main(sys.argv[1:])
