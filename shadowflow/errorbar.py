@@ -5,15 +5,12 @@ the neighbour's own error is the smaller one; to it comes what the dtype rounds.
 leave the iterates together their distance says nothing, and the verdict says that.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from . import checks
 from .convergence import compare
 from .fields import chosen
 from .methods import METHODS
@@ -21,7 +18,7 @@ from .optimizer import Optimizer, State
 from .problem import Problem
 from .shadow import Shadow, default_kind, shadow
 from .transformation import Transformation
-from .validity import PARTLY
+from .validity import HOLDS
 
 SHARE = 0.1  # of the way gone: an error beyond it is past what a neighbour can tell
 ROUNDING = 0.3  # of eps · |θ| a step: of uniform rounding in iterates and shadow, square mean
@@ -53,18 +50,19 @@ def error_bar(problem: Problem, optimizer: Optimizer, params: PyTree, learning_r
               save_every: int = 1, follow: Shadow | None = None) -> ErrorBar:  # fmt: skip
     """How far the shadow of these arguments, those of ``shadow``, is from the optimizer's iterates.
 
-    |order p − its neighbour| at every step, in the norms of ``compare``, and eps · |θ| · √steps of
-    rounding. The neighbour: for "collocation" the next order; for the other memoryless methods
-    with a memory "inertial", whose error is far smaller, without one "collocation" of the next
-    order; with mini-batches the next order, of the highest the other of "taylor" and "displaced";
-    for "inertial" its next order. It costs what the neighbour costs, and no run of the optimizer.
+    |order p − its neighbour| at every step, in the norms of ``compare``, and .3 eps |θ| √steps of
+    rounding. The neighbour: for "collocation" the next order, and for every method where there is
+    no memory; for the other memoryless methods "inertial", whose error is far smaller; with
+    mini-batches and optax transformations the next order, of the highest the other one of "taylor"
+    and "displaced"; for "inertial" its next order, and for the highest e_{p−1}²/e_{p−2}, with e the
+    distance from an order to the next. It costs what the neighbour costs, no run of the optimizer.
     follow: the shadow, where it was run already with the same arguments.
 
     An estimate is not trusted from the step on at which the neighbour does not hold itself, is
-    not finite, or is farther away than a tenth of the way gone: what is left there is that the
-    shadow has left. Not in it: that a start is less settled than start=None says.
+    not finite, or is farther away than a tenth of the way gone: there the shadow has left. Not in
+    it: how much less settled than ``start=None`` says a start is.
 
-    Raises what ``shadow`` raises, and ValueError where there is no neighbour.
+    Raises what ``shadow`` raises, and ValueError for order="auto".
 
     >>> import jax.numpy as jnp
     >>> from shadowflow import zoo
@@ -73,64 +71,82 @@ def error_bar(problem: Problem, optimizer: Optimizer, params: PyTree, learning_r
     >>> bar = error_bar(problem, zoo.momentum(0.5), x, 1e-2, 50, method="taylor")
     >>> real = compare(iterate(problem, zoo.momentum(0.5), x, 1e-2, 50), bar.follow)
     >>> bool(0.5 < bar.two_norm[-1] / real.two_norm[-1] < 2), bar.neighbour
-    (True, 'inertial, order 2, flow')
+    (True, 'inertial, order 3, flow')
     """
     kind = default_kind(method) if kind is None else kind
-    checks.choice("order == 'auto'", order == "auto", (False,))
+    if order == "auto":
+        raise ValueError("order: expected a number, got 'auto'; give the one that shadow chose.")
     chosen(method, kind, order)
-    run = problem, optimizer, params, learning_rate, steps
-    common: dict[str, Any] = {"start": start, "state": state, "save_every": save_every}
-    if follow is None:
-        follow = shadow(*run, order=order, method=method, kind=kind, spacing=spacing, **common)
-    beside = neighbour(problem, optimizer, method, order, kind)
-    if beside[0] == method:
-        common["spacing"] = spacing
-    if METHODS[beside[0]].settled and start == 0:
-        common["start"] = None  # of an optimizer without memory, which is always settled
-    other = shadow(*run, order=beside[1], method=beside[0], kind=beside[2], **common)
-    return _bar(follow, other, f"{beside[0]}, order {beside[1]}, {beside[2]}")
+
+    def run(method: str, order: int, kind: str) -> Shadow:
+        alone = (
+            METHODS[method].settled and start == 0 and state is None and not _remembers(optimizer)
+        )
+        return shadow(problem, optimizer, params, learning_rate, steps, order=order, method=method,
+                      kind=kind, start=None if alone else start, state=state, save_every=save_every,
+                      spacing=spacing if method == "collocation" else None)  # fmt: skip
+
+    follow = run(method, order, kind) if follow is None else follow
+    beside = neighbours(problem, optimizer, method, order, kind)
+    others = [run(*name) for name in beside]
+    name = " and ".join(", ".join((name, f"order {order}", kind)) for name, order, kind in beside)
+    return _bar(follow, others, name)
 
 
-def neighbour(problem: Problem, optimizer: Optimizer, method: str, order: int,
-              kind: str) -> tuple[str, int, str]:  # fmt: skip
-    """(method, order, kind) of the shadow that an error is estimated against.
+def _remembers(optimizer: Optimizer) -> bool:
+    return isinstance(optimizer, Transformation) or any(
+        moment.has_memory for moment in optimizer.moments
+    )
+
+
+def neighbours(problem: Problem, optimizer: Optimizer, method: str, order: int,
+               kind: str) -> list[tuple[str, int, str]]:  # fmt: skip
+    """(method, order, kind) of what an error is estimated against: one above, or two below.
 
     >>> from shadowflow import zoo
-    >>> neighbour(Problem(lambda x: x**2), zoo.adam(), "collocation", 3, "iteration")
-    ('collocation', 4, 'iteration')
+    >>> neighbours(Problem(lambda x: x**2), zoo.adam(), "collocation", 3, "iteration")
+    [('collocation', 4, 'iteration')]
     """
     found = METHODS[method]
-    if found.orders is None or isinstance(optimizer, Transformation):
-        return "collocation", order + 1, kind
-    if found.keeps_moments or problem.batched:
+    if found.orders is None or (not problem.batched and not _remembers(optimizer)):
+        return [("collocation", order + 1, kind)]
+    if found.keeps_moments or problem.batched or isinstance(optimizer, Transformation):
         if found.offers(order + 1):
-            return method, order + 1, kind
+            return [(method, order + 1, kind)]
         if found.keeps_moments:
-            raise ValueError(
-                f"order: expected one below {order} for an error bar of method={method!r}, whose "
-                "highest it is: no shadow is nearer to the iterates; lay those beside it with "
-                "iterate and compare."
-            )
-        return ("displaced" if method == "taylor" else "taylor"), order, kind
-    if not any(moment.has_memory for moment in optimizer.moments):
-        return "collocation", order + 1, kind
-    above = [better for better in METHODS["inertial"].orders or () if better > order]
-    return "inertial", min(above, default=max(METHODS["inertial"].orders or (2,))), "flow"
+            return [(method, order - 1, kind), (method, order - 2, kind)]
+        return [("displaced" if method == "taylor" else "taylor", order, kind)]
+    orders = METHODS["inertial"].orders or ()
+    return [("inertial", min(better for better in orders if better > order), "flow")]
 
 
-def _bar(follow: Shadow, other: Shadow, name: str) -> ErrorBar:
-    gap = compare(follow, other)
+def _bar(follow: Shadow, others: list[Shadow], name: str) -> ErrorBar:
+    gap = compare(follow, others[0])
+    share = np.ones(len(gap.steps))
+    if len(others) > 1:
+        below = compare(*others).two_norm[: len(share)]
+        ratio = gap.two_norm[: len(below)] / np.where(below > 0, below, np.inf)
+        share[: len(below)] = np.minimum(1.0, ratio)
     steps = gap.steps - gap.steps[0]
     eps, size, largest = _scale(follow)
     rounding = ROUNDING * eps * np.sqrt(steps)
-    two, most = gap.two_norm + rounding * size, gap.max_norm + rounding * largest
-    ratio = other.validity.running_max
+    two, most = share * gap.two_norm + rounding * size, share * gap.max_norm + rounding * largest
+    ratio = others[0].validity.running_max
     seen = np.clip(steps - 1, 0, max(len(ratio) - 1, 0))
-    held = ratio[seen] <= PARTLY if len(ratio) else np.ones(len(steps), bool)
+    held = ratio[seen] <= HOLDS if len(ratio) else np.ones(len(steps), bool)
     near = (two <= SHARE * gap.moved) | (steps == 0)
     trusted = np.logical_and.accumulate(np.isfinite(two) & held & near)
-    verdict = _verdict(gap.steps, two, trusted, held, name, follow, other)
-    return ErrorBar(gap.steps, most, two, rounding * size, trusted, name, verdict, follow)
+    whole = len(steps) == len(follow.steps) and follow.failed_at is None
+    return ErrorBar(
+        gap.steps,
+        most,
+        two,
+        rounding * size,
+        trusted,
+        name,
+        _verdict(gap.steps, two, rounding * size, trusted, held, name, whole),
+        follow,
+    )
 
 
 def _scale(follow: Shadow) -> tuple[float, float, float]:
@@ -141,15 +157,20 @@ def _scale(follow: Shadow) -> tuple[float, float, float]:
     return eps, two, max(float(np.max(np.abs(leaf), initial=0.0)) for leaf in leaves)
 
 
-def _verdict(steps, two, trusted, held, name: str, follow: Shadow, other: Shadow) -> str:
-    last = f"{two[-1]:.2g} at step {steps[-1]} (two-norm, against {name})"
-    if np.all(trusted) and follow.failed_at is None and other.failed_at is None:
+def _verdict(steps, two, rounding, trusted, held, name: str, whole: bool) -> str:
+    last = f"{two[-1]:.2g} at step {steps[-1]} (two-norm, from {name})"
+    if np.all(trusted) and whole:
+        if two[-1] < 3 * rounding[-1]:
+            return f"The error is no larger than rounding: {last}."
         return f"The error is about {last}."
-    step = int(steps[np.argmin(trusted)]) if not np.all(trusted) else int(steps[-1])
-    if not np.all(held[: np.argmin(trusted) + 1]):
-        why = f"there {name} does not hold itself, and both may leave together"
-    elif np.all(trusted):
-        why = "there one of both stopped at a number that is not finite"
+    left = len(steps) - 1 if np.all(trusted) else int(np.argmin(trusted))
+    if np.all(trusted):
+        why = "there one of both met a number that is not finite"
+    elif not held[left]:
+        why = "there the neighbour does not hold itself, and both may leave together"
     else:
-        why = f"there {name} is farther away than a tenth of the way gone: the shadow has left"
-    return f"The error can be estimated up to step {step}: {why}. Read as no more than a sign: {last}."
+        why = "there it is a tenth of the way gone: the shadow has left"
+    return (
+        f"The error can be estimated before step {steps[left]}: {why}. After it the "
+        f"number is no more than a sign: {last}."
+    )

@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
-from ..memory import Memory
 from ..optimizer import Optimizer, State, decay_power
 from ..problem import Problem
 from .collocation import against_first, known_decay, weighted

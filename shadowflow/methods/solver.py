@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 MOST_STEPS = 16  # of the adaptive solver per step of the optimizer; without a bound NaN is forever
+ROUNDINGS = 8  # tolerance of an adaptive step
 SHU_OSHER = diffrax.ButcherTableau(
     a_lower=(np.array([1.0]), np.array([0.25, 0.25])),
     b_sol=np.array([1 / 6, 1 / 6, 2 / 3]),
@@ -77,7 +78,7 @@ def over_many(field: Callable, y: PyTree, times, *, landing: bool = False) -> Py
     start = wide(y)
     dtype = jax.tree.leaves(start)[0].dtype
     coarsest = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(y))
-    tolerance, times = 50 * coarsest, times.astype(dtype)
+    tolerance, times = ROUNDINGS * coarsest, times.astype(dtype)
     controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
     if landing:
         controller = diffrax.ClipStepSizeController(controller, step_ts=times)
