@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := run
-.PHONY: run test soak lint torch launchers data figures laptop table bench clean
+.PHONY: run test soak lint torch launchers data figures laptop table bench far clean
 
 run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
 	$(BIN)/shadowflow shadow
@@ -54,6 +54,15 @@ table: .venv/.dev        ## measures every order anew, redraws the README's figu
 	cp build/docs/adam-lr0.001-*/figure.png docs/digits-1e-3.png
 	$(BIN)/python docs/make_edges.py
 	$(BIN)/python docs/make_table.py
+
+far: .venv/.dev          ## how far the order can be driven: pictures, tables and error bars of docs/how_far.md
+	$(BIN)/shadowflow orders --out build/far-digits
+	$(BIN)/shadowflow orders opt:adam --problem mnist --single --learning-rates --far 1000 \
+	  --at 1e-3 --out build/far-mnist
+	for name in digits mnist; do \
+	  cp build/far-$$name/figure.png docs/results/far-$$name.png; \
+	  cp build/far-$$name/numbers.json docs/results/far-$$name.json; done
+	$(BIN)/python docs/make_far.py --orders --bars
 
 bench: .venv/.dev        ## what every method costs: ratios side by side, into the README
 	$(BIN)/python benchmarks/bench.py

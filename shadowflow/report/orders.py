@@ -25,10 +25,9 @@ from shadowflow.report import words
 from shadowflow.report.curvature import preconditioned_curvature
 from shadowflow.shadow import shadow
 
-LEFT = 0.1
 DEFINITION = (
     f"A method has left at the first step at which its distance from the iterates (two-norm) is "
-    f"more than {LEFT:.0%} of the way they have gone by then."
+    f"more than {words.LEFT:.0%} of the way they have gone by then."
 )
 SAVED, LOOKS = 500, 10
 
@@ -117,7 +116,7 @@ def at_rate(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree,
     """One step size: the curvature at the start of the stretch, every line's error and step."""
     before = iterate(problem, optimizer, params, rate, plan.warm, save_every=max(1, plan.warm))
     if before.failed_at is not None:
-        return {"rate": rate, "curvature": float("nan"), "lines": {}}
+        return {"rate": rate, "curvature": None, "lines": {}}
     start = jax.tree.map(jnp.asarray, before.last)
     real = iterate(problem, optimizer, start, rate, plan.steps, state=before.state)
     curved = preconditioned_curvature(problem, optimizer, start, before.state)
@@ -181,7 +180,7 @@ def _followed(line: Line, problem: Problem, optimizer: Optimizer, start: PyTree,
                     kind=line.kind, save_every=every, **begin)  # fmt: skip
     gap = compare(real, follow)
     shares = gap.two_norm / np.where(gap.moved > 0, gap.moved, np.inf)
-    gone = np.flatnonzero(~(shares <= LEFT))
+    gone = np.flatnonzero(~(shares <= words.LEFT))
     whole = follow.failed_at is None
     last = None if whole else int(gap.steps[-1] - gap.steps[0]) + 1
     left = int(gap.steps[gone[0]] - gap.steps[0]) if len(gone) else last
@@ -203,12 +202,12 @@ def side(reach: float, marks: dict[str, float]) -> str:
     'past the flow edge'
     """
     past = [name for name, level in marks.items() if reach > level]
-    return f"past the {past[-1]}" if past else "below the edges" if reach == reach else "not finite"
+    return f"past the {past[-1]}" if past else "below the edges"
 
 
 def sweep_table(found: dict[str, Any]) -> list[str]:
     """Per step size the side of the edges, per line the errors, slopes, and where it leaves."""
-    rows = found["sweep"]
+    rows = [row for row in found["sweep"] if row["lines"]]
     rates = [row["rate"] for row in rows]
     where = words.table(["learning rate", "× curvature", "where"], [
         [f"{row['rate']:.2g}", f"{(reach := row['rate'] * row['curvature']):.2g}",
@@ -216,8 +215,8 @@ def sweep_table(found: dict[str, Any]) -> list[str]:
     ])  # fmt: skip
     table = []
     for line in found["lines"]:
-        ended = [row["lines"].get(line["name"], {"error": np.nan, "left": None}) for row in rows]
-        errors = [end["error"] for end in ended]
+        ended = [row["lines"][line["name"]] for row in rows]
+        errors = [np.inf if end["error"] is None else end["error"] for end in ended]
         shown = ["–" if value != value else f"{value:.1f}" for value in slopes(rates, errors)]
         first = next((f"{rate:.2g}" for rate, end in zip(rates, ended, strict=True)
                       if end["left"] is not None), "never")  # fmt: skip
@@ -234,9 +233,11 @@ def far_table(found: dict[str, Any]) -> list[str]:
     seen = [step for step in (200, 1000) if step <= long["steps"][-1]] or [long["steps"][-1]]
     table = []
     for line in found["lines"]:
-        ended = long["lines"][line["name"]]
-        at = [np.flatnonzero(ended["steps"] == step) for step in seen]
-        cells = [words.number(float(ended["distance"][i[0]])) if len(i) else "–" for i in at]
+        ended = long["lines"].get(line["name"])
+        if ended is None:
+            continue
+        at = dict(zip(ended["steps"], ended["distance"], strict=True))
+        cells = [words.number(at[step]) if step in at else "–" for step in seen]
         left = "stays" if ended["left"] is None else f"step {ended['left']}"
         table.append([line["name"], *cells, left, ended["level"]])
     steps = long["curvature"]["steps"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from shadowflow.files import write
 from shadowflow.paper.style import COLOURS, MARK, styled
+from shadowflow.report.words import LEFT
 
 DASHES = {1: "-", 2: "-", 3: (0, (5, 2)), 4: (0, (2, 1.5))}
 
@@ -51,29 +52,31 @@ def _edges(axis, found, name: str) -> None:
 
 
 def _sweep(top, bottom, found) -> None:
-    rates = [row["rate"] for row in found["sweep"]]
+    rows = [row for row in found["sweep"] if row["lines"]]
+    rates = np.array([row["rate"] for row in rows])
     for line in found["lines"]:
-        errors = [row["lines"].get(line["name"], {"error": None})["error"]
-                  for row in found["sweep"]]  # fmt: skip
+        errors = [row["lines"][line["name"]]["error"] for row in rows]
         top.plot(rates, _finite(errors), marker="o", ms=2.5, **_look(line))
-    reach = _finite([np.nan if row["curvature"] is None else row["rate"] * row["curvature"]
-                     for row in found["sweep"]])  # fmt: skip
+    reach = _finite([row["rate"] * row["curvature"] for row in rows])
     bottom.plot(rates, reach, color="#000000", lw=1.5)
     _edges(bottom, found, "learning rate × curvature")
     for level in found["edges"].values():
-        past = [rate for rate, value in zip(rates, reach, strict=True) if value > level]
-        if past and past[0] > rates[0]:
+        past = int(np.argmax(reach > level))
+        if past > 0:
+            place = np.exp(np.interp(np.log(level), np.log(reach[past - 1 : past + 1]),
+                                     np.log(rates[past - 1 : past + 1])))  # fmt: skip
             for axis in (top, bottom):
-                axis.axvline(past[0], color=MARK, lw=0.9, ls=":")
-    top.axhline(0.1, color="#7f7f7f", lw=0.8, ls=":")
-    top.set(xscale="log", yscale="log", ylabel=f"distance after {found['steps']} steps / way gone")
+                axis.axvline(place, color=MARK, lw=0.9, ls=(0, (4, 3)))
+    top.axhline(LEFT, color="#7f7f7f", lw=0.8, ls=":")
+    top.set(xscale="log", yscale="log", ylabel="distance / way gone",
+            title=f"after {found['steps']} steps; dotted: there a method leaves")  # fmt: skip
     top.set_ylim(top=30)
     bottom.set_xlabel("learning rate")
 
 
 def _long(top, bottom, found) -> None:
     long = found["long"]
-    steps = np.asarray(long["steps"])
+    steps, late = np.asarray(long["steps"]), [1.0]
     top.plot(steps[1:], _finite(long["moved"])[1:], color="#000000", lw=0.9, ls=":",
              label="way the optimizer has gone")  # fmt: skip
     for line in found["lines"]:
@@ -81,13 +84,14 @@ def _long(top, bottom, found) -> None:
             continue
         ended = long["lines"][line["name"]]
         walked, far = np.asarray(ended["steps"]), _finite(ended["distance"])
+        late.append(float(np.nanmin(far[min(len(far) - 1, 1 + len(far) // 20) :])))
         top.plot(walked, far, **_look(line))
         if ended["left"] is not None and len(found_at := np.flatnonzero(walked >= ended["left"])):
             top.plot(walked[found_at[0]], far[found_at[0]], marker="x", ms=6, mew=1.6,
                      color=_look(line)["color"], ls="none")  # fmt: skip
     top.set(xscale="log", yscale="log", ylabel="distance from the iterates, two-norm",
             title=f"learning rate {long['rate']:g}; ×: the method leaves")  # fmt: skip
-    top.set_ylim(top=max(1.0, float(np.nanmax(_finite(long["moved"])))) * 60)
+    top.set_ylim(min(late) / 4, float(np.nanmax(_finite(long["moved"]))) * 60)
     curved = long["curvature"]
     bottom.plot(curved["steps"], long["rate"] * np.asarray(curved["values"], float),
                 color="#000000", lw=1.5, marker="o", ms=3)  # fmt: skip
