@@ -60,7 +60,8 @@ def error_bar(problem: Problem, optimizer: Optimizer, params: PyTree, learning_r
 
     An estimate is not trusted from the step on at which the neighbour does not hold itself, is
     not finite, or is farther away than a tenth of the way gone: there the shadow has left. Not in
-    it: how much less settled than ``start=None`` says a start is.
+    it: how much less settled than ``start=None`` says a start is, and what the orders 3 and 4 of
+    "inertial" share in the first steps of a cold one.
 
     Raises what ``shadow`` raises, and ValueError for order="auto".
 

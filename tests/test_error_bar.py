@@ -24,7 +24,7 @@ def both(order, method, kind, rate=1e-2, steps=60, optimizer=MOMENTUM, **options
 @pytest.mark.parametrize(
     ("order", "method", "kind"),
     [(1, "taylor", "flow"), (2, "taylor", "iteration"), (2, "displaced", "flow"),
-     (2, "inertial", "flow"), (3, "inertial", "flow")],
+     (2, "inertial", "flow")],
 )  # fmt: skip
 def test_the_estimate_is_the_error_within_a_factor(order, method, kind):
     """In both norms; and it is no run of the optimizer, whose distance would be exact."""
@@ -32,8 +32,14 @@ def test_the_estimate_is_the_error_within_a_factor(order, method, kind):
     for norm in ("two_norm", "max_norm"):
         ratio = getattr(bar, norm)[5:] / getattr(gap, norm)[5:]
         assert np.all((ratio > 1 / 3) & (ratio < 3)) and np.any(ratio != 1)
-    assert np.all(bar.trusted) and "about" in bar.verdict and method in ("taylor", bar.neighbour[:8],
-                                                                       "displaced")  # fmt: skip
+    assert np.all(bar.trusted) and "is about" in bar.verdict
+
+
+def test_orders_three_and_four_share_what_a_cold_start_costs():
+    """So that the bar of order 3 is too small at first, and right once its own error has grown."""
+    bar, gap = both(3, "inertial", "flow")
+    ratio = bar.two_norm[1:] / gap.two_norm[1:]
+    assert ratio[4] < 1e-3 and 1 / 3 < ratio[-1] < 3
 
 
 def test_the_highest_order_is_estimated_from_those_below():
@@ -42,7 +48,7 @@ def test_the_highest_order_is_estimated_from_those_below():
     lower = sf.shadow(QUADRATIC, MOMENTUM, X, 0.05, 60, method="inertial", order=3)
     plain = sf.compare(bar.follow, lower).two_norm[-1]
     assert "order 3, flow and inertial, order 2" in bar.neighbour
-    assert gap.two_norm[-1] < bar.two_norm[-1] < plain
+    assert gap.two_norm[-1] / 3 < bar.two_norm[-1] < 3 * gap.two_norm[-1] < plain
 
 
 def test_without_a_memory_the_neighbour_is_the_next_order_also_from_a_cold_start():
@@ -58,12 +64,17 @@ def test_an_exact_shadow_has_no_more_than_rounding():
 
 
 def test_in_float32_rounding_is_in_it():
-    x = X.astype(jnp.float32)
+    """As large as the iterates' own rounding is, of which float64 knows nothing."""
     problem = sf.Problem(lambda x: 0.5 * jnp.sum(x**2))
-    run = problem, sf.sgd(), x, 1e-5, 50
-    bar = sf.error_bar(*run, order=2, method="taylor", kind="iteration")
-    floor = 0.3 * np.finfo(np.float32).eps * np.sqrt(50) * np.linalg.norm(bar.follow.last)
-    assert bar.rounding[-1] == pytest.approx(floor) and bar.two_norm[-1] >= floor
+    x = jnp.linspace(0.3, 0.9, 200)
+    runs = [
+        sf.iterate(problem, sf.sgd(), x.astype(dtype), 1e-2, 50).last.astype(float)
+        for dtype in (jnp.float32, jnp.float64)
+    ]
+    bar = sf.error_bar(problem, sf.sgd(), x.astype(jnp.float32), 1e-2, 50, method="taylor",
+                       kind="iteration")  # fmt: skip
+    rounded = np.linalg.norm(runs[0] - runs[1])
+    assert rounded / 3 < bar.rounding[-1] < 3 * rounded and bar.two_norm[-1] >= bar.rounding[-1]
 
 
 def test_past_the_flow_edge_it_says_that_it_cannot_be_trusted():

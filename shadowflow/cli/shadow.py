@@ -43,7 +43,7 @@ class Shadow:
     settled: Flag = False
     """Start with the memory of a long run (needed by collocation)."""
     error_bars: Flag = False
-    """Estimate each distance from a neighbouring shadow too; "?" where that is not to be trusted."""
+    """Estimate each distance from a neighbouring shadow; "?" where that is not to be trusted."""
     seed: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Of the start of the default problem (default: 0)."""
     out: Path = Path("results")

@@ -230,7 +230,7 @@ def _change(decay: Array, speed: PyTree, drift: PyTree, old: PyTree) -> PyTree:
     if old is None or speed is None:
         return None if old is None else drift
     faded = decay ** jnp.arange(1.0, EXPLICIT + 1)
-    row = lambda v, d: d + trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v  # noqa: E731
+    row = lambda v, d: d + trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v[None]  # noqa: E731
     return jax.tree.map(row, speed, drift)
 
 
@@ -248,7 +248,7 @@ def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
         faded = decay_power(moment.rate, jnp.arange(1.0, STEPS + 1, dtype=moment.rate.dtype))
         apart = trees.subtract(old, psi)
         gap = jax.tree.map(
-            lambda v, faded=faded: trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v, apart)
+            lambda v, faded=faded: trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v[None], apart)
         after.append(jax.tree.map(jnp.add, many(psi, STEPS), gap))
         speed = jnp.log(jnp.where(moment.rate > 0, moment.rate, 1.0))
         changes.append(jax.tree.map(lambda v: v[:EXPLICIT], trees.scale(speed, gap)))
