@@ -76,7 +76,9 @@ def bars_table(rows: list[dict]) -> str:
     """Markdown: trusted or not, and the trusted ones by what they are of."""
     trusted = [row for row in rows if row["trusted"]]
     parts = [("all that are trusted", trusted),
-             ("all that are not", [row for row in rows if not row["trusted"]])]  # fmt: skip
+             ("of these, error above rounding",
+              [row for row in trusted if row["error"] > row["rounding"]]),
+             ("all that are not trusted", [row for row in rows if not row["trusted"]])]  # fmt: skip
     for key in GROUPS:
         parts += [(f"trusted, {value}", [row for row in trusted if row[key] == value])
                   for value in dict.fromkeys(row[key] for row in rows)]  # fmt: skip

@@ -21,7 +21,8 @@ from .transformation import Transformation
 from .validity import HOLDS
 
 SHARE = 0.1  # of the way gone: an error beyond it is past what a neighbour can tell
-ROUNDING = 0.3  # of eps · |θ| a step: of uniform rounding in iterates and shadow, square mean
+ROUNDING = 0.3  # of eps · |θ| √steps: the same increments round alike, what is left is random
+BIASED = 0.25  # of eps · |θ| · steps: a flow's increments round otherwise, but alike at every step
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def error_bar(problem: Problem, optimizer: Optimizer, params: PyTree, learning_r
               save_every: int = 1, follow: Shadow | None = None) -> ErrorBar:  # fmt: skip
     """How far the shadow of these arguments, those of ``shadow``, is from the optimizer's iterates.
 
-    |order p − its neighbour| at every step, in the norms of ``compare``, and .3 eps |θ| √steps of
-    rounding. The neighbour: for "collocation" the next order, and for every method where there is
+    |order p − its neighbour| at every step, in the norms of ``compare``, and of rounding .3 eps |θ|
+    √steps, or eps |θ| steps / 4 where one of them is a flow. The neighbour: for "collocation" the next order, and for every method where there is
     no memory; for the other memoryless methods "inertial", whose error is far smaller; with
     mini-batches and optax transformations the next order, of the highest the other one of "taylor"
     and "displaced"; for "inertial" its next order, and for the highest e_{p−1}²/e_{p−2}, with e the
@@ -91,7 +92,8 @@ def error_bar(problem: Problem, optimizer: Optimizer, params: PyTree, learning_r
     beside = neighbours(problem, optimizer, method, order, kind)
     others = [run(*name) for name in beside]
     name = " and ".join(", ".join((name, f"order {order}", kind)) for name, order, kind in beside)
-    return _bar(follow, others, name)
+    flow = "flow" in (kind, beside[0][2])
+    return _bar(follow, others, name, flow)
 
 
 def _remembers(optimizer: Optimizer) -> bool:
@@ -121,7 +123,7 @@ def neighbours(problem: Problem, optimizer: Optimizer, method: str, order: int,
     return [("inertial", min(better for better in orders if better > order), "flow")]
 
 
-def _bar(follow: Shadow, others: list[Shadow], name: str) -> ErrorBar:
+def _bar(follow: Shadow, others: list[Shadow], name: str, flow: bool) -> ErrorBar:
     gap = compare(follow, others[0])
     share = np.ones(len(gap.steps))
     if len(others) > 1:
@@ -130,7 +132,7 @@ def _bar(follow: Shadow, others: list[Shadow], name: str) -> ErrorBar:
         share[: len(below)] = np.minimum(1.0, ratio)
     steps = gap.steps - gap.steps[0]
     eps, size, largest = _scale(follow)
-    rounding = ROUNDING * eps * np.sqrt(steps)
+    rounding = eps * (BIASED * steps if flow else ROUNDING * np.sqrt(steps))
     two, most = share * gap.two_norm + rounding * size, share * gap.max_norm + rounding * largest
     ratio = others[0].validity.running_max
     seen = np.clip(steps - 1, 0, max(len(ratio) - 1, 0))
