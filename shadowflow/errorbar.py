@@ -52,11 +52,12 @@ def error_bar(problem: Problem, optimizer: Optimizer, params: PyTree, learning_r
     """How far the shadow of these arguments, those of ``shadow``, is from the optimizer's iterates.
 
     |order p − its neighbour| at every step, in the norms of ``compare``, and of rounding .3 eps |θ|
-    √steps, or eps |θ| steps / 4 where one of them is a flow. The neighbour: for "collocation" the next order, and for every method where there is
-    no memory; for the other memoryless methods "inertial", whose error is far smaller; with
-    mini-batches and optax transformations the next order, of the highest the other one of "taylor"
-    and "displaced"; for "inertial" its next order, and for the highest e_{p−1}²/e_{p−2}, with e the
-    distance from an order to the next. It costs what the neighbour costs, no run of the optimizer.
+    √steps, or eps |θ| steps / 4 where one of them is a flow. The neighbour: for "collocation" the
+    next order, and for every method where there is no memory; for the other memoryless methods
+    "inertial", whose error is far smaller; with mini-batches and optax transformations the next
+    order, of the highest the other one of "taylor" and "displaced"; for "inertial" its next order,
+    and for the highest e_{p−1}²/e_{p−2}, with e the distance from an order to the next. It costs
+    what the neighbour costs, no run of the optimizer.
     follow: the shadow, where it was run already with the same arguments.
 
     An estimate is not trusted from the step on at which the neighbour does not hold itself, is

@@ -95,12 +95,13 @@ def one_setting(setting: Setting, problem: Problem, params: PyTree, folder: Path
             follow = shadow(problem, optimizer, params, rate, setting.steps, order=order,
                             method=method, kind=kind, save_every=every, state=state,
                             progress=bar.update)  # fmt: skip
-            bar = None
+            estimate = None
             if bars:
-                bar = error_bar(problem, optimizer, params, rate, setting.steps, method=method,
+                estimate = error_bar(problem, optimizer, params, rate, setting.steps, method=method,
                                 order=follow.order, kind=kind, save_every=every, state=state,
                                 follow=follow)  # fmt: skip
-            lines.append(Line(method, follow.order, kind, follow, compare(real, follow), bar))
+            lines.append(Line(method, follow.order, kind, follow, compare(real, follow),
+                              estimate))  # fmt: skip
     bias = _bias(setting, problem, optimizer, real)
     arrays = _arrays(real, lines)
     tell(setting, optimizer, problem, real, lines, bias)
