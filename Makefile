@@ -56,9 +56,10 @@ table: .venv/.dev        ## measures every order anew, redraws the README's figu
 	$(BIN)/python docs/make_table.py
 
 far: .venv/.dev          ## how far the order can be driven: pictures, tables and error bars of docs/how_far.md
-	$(BIN)/shadowflow orders --out build/far-digits
-	$(BIN)/shadowflow orders opt:adam --problem mnist --single --learning-rates --far 1000 \
-	  --at 1e-3 --out build/far-mnist
+	$(BIN)/shadowflow orders --orders 1 2 3 --out build/far-digits \
+	  --learning-rates 1e-6 1e-5 3e-5 1e-4 3e-4 1e-3 3e-3
+	$(BIN)/shadowflow orders opt:adam --opt.eps 0 --opt.eps-root 1e-8 --problem mnist --single \
+	  --learning-rates --far 1000 --at 1e-3 --out build/far-mnist
 	for name in digits mnist; do \
 	  cp build/far-$$name/figure.png docs/results/far-$$name.png; \
 	  cp build/far-$$name/numbers.json docs/results/far-$$name.json; done

@@ -29,7 +29,7 @@ DEFINITION = (
     f"A method has left at the first step at which its distance from the iterates (two-norm) is "
     f"more than {words.LEFT:.0%} of the way they have gone by then."
 )
-SAVED, LOOKS = 500, 10
+SAVED, LOOKS = 1000, 12
 
 
 @dataclass(frozen=True)
@@ -155,16 +155,15 @@ def _loss(problem: Problem, path: Trajectory, index: int) -> float:
 
 
 def _along(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree) -> dict[str, list]:
-    """Step → curvature, at about ten steps of the run, each from the state there."""
-    piece = max(1, plan.far // LOOKS)
+    """Step → curvature, at some steps of the run, ever farther apart, each from its state there."""
     steps, values, state, place = [], [], None, params
-    for begin in range(0, plan.far, piece):
-        run = iterate(problem, optimizer, place, plan.at, min(piece, plan.far - begin),
-                      state=state, save_every=piece)  # fmt: skip
+    for end in np.unique(np.geomspace(min(4, plan.far), plan.far, LOOKS).round().astype(int)):
+        length = int(end) - (steps[-1] if steps else 0)
+        run = iterate(problem, optimizer, place, plan.at, length, state=state, save_every=length)
         place, state = jax.tree.map(jnp.asarray, run.last), run.state
         if run.failed_at is not None:
             break
-        steps.append(int(run.steps[-1]))
+        steps.append(int(end))
         values.append(preconditioned_curvature(problem, optimizer, place, state))
     return {"steps": steps, "values": values}
 

@@ -21,12 +21,14 @@ def draw(found: Mapping[str, Any], path: Path) -> Path:
 
     parts = [part for part in ("sweep", "long") if found[part]]
     with styled():
-        figure, axes = plt.subplots(2, len(parts), figsize=(5.6 * len(parts), 6.4), squeeze=False,
-                                    sharex="col", height_ratios=[2.4, 1])  # fmt: skip
+        size = 7.5 if len(parts) == 1 else 11.2, 6.6
+        figure, axes = plt.subplots(2, len(parts), figsize=size, squeeze=False, sharex="col",
+                                    height_ratios=[2.4, 1])  # fmt: skip
         for column, part in zip(axes.T, parts, strict=True):
             (_sweep if part == "sweep" else _long)(*column, found)
         handles, labels = axes[0, -1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+        figure.legend(handles, labels, loc="outside lower center", ncols=2 + len(parts),
+                      fontsize=8)  # fmt: skip
         write(path, lambda draft: figure.savefig(draft, dpi=150, format="png"))
         plt.close(figure)
     return path
@@ -69,7 +71,7 @@ def _sweep(top, bottom, found) -> None:
                 axis.axvline(place, color=MARK, lw=0.9, ls=(0, (4, 3)))
     top.axhline(LEFT, color="#7f7f7f", lw=0.8, ls=":")
     top.set(xscale="log", yscale="log", ylabel="distance / way gone",
-            title=f"after {found['steps']} steps; dotted: there a method leaves")  # fmt: skip
+            title=f"after {found['steps']} steps; above the dots a method has left")  # fmt: skip
     top.set_ylim(top=30)
     bottom.set_xlabel("learning rate")
 
@@ -84,7 +86,7 @@ def _long(top, bottom, found) -> None:
             continue
         ended = long["lines"][line["name"]]
         walked, far = np.asarray(ended["steps"]), _finite(ended["distance"])
-        late.append(float(np.nanmin(far[min(len(far) - 1, 1 + len(far) // 20) :])))
+        late += far[3:][np.isfinite(far[3:])].tolist()
         top.plot(walked, far, **_look(line))
         if ended["left"] is not None and len(found_at := np.flatnonzero(walked >= ended["left"])):
             top.plot(walked[found_at[0]], far[found_at[0]], marker="x", ms=6, mew=1.6,
