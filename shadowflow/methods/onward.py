@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
+from ..memory import Memory
 from ..optimizer import Optimizer, State, decay_power
 from ..problem import Problem
 from .collocation import against_first, known_decay, weighted
@@ -230,7 +231,7 @@ def _change(decay: Array, speed: PyTree, drift: PyTree, old: PyTree) -> PyTree:
     if old is None or speed is None:
         return None if old is None else drift
     faded = decay ** jnp.arange(1.0, EXPLICIT + 1)
-    row = lambda v, d: d + trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v[None]  # noqa: E731
+    row = lambda v, d: d + trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v  # noqa: E731
     return jax.tree.map(row, speed, drift)
 
 
@@ -248,7 +249,7 @@ def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
         faded = decay_power(moment.rate, jnp.arange(1.0, STEPS + 1, dtype=moment.rate.dtype))
         apart = trees.subtract(old, psi)
         gap = jax.tree.map(
-            lambda v, faded=faded: trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v[None], apart)
+            lambda v, faded=faded: trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v, apart)
         after.append(jax.tree.map(jnp.add, many(psi, STEPS), gap))
         speed = jnp.log(jnp.where(moment.rate > 0, moment.rate, 1.0))
         changes.append(jax.tree.map(lambda v: v[:EXPLICIT], trees.scale(speed, gap)))

@@ -241,13 +241,14 @@ def far_table(found: dict[str, Any]) -> list[str]:
         table.append([line["name"], *cells, left, ended["level"]])
     steps = long["curvature"]["steps"]
     reach = [long["rate"] * value for value in long["curvature"]["values"]]
+    shown = [f"{value:.2g} at step {step}" for step, value in zip(steps, reach, strict=True)]
     return [
         f"\nFrom a cold start at {long['rate']:g}; the optimizer goes {long['moved'][-1]:.3g} far, "
         f"the loss from {long['loss'][0]:.3g} to {long['loss'][1]:.3g}.",
-        "Learning rate × curvature: " + ", ".join(
-            f"{value:.2g} at step {step}" for step, value in zip(steps, reach, strict=True)
-        ) + f"; flow edge {found['edges']['flow edge']:.2g}, stability edge "
-        f"{found['edges']['stability edge']:.3g}.",
+        "Learning rate × curvature:",
+        *("  " + ", ".join(shown[k : k + 6]) for k in range(0, len(shown), 6)),
+        f"  (flow edge {found['edges']['flow edge']:.2g}, stability edge "
+        f"{found['edges']['stability edge']:.3g})",
         "", *words.table(["method", *(f"at step {step}" for step in seen), "leaves", "verdict"],
                          table),
     ]  # fmt: skip
