@@ -120,10 +120,12 @@ def _of_one_run(group: list[Case]) -> list[dict]:
     real = iterate(*run, STEPS, state=state)
     rows = []
     for case in group:
-        bar = error_bar(*run, STEPS, order=case.order, method=case.method, kind=case.kind,
-                        start=None if settled else 0, state=state)  # fmt: skip
-        gap = compare(real, bar.follow)
-        if len(gap.steps) == len(bar.steps) == STEPS + 1:
+        with np.errstate(over="ignore"):  # of what diverges, before it is not finite
+            bar = error_bar(*run, STEPS, order=case.order, method=case.method, kind=case.kind,
+                            start=None if settled else 0, state=state)  # fmt: skip
+            gap = compare(real, bar.follow)
+        finite = np.isfinite([bar.two_norm[-1], gap.two_norm[-1]]).all()
+        if len(gap.steps) == len(bar.steps) == STEPS + 1 and finite:
             found = {"estimate": float(bar.two_norm[-1]), "error": float(gap.two_norm[-1]),
                      "moved": float(gap.moved[-1]), "rounding": float(bar.rounding[-1]),
                      "trusted": bool(bar.trusted[-1])}  # fmt: skip
