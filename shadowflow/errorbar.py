@@ -124,6 +124,7 @@ def neighbours(problem: Problem, optimizer: Optimizer, method: str, order: int,
     return [("inertial", min(better for better in orders if better > order), "flow")]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of what diverges, which is not trusted
 def _bar(follow: Shadow, others: list[Shadow], name: str, flow: bool) -> ErrorBar:
     gap = compare(follow, others[0])
     share = np.ones(len(gap.steps))
