@@ -1,7 +1,7 @@
 """Every constructor of optax and optax.contrib that takes a learning rate: can it be followed?
 
 Writes docs/optax.json, from which docs/make_table.py makes the table of the page on your own
-optimizer. `make optax` runs both; with names, only those constructors are run and printed.
+optimizer. `make optax` runs both; with names as arguments only those rows are measured anew.
 """
 
 import functools
@@ -66,7 +66,7 @@ def constructors():
     found = {}
     for module, prefix in ((optax, ""), (optax.contrib, "contrib.")):
         for name, value in sorted(vars(module).items()):
-            if inspect.isfunction(value) and not name.startswith("_"):
+            if inspect.isfunction(value) and not name.startswith(("_", "scale_by_")):
                 names = inspect.signature(value).parameters
                 if {"learning_rate", "max_learning_rate"} & set(names):
                     found[prefix + name] = value
@@ -138,16 +138,18 @@ def measure(name, make):
 
 
 def main(names):
-    """Measure all, or those named, and write the file, or print."""
+    """Measure all, or those named, and write each into the file when it is done."""
     warnings.simplefilter("ignore")
-    chosen = {name: make for name, make in constructors().items() if not names or name in names}
-    rows = []
-    for name, make in chosen.items():
-        rows.append(measure(name, make))
-        print(json.dumps(rows[-1]), flush=True)
-    if not names:
-        path = Path(__file__).parent / "optax.json"
-        path.write_text(json.dumps({"optax": optax.__version__, "rows": rows}, indent=1) + "\n")
+    path = Path(__file__).parent / "optax.json"
+    known = constructors()
+    old = json.loads(path.read_text("utf-8"))["rows"] if names and path.exists() else []
+    rows = {row["name"]: row for row in old}
+    for name in names or known:
+        rows[name] = measure(name, known[name])
+        print(json.dumps(rows[name]), flush=True)
+        content = {"optax": optax.__version__, "rows": [rows[n] for n in known if n in rows]}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        jax.clear_caches()
 
 
 if __name__ == "__main__":

@@ -51,9 +51,9 @@ class Transformation(Optimizer):
         """(state after the step, step taken)."""
         more = {"value": value} if self.reads_loss else {}
         updates, inner = self.make(learning_rate).update(grad, state.moments[0], params, **more)
-        inner = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), inner,
-                             state.moments[0])  # fmt: skip
-        return State((inner,), state.step + 1), updates
+        like = lambda new, old: jnp.asarray(new, jnp.result_type(old))  # noqa: E731
+        inner = jax.tree.map(like, inner, state.moments[0])
+        return State((inner,), state.step + 1), jax.tree.map(like, updates, params)
 
     def adopted(self, opt_state, params: PyTree) -> tuple:
         """The state of a run of this transformation, as optax has it, as the one moment."""

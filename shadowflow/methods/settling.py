@@ -15,6 +15,7 @@ from ..optimizer import Optimizer, State
 LONGEST = 120_000  # steps that a state is given to forget
 CHUNK = 512
 LOSS = 100.0  # the value of the loss where none is known
+SHOWN = 0.4  # of the digits that two states must share; averages get stuck in the rest
 
 
 class NeverSettles(ValueError):
@@ -25,10 +26,10 @@ def settling(optimizer: Optimizer, params: PyTree) -> int:
     """After how many steps an optimizer has forgotten how its state began.
 
     Two runs at one place, of one made-up gradient, one of them after three others, are laid side
-    by side: the first step from which all steps and states agree to half the digits (averages of
-    long memory get stuck in the rounding of the other half), doubled, and an eighth more. Depends
-    on the shapes alone. Raises NeverSettles where they do not within ``LONGEST`` steps, where they
-    are not finite, and for states that hold parameters.
+    by side: the first step from which all steps and states share ``SHOWN`` of the digits, and as
+    many more as the other digits take, and an eighth. Depends on the shapes alone. Raises
+    NeverSettles where they do not within ``LONGEST`` steps, where they are not finite, and for
+    states that hold parameters.
     """
     with jax.ensure_compile_time_eval():
         found = _settling(*key_of(optimizer, params))
@@ -83,9 +84,9 @@ def _settling(hashed: Hashed, structure, shapes) -> int | str:
     if isinstance(once, str):
         return once
     again, _ = _forgets(optimizer, state, params, grad, random)
-    if isinstance(again, str) or again > 1.5 * once + 16:
+    if isinstance(again, str) or again > 3 * once + 64:
         return _refusal(optimizer, "whose memory grows with the number of steps")
-    return math.ceil(2.25 * max(once, again))
+    return math.ceil(1.125 / SHOWN * max(once, again))
 
 
 def _forgets(optimizer: Optimizer, state: State, params: PyTree, grad: PyTree,
@@ -105,7 +106,7 @@ def _forgets(optimizer: Optimizer, state: State, params: PyTree, grad: PyTree,
                 f"optimizer: expected finite steps of {optimizer.name} at a random gradient, got "
                 f"NaN or infinity within {done + CHUNK} steps; use other options of it."
             ), pair[0]
-        apart = np.flatnonzero(gaps > eps**0.5)
+        apart = np.flatnonzero(gaps > eps**SHOWN)
         if len(apart):
             last = done + int(apart[-1]) + 1
         done += CHUNK
