@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := run
-.PHONY: run test soak lint torch launchers data figures laptop table bench clean
+.PHONY: run test soak lint torch launchers data figures laptop table optax bench clean
 
 run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
 	$(BIN)/shadowflow shadow
@@ -53,6 +53,10 @@ table: .venv/.dev        ## measures every order anew, redraws the README's figu
 	cp build/docs/adam-lr0.0001-*/figure.png docs/digits-1e-4.png
 	cp build/docs/adam-lr0.001-*/figure.png docs/digits-1e-3.png
 	$(BIN)/python docs/make_edges.py
+	$(BIN)/python docs/make_table.py
+
+optax: .venv/.dev        ## every constructor of optax: can it be followed, with what order (half an hour)
+	$(BIN)/python docs/make_optax.py
 	$(BIN)/python docs/make_table.py
 
 bench: .venv/.dev        ## what every method costs: ratios side by side, into the README

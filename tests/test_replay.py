@@ -79,6 +79,16 @@ def test_at_a_step_with_a_schedule_it_agrees_with_the_moments():
     [
         pytest.param(clipped, id="clip + adam"),
         pytest.param(functools.partial(optax.adamw, b1=0.5, b2=0.7, weight_decay=0.1), id="adamw"),
+        pytest.param(
+            lambda rate: optax.multi_transform(
+                {
+                    "adam": optax.adam(rate, b1=0.5, b2=0.7),
+                    "sgd": optax.sgd(2 * rate, momentum=0.6),
+                },
+                {"w": "adam", "b": "sgd"},
+            ),
+            id="two groups",
+        ),
     ],
 )
 @pytest.mark.slow
@@ -263,3 +273,24 @@ def test_what_is_not_pointwise_has_no_potential_and_says_so():
     assert bias.potential is None and "clipped is not pointwise" in bias.verdict
     assert set(bias.parts) == {"memoryless", "memory", "discretization"}
     assert "perturbed one-norm" in bias.describe() and bias.one_norm.value > 0
+
+
+def test_a_host_function_is_followed_alike():
+    def grad(x):
+        x = np.asarray(x)
+        return -2 * x[::-1] * (1.5 - 2 * x[0] * x[1])
+
+    host = sf.Problem(grad=grad, traceable=False)
+    for kind in ("flow", "iteration"):
+        here, there = (
+            sf.shadow(problem, ADAM, X, 1e-3, 3, kind=kind) for problem in (host, BILINEAR)
+        )
+        assert sf.compare(here, there).max_norm[-1] < 1e-14
+
+
+def test_what_is_not_finite_is_reported_with_its_step():
+    problem = sf.Problem(lambda x: jnp.sum(jnp.sqrt(x)))
+    follow = sf.shadow(problem, ADAM, jnp.asarray([0.05, 1.0]), 1e-2, 20)
+    assert follow.failed_at is not None and 0 < follow.failed_at < 20
+    assert f"began at step {follow.failed_at}" in follow.verdict
+    assert np.all(np.isfinite(follow.params))
