@@ -151,6 +151,16 @@ def _gaps(optimizer: Optimizer, pair: tuple, largest, params: PyTree, grad: PyTr
     return pair, largest, gaps
 
 
+def mean_age(length: int, params: PyTree) -> int:
+    """About how old a memory is, in steps, that takes ``length`` of them to settle; at least 1.
+
+    >>> mean_age(0, jnp.ones(2, jnp.float32)), mean_age(170, jnp.ones(2, jnp.float32))
+    (1, 9)
+    """
+    fading = -math.log(float(jnp.finfo(trees.finest_dtype(params)).eps))
+    return max(1, round(length / (1.125 * fading) - 0.5))
+
+
 def positional(optimizer: Optimizer, params: PyTree) -> bool:
     """Whether the state holds parameters: a fresh one knows where it was made."""
     with jax.ensure_compile_time_eval():
