@@ -33,7 +33,7 @@ OPTIONS = {  # where defaults leave steps, or room for a modified equation, too 
     "contrib.dadapt_adamw": {"betas": (0.5, 0.7), "estim_lr0": 1.0},
     "contrib.dog": {"init_step": ("distance", 1.0)},
     "contrib.dowg": {"init_estim_sq_dist": 1.0},
-    "contrib.galore": {"rank": 2},
+    "contrib.galore": {"rank": 2, "base_optimizer": optax.scale_by_adam(b1=0.5, b2=0.7)},
     "contrib.prodigy": {"betas": (0.5, 0.7), "estim_lr0": 1.0},
 }
 BELIEF = "with eps = 1; at its default its denominator vanishes with the step"
@@ -42,9 +42,11 @@ REMARKS = {
     "adadelta": "with eps = 4",
     "contrib.dadapt_adamw": "with estim_lr0 = 1", "contrib.prodigy": "with estim_lr0 = 1",
     "contrib.dog": "with a first distance of 1", "contrib.dowg": "with a first distance of 1",
+    "contrib.madgrad": "its steps, and so its orders here, go by h^(2/3)",
     "noisy_sgd": "with the noise that its key gives",
     "rprop": "its steps grow until a gradient changes sign",
 }  # fmt: skip
+POWERS = {"contrib.madgrad": 2 / 3}  # of the learning rate that a step is proportional to
 RATES = [0.1 * 2.0**-k for k in (6, 7, 8, 9)]
 HORIZON, STEPS, ROUNDING = 0.1, 16, 1e-13
 CASES = {"settled": ("displaced", None), "collocation": ("collocation", None),
@@ -133,9 +135,10 @@ def measure(name, make):
         if errors is None or not np.isfinite(errors[1][-1]):
             row = {key: value for key, value in row.items() if key not in CASES}
             errors = [first_steps(task, small, params, order) for order in (1, 2)]
-            row["first steps"] = [slope(error, RATES) - 1 for error in errors]
+            power = POWERS.get(name, 1.0)
+            row["first steps"] = [slope(error, RATES) / power - 1 for error in errors]
         row["errors"] = [errors[0][-1], errors[1][-1]]
-        order = slope(errors[1], RATES) - (1 if "first steps" in row else 0)
+        order = row.get("first steps", row.get("settled"))[1]
         row["followed"] = errors[1][-1] < ROUNDING or order > 1.5
         if not row["followed"]:
             row["remark"] = row["remark"] or "its error does not fall with the learning rate"
