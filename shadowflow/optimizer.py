@@ -151,6 +151,11 @@ class Optimizer(eqx.Module):
         """Whether ``update`` needs the loss beside its gradient: never so for moments."""
         return False
 
+    @property
+    def keeps_rate(self) -> bool:
+        """Whether the state holds the learning rate: never so for moments."""
+        return False
+
     def _reads(self) -> dict[str, bool]:
         leaf = jnp.ones((2,), jnp.float32)
         moments = tuple(leaf for _ in self.moments)
@@ -163,8 +168,12 @@ class Optimizer(eqx.Module):
             for name, argument in zip(names, jaxpr.invars, strict=True)
         }
 
-    def init(self, params: PyTree) -> State:
-        """The state before step 0: all moments 0."""
+    def init(self, params: PyTree, learning_rate=1.0) -> State:
+        """The state before step 0: all moments 0.
+
+        learning_rate: for a state map that ``keeps_rate``.
+        """
+        del learning_rate
         moments = tuple(trees.zeros_like(params) if m.has_memory else None for m in self.moments)
         return State(moments, jnp.zeros((), trees.real_dtype()))
 

@@ -19,6 +19,7 @@ from .iterate import (
     drive,
     first_step,
     rate_table,
+    refuse_schedule,
     trajectory,
 )
 from .memory import Memory
@@ -122,6 +123,7 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     refuse_window(problem, window)
     if isinstance(optimizer, Transformation):
         refuse_transformation(found, problem, optimizer)
+        refuse_schedule(optimizer, learning_rate)
     if curvature is not None:
         checks.number("curvature", curvature, least=0)
         edges.flow_threshold(optimizer)

@@ -294,3 +294,23 @@ def test_what_is_not_finite_is_reported_with_its_step():
     assert follow.failed_at is not None and 0 < follow.failed_at < 20
     assert f"began at step {follow.failed_at}" in follow.verdict
     assert np.all(np.isfinite(follow.params))
+
+
+def test_a_rate_that_is_kept_in_the_state_is_put_there():
+    """Rprop's first step size; and no schedule is accepted that would not be seen."""
+    for make in (optax.rprop, optax.inject_hyperparams(optax.adam)):
+        optimizer = sf.from_optax(make)
+        run = sf.iterate(BOWL, optimizer, PLACE, 1e-3, 4)
+        tx, params = make(1e-3), PLACE
+        state = tx.init(params)
+        for _ in range(4):
+            updates, state = tx.update(jax.grad(BOWL.loss)(params), state, params)
+            params = optax.apply_updates(params, updates)
+        assert distance(jax.tree.map(jnp.asarray, run.last), params) < 1e-9
+        for call in (sf.iterate, sf.shadow):
+            with pytest.raises(ValueError, match="learning_rate: expected a number for"):
+                call(BOWL, optimizer, PLACE, lambda step: 1e-3, 3)
+    assert not sf.from_optax(optax.adam).keeps_rate
+    follow = sf.shadow(BOWL, sf.from_optax(optax.rprop), PLACE, 1e-3, 4, kind="iteration")
+    real = sf.iterate(BOWL, sf.from_optax(optax.rprop), PLACE, 1e-3, 4)
+    assert sf.compare(real, follow).max_norm[-1] < 1e-14  # no sign changes: exact

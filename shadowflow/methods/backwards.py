@@ -79,7 +79,7 @@ def along(made: Walk, optimizer: Optimizer, rate: Array, params: PyTree, gradien
         return (after, state, trees.scale(-1 / rate, move)), None
 
     rows = made.weights, made.ways
-    first = optimizer.init(place(made.ways[0]))
+    first = optimizer.init(place(made.ways[0]), rate)
     begin = first, first, trees.zeros_like(params)
     oldest = rows[0].shape[0] - made.spacing * (made.order - 1)
     carry, _ = jax.lax.scan(one, begin, jax.tree.map(lambda row: row[:oldest], rows))

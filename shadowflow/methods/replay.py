@@ -73,7 +73,7 @@ def past_of(optimizer: Optimizer, memory: Memory, params: PyTree, origin: State 
     begun = jnp.asarray(begun, last.dtype)
     first = begun if length is None else jnp.maximum(begun, last - length)
     if origin is not None and length is not None:
-        fresh = optimizer.init(params)
+        fresh = optimizer.init(params, memory.rate)
         origin = trees.where(first > begun, State(fresh.moments, origin.step), origin)
     mean = (last - first) // 2 if length is None else mean_age(length, params)
     ages = jnp.stack([jnp.clip(jnp.asarray(age, last.dtype), 0, last - first)
@@ -91,7 +91,7 @@ def past_of(optimizer: Optimizer, memory: Memory, params: PyTree, origin: State 
 
 def begin(past: Past, optimizer: Optimizer, place: PyTree) -> State:
     """The state before the first step to replay, which began at ``place``."""
-    return optimizer.init(place) if past.origin is None else past.origin
+    return optimizer.init(place, past.rate) if past.origin is None else past.origin
 
 
 @eqx.filter_jit

@@ -79,7 +79,7 @@ def _settling(hashed: Hashed, structure, shapes) -> int | str:
     params, grad = (drawn(random, structure, shapes) for _ in range(2))
     if _positional(hashed, structure, shapes):
         return _refusal(optimizer, "whose state holds parameters, where the run has been")
-    state = optimizer.init(params)
+    state = optimizer.init(params, jnp.asarray(1e-3))
     once, state = _forgets(optimizer, state, params, grad, random)
     if isinstance(once, str):
         return once
@@ -199,7 +199,7 @@ def _unlike(optimizer: Optimizer, params: PyTree, grad: PyTree) -> Array:
     def one(state, _):
         return optimizer.update(state, grad, params, jnp.asarray(1e-3), jnp.asarray(LOSS))
 
-    _, moves = jax.lax.scan(one, optimizer.init(params), None, length=CHUNK)
+    _, moves = jax.lax.scan(one, optimizer.init(params, jnp.asarray(1e-3)), None, length=CHUNK)
     gaps = [jnp.max(jnp.linalg.norm((leaf - leaf[:1]).reshape(CHUNK, -1), axis=1))
             / jnp.linalg.norm(leaf[0].ravel()) for leaf in jax.tree.leaves(moves)]  # fmt: skip
     return jnp.max(jnp.stack([gap.astype(trees.real_dtype()) for gap in gaps]))
@@ -218,7 +218,7 @@ def _pointwise(hashed: Hashed, structure, shapes) -> bool:
     half = jax.tree.map(lambda leaf: jnp.asarray(random.random(leaf.shape) < 0.5), params)
     mixed = jax.tree.map(jnp.where, half, some, other)
     eps = max(float(jnp.finfo(dtype).eps) for _, dtype in shapes)
-    states = [optimizer.init(params) for _ in range(2)]
+    states = [optimizer.init(params, jnp.asarray(1e-3)) for _ in range(2)]
     for _ in range(3):
         taken = [optimizer.update(state, grad, params, jnp.asarray(1e-3), jnp.asarray(LOSS))
                  for state, grad in zip(states, (some, mixed), strict=True)]  # fmt: skip
