@@ -1,0 +1,32 @@
+"""The Python of every page in docs/, read as one script from top to bottom, runs as it is."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+
+
+def blocks(text):
+    """The source of every block of Python."""
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_there_are_pages_with_python():
+    assert any(blocks(page.read_text("utf-8")) for page in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_runs(page):
+    """As a reader's Python would: in float32, with JAX's usual promotion."""
+    names = {"__name__": page.stem}
+    usual = (jax.enable_x64(False), jax.numpy_dtype_promotion("standard"),
+             jax.numpy_rank_promotion("allow"))  # fmt: skip
+    with contextlib.ExitStack() as settings:
+        for setting in usual:
+            settings.enter_context(setting)
+        for source in blocks(page.read_text("utf-8")):
+            exec(compile(source, page.name, "exec"), names)
