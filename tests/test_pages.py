@@ -1,6 +1,5 @@
 """The Python of every page in docs/, read as one script from top to bottom, runs as it is."""
 
-import contextlib
 import re
 from pathlib import Path
 
@@ -21,12 +20,8 @@ def test_there_are_pages_with_python():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_runs(page):
-    """As a reader's Python would: in float32, with JAX's usual promotion."""
+    """With JAX's usual promotion of dtypes and ranks, as a reader's Python has it."""
     names = {"__name__": page.stem}
-    usual = (jax.enable_x64(False), jax.numpy_dtype_promotion("standard"),
-             jax.numpy_rank_promotion("allow"))  # fmt: skip
-    with contextlib.ExitStack() as settings:
-        for setting in usual:
-            settings.enter_context(setting)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for source in blocks(page.read_text("utf-8")):
             exec(compile(source, page.name, "exec"), names)

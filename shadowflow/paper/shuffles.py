@@ -94,9 +94,8 @@ def size(count: int) -> int:
 
 def work(settings: Settings) -> int:
     """How many times ``compute`` reports progress."""
-    return len(settings.seeds) * len(settings.stages) * len(settings.batches) * (
-        len(settings.decays)
-    )  # fmt: skip
+    places = len(settings.seeds) * len(settings.stages)
+    return places * len(settings.batches) * len(settings.decays)
 
 
 def compute(settings: Settings, data: Mapping[str, Images],
@@ -336,7 +335,7 @@ def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
         loss = arrays[f"{stage}/loss"].mean()
         axis.set_title(f"{other}, after {stage} steps (loss {loss:.2g})")
         _scales(axis, arrays[f"{stage}/noise"].mean(axis=0), settings)
-        axis.legend(loc="lower left")
+        axis.legend(loc=("upper right", "lower center")[fixed])
     for axis in axes[:, 0]:
         axis.set_ylabel("s   (< 0 anti-penalizes, > 0 penalizes)")
     for axis in axes[-1]:
@@ -358,5 +357,6 @@ def _scales(axis, noise: np.ndarray, settings: Settings) -> None:
     axis.axhline(0, color="black", lw=0.8)
     axis.set(xscale="log", xticks=sizes)
     axis.set_yscale("symlog", linthresh=2, linscale=0.6)
-    axis.set_xticklabels([f"{n}\n{x:.2g}" for n, x in zip(sizes, noise, strict=True)])
+    ratios = [f"{x:.0f}" if x >= 10 else f"{x:.2g}" for x in noise]
+    axis.set_xticklabels([f"{n}\n{x}" for n, x in zip(sizes, ratios, strict=True)])
     axis.minorticks_off()
