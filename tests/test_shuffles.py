@@ -20,6 +20,7 @@ DATA = jnp.asarray([[1.0, 0.3, -0.4], [0.8, -0.5, 0.6], [1.2, 0.2, 0.1], [0.9, -
                     [1.1, 0.4, 0.3], [0.7, 0.1, -0.2], [1.3, -0.3, -0.1]])  # fmt: skip
 RATE = 0.02
 SHADOWS = ("flow", "iteration")
+SLOW = pytest.mark.slow
 
 
 @functools.cache
@@ -51,7 +52,7 @@ def slope(errors):
 # Brute force
 
 
-@pytest.mark.parametrize("row", ["sgd", "adam-inside", "nadam", "adamw"])
+@pytest.mark.parametrize("row", ["sgd", "nadam", "adamw"])
 def test_the_mean_of_the_iterates_is_that_of_every_run(row):
     optimizer, past, state = ROWS[row](), [2, 0, 0, 1], None
     runs = [sf.iterate(with_order(3, order), optimizer, PLACE, RATE, 6) for order in orders(3, 2)]
@@ -67,7 +68,9 @@ def test_the_mean_of_the_iterates_is_that_of_every_run(row):
     np.testing.assert_allclose(found.mean, np.mean(ends, axis=0), rtol=1e-13)
 
 
-@pytest.mark.parametrize(("kind", "method"), [("iteration", "taylor"), ("flow", "displaced")])
+@pytest.mark.parametrize(("kind", "method"), [
+    ("iteration", "taylor"), pytest.param("flow", "displaced", marks=SLOW),
+])  # fmt: skip
 def test_the_mean_of_the_shadows_is_that_of_every_shadow(kind, method):
     """From within a run, whose past the memory sees, with a schedule of the learning rate."""
     optimizer, past = ROWS["adam-inside"](), [2, 0, 0, 1]
@@ -118,15 +121,17 @@ def test_optax_and_the_zoo_have_the_same_mean():
     np.testing.assert_allclose(found.mean, ours.mean, rtol=1e-13)
 
 
-def test_host_functions_go_the_same_way():
+@pytest.mark.parametrize("kind", ["iterates", "field", pytest.param("flow", marks=SLOW)])
+def test_host_functions_go_the_same_way(kind):
     grad = jax.grad(batch_loss)
     slow = sf.Problem(grad=lambda x, c: np.asarray(grad(x, jnp.asarray(c))), traceable=False,
-                      batches=DATA[:3])  # fmt: skip
-    for kind in ("iterates", "flow", "field"):
-        means = [shuffle_mean(p, ROWS["adam-inside"](), PLACE, RATE, kind=kind, method="displaced")
-                 for p in (slow, problem(3))]  # fmt: skip
-        np.testing.assert_allclose(means[0].mean, means[1].mean, rtol=1e-12)
-    pair = [shuffle_mean(p, sf.sgd(), PLACE, RATE, samples=4) for p in (slow, problem(3))]
+                      batches=DATA[:2])  # fmt: skip
+    means = [
+        shuffle_mean(p, ROWS["adam-inside"](), PLACE, RATE, kind=kind, method="displaced").mean
+        for p in (slow, problem(2))
+    ]
+    np.testing.assert_allclose(*means, rtol=1e-12)
+    pair = [shuffle_mean(p, sf.sgd(), PLACE, RATE, samples=4) for p in (slow, problem(2))]
     np.testing.assert_allclose(pair[0].standard_error, pair[1].standard_error, rtol=1e-9)
 
 
@@ -144,8 +149,9 @@ HALVED = [2.0**-k for k in range(8, 12)]
 TINY = [2.0**-k for k in range(15, 18)]  # below where two signs cancel
 
 
-def modified_gradient(count, rate, noise):
-    """x → ∇ of the modified loss of Smith et al., or without its last term."""
+@functools.partial(jax.jit, static_argnames="count")
+def modified_gradient(x, count, rate, noise):
+    """∇ of the modified loss of Smith et al. at x; without its last term for noise = 0."""
 
     def loss(x):
         values, grads = jax.vmap(jax.value_and_grad(batch_loss), (None, 0))(x, DATA[:count])
@@ -153,13 +159,16 @@ def modified_gradient(count, rate, noise):
         spread = jnp.sum((grads - mean[None]) ** 2) / count
         return jnp.mean(values) + rate / 4 * (jnp.sum(mean**2) + noise * spread)
 
-    return jax.grad(loss)
+    return jax.grad(loss)(x)
 
 
-def flow_end(gradient, time):
+@functools.partial(jax.jit, static_argnames="count")
+def modified_end(count, rate, noise):
+    """Its flow, over the time of one epoch."""
+    time = count * rate
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, x, args: -gradient(x)), diffrax.Dopri8(), 0.0, time, time / 4,
-        PLACE,
+        diffrax.ODETerm(lambda t, x, args: -modified_gradient(x, count, rate, noise)),
+        diffrax.Dopri8(), 0.0, time, time / 4, PLACE,
         stepsize_controller=diffrax.PIDController(rtol=1e-12, atol=1e-13),
     )  # fmt: skip
     return solution.ys[0]
@@ -170,7 +179,7 @@ def test_gradient_descent_follows_the_modified_loss_to_order_3(count):
     ends = [shuffle_mean(problem(count), sf.sgd(), PLACE, rate).mean for rate in HALVED]
     errors = {}
     for noise in (1, 0):
-        flows = [flow_end(modified_gradient(count, rate, noise), count * rate) for rate in HALVED]
+        flows = [modified_end(count, rate, float(noise)) for rate in HALVED]
         errors[noise] = [float(np.abs(a - b).max()) for a, b in zip(ends, flows, strict=True)]
     assert abs(slope(errors[1]) - 3) < 0.15, errors
     assert slope(errors[0][-2:]) < 2.3, errors  # the full-batch term alone
@@ -180,8 +189,8 @@ def test_gradient_descent_follows_the_modified_loss_to_order_3(count):
 def test_the_mean_field_of_gradient_descent_is_the_modified_loss_s():
     for count in (3, 4):
         field = shuffle_mean(problem(count), sf.sgd(), PLACE, RATE, kind="field").mean
-        agree(field, -modified_gradient(count, RATE, 1)(PLACE), 1e-11)
-        gap = np.abs(field + modified_gradient(count, RATE, 0)(PLACE)).max()
+        agree(field, -modified_gradient(PLACE, count, RATE, 1.0), 1e-11)
+        gap = np.abs(field + modified_gradient(PLACE, count, RATE, 0.0)).max()
         assert gap > 1e-3, gap
 
 
@@ -214,7 +223,9 @@ SMALL = [2.0**-k for k in range(8, 11)]
 
 
 @pytest.mark.parametrize("kind", SHADOWS)
-@pytest.mark.parametrize("row", ["adam-inside", "adam-outside", "rmsprop-inside", "momentum-ema"])
+@pytest.mark.parametrize("row", ["adam-inside", *(
+    pytest.param(row, marks=SLOW)
+    for row in ("adam-outside", "rmsprop-inside", "momentum-ema"))])  # fmt: skip
 def test_the_mean_of_the_shadows_is_the_mean_to_order_3(row, kind):
     optimizer, errors = ROWS[row](), {}
     ends = [shuffle_mean(problem(3), optimizer, PLACE, rate).mean for rate in SMALL]
@@ -234,22 +245,22 @@ def drawn(row, samples, seed, count=5):
     return shuffle_mean(problem(count), ROWS[row](), PLACE, RATE, samples=samples, seed=seed)
 
 
-@pytest.mark.parametrize("row", ["sgd", "adam-inside"])
+@pytest.mark.parametrize("row", [pytest.param("sgd", marks=SLOW), "adam-inside"])
 def test_standard_errors_cover_the_exact_mean_as_often_as_they_should(row):
-    """Of 250 intervals of 95 % between 90 and 98.5 % hold; half as wide, three of ten would not."""
+    """Of 160 intervals of 95 % between 89 and 99 % hold; half as wide, three of ten would not."""
     exact = shuffle_mean(problem(5), ROWS[row](), PLACE, RATE)
     assert exact.exact and exact.orders == 120
-    found = [drawn(row, 24, seed) for seed in range(250)]
+    found = [drawn(row, 24, seed) for seed in range(160)]
     assert not found[0].exact and found[0].orders == 48
     errors = np.array([f.standard_error for f in found])
     gaps = np.array([f.mean - exact.mean for f in found])
     quantile = 2.069  # Student's t with 23 degrees of freedom
     for j in range(3):
         scores = gaps[:, j] / errors[:, j]
-        assert 0.90 < np.mean(np.abs(scores) < quantile) < 0.985
+        assert 0.89 < np.mean(np.abs(scores) < quantile) < 0.99
         assert np.mean(np.abs(scores) < quantile / 2) < 0.8
-        assert abs(np.mean(gaps[:, j])) < 4 * np.std(gaps[:, j]) / 250**0.5
-    np.testing.assert_allclose(np.mean(errors**2, axis=0), np.mean(gaps**2, axis=0), rtol=0.25)
+        assert abs(np.mean(gaps[:, j])) < 4 * np.std(gaps[:, j]) / 160**0.5
+    np.testing.assert_allclose(np.mean(errors**2, axis=0), np.mean(gaps**2, axis=0), rtol=0.35)
 
 
 def test_standard_errors_shrink_as_one_over_the_root_of_the_draws():
@@ -283,7 +294,7 @@ def test_draws_are_shuffles_with_their_reverses():
     np.testing.assert_allclose(first / 6000, 1 / 3, atol=0.03)
 
 
-@pytest.mark.parametrize("kind", ["iterates", *SHADOWS, "field"])
+@pytest.mark.parametrize("kind", ["iterates", "iteration", "field"])
 def test_copies_of_one_batch_have_no_spread(kind):
     """To rounding; and the mean is what the full batch does."""
     optimizer, full = ROWS["adam-inside"](), sf.Problem(lambda x: batch_loss(x, DATA[0]))
