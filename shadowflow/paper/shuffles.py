@@ -335,7 +335,7 @@ def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
         loss = arrays[f"{stage}/loss"].mean()
         axis.set_title(f"{other}, after {stage} steps (loss {loss:.2g})")
         _scales(axis, arrays[f"{stage}/noise"].mean(axis=0), settings)
-        axis.legend(loc=("upper right", "lower center")[fixed])
+        axis.legend(loc=("upper right", "lower center")[fixed], ncols=(1, 3)[fixed])
     for axis in axes[:, 0]:
         axis.set_ylabel("s   (< 0 anti-penalizes, > 0 penalizes)")
     for axis in axes[-1]:
