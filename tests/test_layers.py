@@ -15,7 +15,7 @@ LAYERS = (
     {"paper"},
     {"lab"},
     {"monitor", "steer"},
-    {"bias", "convergence", "symbolic"},
+    {"bias", "convergence", "shuffles", "symbolic"},
     {"shadow"},
     {"validity", "fields"},
     {"methods"},
