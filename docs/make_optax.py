@@ -33,7 +33,11 @@ OPTIONS = {  # where defaults leave steps, or room for a modified equation, too 
     "contrib.dadapt_adamw": {"betas": (0.5, 0.7), "estim_lr0": 1.0},
     "contrib.dog": {"init_step": ("distance", 1.0)},
     "contrib.dowg": {"init_estim_sq_dist": 1.0},
-    "contrib.galore": {"rank": 2, "base_optimizer": optax.scale_by_adam(b1=0.5, b2=0.7)},
+    "contrib.galore": {
+        "rank": 2,
+        "update_proj_gap": 1,
+        "base_optimizer": optax.scale_by_adam(b1=0.5, b2=0.7),
+    },
     "contrib.prodigy": {"betas": (0.5, 0.7), "estim_lr0": 1.0},
 }
 BELIEF = "with eps = 1; at its default its denominator vanishes with the step"
@@ -43,6 +47,7 @@ REMARKS = {
     "contrib.dadapt_adamw": "with estim_lr0 = 1", "contrib.prodigy": "with estim_lr0 = 1",
     "contrib.dog": "with a first distance of 1", "contrib.dowg": "with a first distance of 1",
     "contrib.madgrad": "its steps, and so its orders here, go by h^(2/3)",
+    "contrib.galore": "with rank 2 and update_proj_gap = 1: between gaps its steps jump",
     "noisy_sgd": "with the noise that its key gives",
     "rprop": "its steps grow until a gradient changes sign",
 }  # fmt: skip

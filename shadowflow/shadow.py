@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from . import checks, edges, history, memory as mem, trees, validity
-from .fields import chosen, conditions, direction_of, refuse_transformation, refuse_window
+from .fields import chosen, conditions, direction_of, refuse_window
 from .history import Window
 from .iterate import (
     Chunk,
@@ -19,7 +19,6 @@ from .iterate import (
     drive,
     first_step,
     rate_table,
-    refuse_schedule,
     trajectory,
 )
 from .memory import Memory
@@ -119,11 +118,8 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     found = chosen(method, kind, order)
     checks.instance("problem", problem, Problem)
     checks.instance("optimizer", optimizer, Optimizer)
-    conditions(found, problem, learning_rate, spacing)
+    conditions(found, problem, optimizer, learning_rate, spacing)
     refuse_window(problem, window)
-    if isinstance(optimizer, Transformation):
-        refuse_transformation(found, problem, optimizer)
-        refuse_schedule(optimizer, learning_rate)
     if curvature is not None:
         checks.number("curvature", curvature, least=0)
         edges.flow_threshold(optimizer)

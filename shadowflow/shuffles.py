@@ -240,7 +240,7 @@ def _course(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rat
             order: int, method: str, window, table: np.ndarray) -> _Course:  # fmt: skip
     """The shadow of that method and order, or a refusal of what it does not offer."""
     found = chosen(method, "flow" if kind == FIELD else kind, order)
-    conditions(found, problem, learning_rate, None)
+    conditions(found, problem, optimizer, learning_rate, None)
     refuse_window(problem, window)
     direction = direction_of(found, problem, optimizer, order, None)
     kept = history.window_of(optimizer, trees.finest_dtype(params), window, len(table)).steps

@@ -361,7 +361,7 @@ REFUSALS = [
     (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, kind="flow", order=3), ValueError,
      "order"),
     (lambda: shuffle_mean(problem(3), sf.from_optax(optax.sgd), PLACE, RATE, kind="field"),
-     ValueError, "has no moments"),
+     ValueError, "problem: expected a full batch for the optax transformation"),
     (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, samples=1), ValueError,
      "samples: expected a whole number of at least 2"),
     (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, epochs=0), ValueError, "epochs: "),
