@@ -133,16 +133,6 @@ def past_edge(optimizer: Optimizer, rate: float, curvature: float | None, memory
     return ""
 
 
-def cold_remark(optimizer: Optimizer, start: int | None) -> str:
-    """What to say of an inertial flow whose uncorrected averages rise from 0 at its start."""
-    if start != 0 or all(moment.corrected for moment in optimizer.moments):
-        return ""
-    return (
-        "Without bias correction a cold start costs the inertial flow an error of first order, "
-        "unless the direction is linear in the moments"
-    )
-
-
 def memory_remark(optimizer: Optimizer, start: int | None, end: int) -> str:
     """What to say about the memory's transient; "" where it is over at step ``end``."""
     decays = [float(m.decay) for m in optimizer.moments if m.has_memory]

@@ -22,10 +22,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
-from ..memory import Memory
 from ..optimizer import Optimizer, State, decay_power
 from ..problem import Problem
-from .collocation import against_first, known_decay, weighted
+from .collocation import against_first, weighted
 
 EXPLICIT, BESIDE, KEPT = 7, 5, 4
 STEPS = EXPLICIT + BESIDE
@@ -101,9 +100,8 @@ class Rules(eqx.Module):
     begin: Array
 
 
-def rules(optimizer: Optimizer, order: int, dtype) -> Rules:
-    """The ``Rules`` of the order for the optimizer's decays, which must be known."""
-    decays = [known_decay(moment) for moment in optimizer.moments]
+def rules(decays: list[float], order: int, dtype) -> Rules:
+    """The ``Rules`` of the order for the decays of all moments."""
     nodes = [*range(order - 1), -1]
     ones = [1.0] * order
     late = Late(
@@ -114,9 +112,8 @@ def rules(optimizer: Optimizer, order: int, dtype) -> Rules:
     return Rules(late, early_rules(decays, order), jnp.asarray(early_steps(decays, order, dtype)))
 
 
-def transient(optimizer: Optimizer, dtype) -> Rules:
+def transient(decays: list[float], dtype) -> Rules:
     """For order 2: what its own rule misses of a cold start."""
-    decays = [known_decay(moment) for moment in optimizer.moments]
     return Rules(None, early_rules(decays, 2), jnp.asarray(early_steps(decays, 2, dtype)))
 
 
@@ -133,7 +130,9 @@ def early_rules(decays: list, order: int) -> Early:
     rates = [lambda z, j=j: z**j * z.ln() for j in range(EXPLICIT)]
     slope = weights(rates, spectrum, range(STEPS))
     tail = range(EXPLICIT - BESIDE + 1, STEPS + 1)
-    mean = weights([lambda z: z**EXPLICIT * logarithmic_mean(z)], spectrum[STEPS - len(tail):], tail)[0]
+    mean = weights(
+        [lambda z: z**EXPLICIT * logarithmic_mean(z)], spectrum[STEPS - len(tail) :], tail
+    )[0]
     powers = lambda decay: np.asarray(  # noqa: E731
         [[(1 - decay) * decay ** (j - i) if i <= j else 0.0 for i in range(EXPLICIT)]
          for j in range(EXPLICIT)])  # fmt: skip
@@ -219,7 +218,9 @@ def early(rules: Early, problem: Problem, optimizer: Optimizer, rate: Array, par
     changes = []
     for moment, old, pull, drift, many in zip(optimizer.moments, state.moments, pulls, rules.drift,
                                               steps.fresh, strict=True):  # fmt: skip
-        speed = None if pull is None else trees.scale(jnp.log(moment.rate), trees.subtract(old, pull))
+        speed = (
+            None if pull is None else trees.scale(jnp.log(moment.rate), trees.subtract(old, pull))
+        )
         changes.append(_change(moment.rate, speed, weighted(drift, many), old))
     sloped = lambda tree: weighted(rules.slope, tree)  # noqa: E731
     tangents = (tuple(changes), tuple(map(sloped, steps.fresh)), sloped(steps.places))
@@ -249,7 +250,8 @@ def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
         faded = decay_power(moment.rate, jnp.arange(1.0, STEPS + 1, dtype=moment.rate.dtype))
         apart = trees.subtract(old, psi)
         gap = jax.tree.map(
-            lambda v, faded=faded: trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v, apart)
+            lambda v, faded=faded: trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v, apart
+        )
         after.append(jax.tree.map(jnp.add, many(psi, STEPS), gap))
         speed = jnp.log(jnp.where(moment.rate > 0, moment.rate, 1.0))
         changes.append(jax.tree.map(lambda v: v[:EXPLICIT], trees.scale(speed, gap)))
