@@ -21,7 +21,7 @@ from .iterate import (
     trajectory,
 )
 from .memory import Memory
-from .methods import METHODS, Method, backwards, collocation, inertial
+from .methods import METHODS, Method, averages, backwards, collocation, inertial
 from .methods.memoryless import Flow, Iteration, strides
 from .optimizer import Optimizer, State, traced
 from .problem import Problem
@@ -127,6 +127,7 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
         checks.number("curvature", curvature, least=0)
     params, steps = problem.check(params), checks.count("steps", steps)
     save_every = checks.count("save_every", save_every, 1)
+    optimizer = averages.seen(optimizer, params) if found.keeps_moments else optimizer
     moments = inertial.which(found.name, optimizer, keep, order)
     start, state = _begin(problem, optimizer, params, learning_rate, start, state, found, order,
                           moments)  # fmt: skip
@@ -141,6 +142,8 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
                      kept, moments)  # fmt: skip
     run = drive(course.chunks(params, state), params, steps, save_every, progress)
     end = state if run.carry is None else run.carry[1]
+    if isinstance(optimizer, averages.Averages):
+        end = optimizer.given(end)
     path = trajectory(run, first, table, end if found.keeps_moments else None)
     correction, plain = ((), ()) if run.records is None else run.records
     judged = validity.judge(
@@ -219,8 +222,9 @@ def _begin(problem, optimizer, params, learning_rate, start, state, method: Meth
     if state is not None or not method.keeps_moments:
         return start, state
     if start is None:
-        state = settled_state(problem, optimizer, params, learning_rate, order=order)
-        return None, inertial.without(state, kept)
+        whole = optimizer.source if isinstance(optimizer, averages.Averages) else optimizer
+        state = settled_state(problem, whole, params, learning_rate, order=order)
+        return None, inertial.given(optimizer, state, kept, params)
     if start > 0:
         raise ValueError(
             f"state: expected the optimizer's state at start={start} for method="

@@ -23,11 +23,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .. import checks, memory as mem, trees
-from ..iterate import check_state
 from ..memory import Memory
 from ..optimizer import Moment, Optimizer, State, decay_power, traced
 from ..problem import Problem
-from . import displaced, onward, solver, taylor
+from . import averages, displaced, onward, solver, taylor
 from .collocation import known_decay
 from .memoryless import sizes
 
@@ -77,7 +76,7 @@ class Inertial(eqx.Module):
         memory = mem.with_rate(memory, rate)
         gradient = self.problem.gradient(params)
         reference = self.optimizer.transformed(gradient)
-        drift = tuple(None if old is None else trees.zeros_like(params) for old in state.moments)
+        drift = tuple(None if old is None else trees.zeros_like(old) for old in state.moments)
         moved, drift = self._flow(memory, state, reference, (params, drift))
         moments = self._moments(state, reference, drift, 1.0)
         here = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
@@ -261,6 +260,11 @@ def kept_moments(optimizer: Optimizer, keep, order) -> tuple[bool, ...] | None:
                  for i, (some, name) in enumerate(zip(remembers, names, strict=True)))  # fmt: skip
     if all(kept):
         return None
+    if isinstance(optimizer, averages.Averages):
+        raise ValueError(
+            f"keep: expected None for the optax transformation {optimizer.name}, got {keep!r}; "
+            "only moments of shadowflow's own optimizers can be eliminated one by one."
+        )
     if order != 2:
         raise ValueError(
             f"order: expected 2 with keep={keep!r}, which leaves out a moment, got {order!r}; "
@@ -291,12 +295,12 @@ def given(optimizer: Optimizer, state: State, kept: tuple[bool, ...] | None,
           params: PyTree) -> State:  # fmt: skip
     """A state as passed, checked; of eliminated moments it may have anything, or None."""
     if kept is None or not isinstance(state, State):
-        return check_state(optimizer, state, params)
+        return averages.checked(optimizer, state, params)
     if len(state.moments) == len(kept):
         zeros = optimizer.init(params).moments
         parts = zip(state.moments, zeros, kept, strict=True)
         state = State(tuple(old if keep else zero for old, zero, keep in parts), state.step)
-    return without(check_state(optimizer, state, params), kept)
+    return without(averages.checked(optimizer, state, params), kept)
 
 
 def flow(problem: Problem, optimizer: Optimizer, order: int, spacing: None,
