@@ -187,6 +187,8 @@ def _order(problem, optimizer, params, learning_rate, order, kind, spacing) -> t
 def _remarks(course: "_Course", end: int) -> list[str]:
     optimizer, method, start = course.optimizer, course.method, course.start
     remarks = [validity.memory_remark(optimizer, start, end)]
+    if method.keeps_moments:
+        remarks.append(validity.cold_remark(optimizer, start, course.order))
     if course.problem.batched and method.name == "displaced":
         remarks.append(
             "With mini-batches each moment reads its own places: where eps is small this form is "

@@ -133,6 +133,16 @@ def past_edge(optimizer: Optimizer, rate: float, curvature: float | None, memory
     return ""
 
 
+def cold_remark(optimizer: Optimizer, start: int | None, order: int) -> str:
+    """What to say of a higher inertial order whose uncorrected averages rise from 0."""
+    if order < 3 or start != 0 or all(moment.corrected for moment in optimizer.moments):
+        return ""
+    return (
+        "Without bias correction a cold start costs the inertial flow a small error of second "
+        "order, unless the direction is linear in the moments"
+    )
+
+
 def memory_remark(optimizer: Optimizer, start: int | None, end: int) -> str:
     """What to say about the memory's transient; "" where it is over at step ``end``."""
     decays = [float(m.decay) for m in optimizer.moments if m.has_memory]

@@ -146,7 +146,8 @@ class _Probe:
         moving = [i for i in numbers if floats[i] and not same[i]]
         counts = [i for i in numbers if not floats[i] and not same[i]]
         for i in counts:
-            if self.leaves[i].ndim or one[i] != self.leaves[i] + 1 or two[i] != one[i] + 1:
+            whole = jnp.issubdtype(self.leaves[i].dtype, jnp.integer) and not self.leaves[i].ndim
+            if not whole or one[i] != self.leaves[i] + 1 or two[i] != one[i] + 1:
                 self.refuse(i, "is neither an average nor a count of steps")
         decays = self.decays(moving, counts, grads)
         self.proportional(grads[0])

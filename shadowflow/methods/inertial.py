@@ -310,6 +310,13 @@ def flow(problem: Problem, optimizer: Optimizer, order: int, spacing: None,
     some = kept or [True] * len(optimizer.moments)
     moments = [moment for moment, keep in zip(optimizer.moments, some, strict=True) if keep]
     decays = [known_decay(moment) for moment in moments]
+    if order > 2 and any(
+        m.has_memory and decay == 0 for m, decay in zip(moments, decays, strict=True)
+    ):
+        raise ValueError(
+            f"decay: expected the number 0 for a moment without memory at order {order}, got an "
+            "array that is 0; pass 0.0."
+        )
     rules = None
     if order > 2:
         rules = onward.rules(decays, order, trees.real_dtype())

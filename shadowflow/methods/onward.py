@@ -148,7 +148,7 @@ def early_steps(decays: list, order: int, dtype) -> int:
     """Until when what a cold start left, times what the late rule misses of it, is seen."""
     floor = 1e3 * float(jnp.finfo(dtype).eps)
     fade = [math.log(floor / (1 - decay) ** order) / math.log(decay) for decay in decays if decay]
-    return max(LEAST_EARLY, *(math.ceil(steps) for steps in fade))
+    return max(LEAST_EARLY, math.ceil(max(fade))) if fade else 0
 
 
 class Steps(eqx.Module):
@@ -232,8 +232,7 @@ def _change(decay: Array, speed: PyTree, drift: PyTree, old: PyTree) -> PyTree:
     if old is None or speed is None:
         return None if old is None else drift
     faded = decay ** jnp.arange(1.0, EXPLICIT + 1)
-    row = lambda v, d: d + trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v  # noqa: E731
-    return jax.tree.map(row, speed, drift)
+    return jax.tree.map(lambda v, d: d + jnp.tensordot(trees.cast(faded, v), v, 0), speed, drift)
 
 
 def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
@@ -249,9 +248,8 @@ def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
             continue
         faded = decay_power(moment.rate, jnp.arange(1.0, STEPS + 1, dtype=moment.rate.dtype))
         apart = trees.subtract(old, psi)
-        gap = jax.tree.map(
-            lambda v, faded=faded: trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v, apart
-        )
+        outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)  # noqa: E731
+        gap = jax.tree.map(outer, apart)
         after.append(jax.tree.map(jnp.add, many(psi, STEPS), gap))
         speed = jnp.log(jnp.where(moment.rate > 0, moment.rate, 1.0))
         changes.append(jax.tree.map(lambda v: v[:EXPLICIT], trees.scale(speed, gap)))
