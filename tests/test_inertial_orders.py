@@ -2,6 +2,7 @@
 
 from decimal import Decimal, localcontext
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,26 +41,26 @@ def rows(*names):
             for name in names]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", rows("adam-both", "momentum", "nesterov", "nadam", "lion", "sgd",
+@pytest.mark.parametrize("row", rows("momentum", "adam-both", "nesterov", "nadam", "lion", "sgd",
                                      "rmsprop-both", "rmsprop-corrected", "adamw"))  # fmt: skip
 def test_from_a_settled_start_the_error_has_the_declared_order(row):
     found = {}
     for order in (2, 3, 4):
-        counts = COUNTS if order > 2 else COUNTS[-2:]
         horizon = 2.0 if order == 4 else HORIZON
-        errors = [distance(row, count, order, cold=False, horizon=horizon) for count in counts]
-        found[order] = slope(errors[-2:])
+        errors = [distance(row, count, order, cold=False, horizon=horizon)
+                  for count in COUNTS[-2:]]  # fmt: skip
+        found[order] = slope(errors)
     for order, seen in found.items():
         assert abs(seen - order) < 0.15, found
         assert abs(seen - order + 1) > 0.5
 
 
-@pytest.mark.parametrize("row", rows("adam-both", "momentum", "nesterov", "momentum-corrected",
+@pytest.mark.parametrize("row", rows("momentum", "adam-both", "nesterov", "momentum-corrected",
                                      "rmsprop-corrected", "adamw"))  # fmt: skip
 def test_a_cold_start_costs_nothing_in_the_higher_orders(row):
     """Its first steps are followed more closely than the rest, whose order is the declared one."""
     for order in (3, 4):
-        for count in COUNTS:
+        for count in COUNTS[::3]:
             cold = distance(row, count, order, cold=True)
             assert cold < 1.2 * distance(row, count, order, cold=False) + 1e-13
             assert cold < distance(row, count, order - 1, cold=True) + 1e-13
@@ -89,14 +90,18 @@ def test_uncorrected_moments_leave_a_small_error_of_second_order(row):
 
 
 def test_a_host_function_is_followed_to_the_same_places():
-    import jax
-
     gradient = jax.jit(jax.grad(BILINEAR.loss))
     host = Problem(grad=lambda x: np.asarray(gradient(x)), traceable=False)
-    adam = ROWS["adam-both"]()
-    follow = [shadow(problem, adam, BILINEAR_START, 1e-2, 2, method="inertial", order=3)
-              for problem in (host, BILINEAR)]  # fmt: skip
-    np.testing.assert_allclose(follow[0].params, follow[1].params, rtol=1e-12)
+    momentum = ROWS["momentum"](decay=0.9)
+    state = settled_state(BILINEAR, momentum, BILINEAR_START, 1e-2, order=3)
+    follow = [
+        shadow(
+            problem, momentum, BILINEAR_START, 1e-2, 1, method="inertial", order=order, state=state
+        )
+        for problem, order in ((host, 3), (BILINEAR, 3), (BILINEAR, 4))
+    ]
+    np.testing.assert_allclose(follow[0].params, follow[1].params, rtol=1e-13)
+    assert np.abs(follow[0].params - follow[2].params).max() > 1e-9
 
 
 def test_a_pause_and_a_schedule_are_followed():
@@ -161,17 +166,19 @@ def test_all_moments_named_is_none_left_out():
     assert np.abs(by[0].params - by[3].params).max() > 1e-6
 
 
-@pytest.mark.parametrize("start", [0, None])
-def test_no_moment_kept_is_the_memoryless_flow(start):
+@pytest.mark.parametrize(("row", "start", "tolerance"), [
+    ("adam-both", 0, 1e-10),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+        ("adam-both", None, 1e-10), ("lion", None, 1e-10), ("lion", 0, 1e-6),
+    ]),
+])  # fmt: skip
+def test_no_moment_kept_is_the_memoryless_flow(row, start, tolerance):
     """To the rounding of two solvers where all F_l are one, else to second order."""
-    for row, tolerance in (("adam-both", 1e-10), ("lion", 1e-10 if start is None else 1e-6)):
-        args = (BILINEAR, ROWS[row](), BILINEAR_START, 1e-3, 40)
-        none = shadow(*args, method="inertial", keep=(), start=start)
-        memoryless = shadow(*args, method="displaced", start=start)
-        assert 0 < np.abs(none.params - memoryless.params).max() < tolerance
-        assert (
-            np.abs(none.params - shadow(*args, method="inertial", start=start).params).max() > 1e-8
-        )
+    args = (BILINEAR, ROWS[row](), BILINEAR_START, 1e-3, 40)
+    none = shadow(*args, method="inertial", keep=(), start=start)
+    memoryless = shadow(*args, method="displaced", start=start)
+    assert 0 < np.abs(none.params - memoryless.params).max() < tolerance
+    assert np.abs(none.params - shadow(*args, method="inertial", start=start).params).max() > 1e-8
 
 
 @pytest.mark.parametrize(("row", "keep"), [
@@ -189,12 +196,12 @@ def test_with_moments_left_out_the_order_is_two(row, keep, cold):
 
 def test_at_real_decays_keeping_nu_is_far_better_than_keeping_nothing():
     adam = zoo.adam(0.9, 0.999, eps=0.0, eps_root=1e-8)
-    run = iterate(BILINEAR, adam, BILINEAR_START, 1e-3, 200)
+    run = iterate(BILINEAR, adam, BILINEAR_START, 1e-3, 300)
     far = [
-        np.abs(shadow(BILINEAR, adam, BILINEAR_START, 1e-3, 200, **way).params - run.params).max()
+        np.abs(shadow(BILINEAR, adam, BILINEAR_START, 1e-3, 300, **way).params - run.params).max()
         for way in ({"method": "inertial"}, {"method": "inertial", "keep": ("nu",)}, {})
     ]
-    assert far[0] < far[1] / 5 < far[2] / 50, far
+    assert far[0] < far[1] / 50 and far[1] < far[2] / 10, far
 
 
 def test_a_flow_goes_on_from_the_moments_it_kept():
@@ -210,7 +217,7 @@ def test_a_flow_goes_on_from_the_moments_it_kept():
 
 def test_what_keep_cannot_have_is_refused():
     args = (BILINEAR, ROWS["adam-both"](), BILINEAR_START, 1e-2, 3)
-    with pytest.raises(ValueError, match="keep .*'mu', 'nu', 0, 1, got 'velocity'"):
+    with pytest.raises(ValueError, match=r"keep .*'mu', 'nu', 0, 1, got 'velocity'"):
         shadow(*args, method="inertial", keep=("velocity",))
     with pytest.raises(ValueError, match="keep: expected None for method='displaced'"):
         shadow(*args, keep=("nu",))
@@ -218,7 +225,7 @@ def test_what_keep_cannot_have_is_refused():
         shadow(*args, method="inertial", keep="nu")
     with pytest.raises(ValueError, match="order: expected 2 with keep"):
         shadow(*args, method="inertial", keep=("nu",), order=3)
-    with pytest.raises(ValueError, match="keep .* got 0"):  # the present gradient is no state
+    with pytest.raises(ValueError, match=r"keep .* got 0"):  # the present gradient is no state
         shadow(BILINEAR, ROWS["rmsprop-both"](), BILINEAR_START, 1e-2, 3, method="inertial",
                keep=(0,))  # fmt: skip
     plain = Optimizer([Moment(0.5), Moment(0.7)], lambda m, p, n: m[0] + m[1])

@@ -30,18 +30,19 @@ from . import averages, displaced, onward, solver, taylor
 from .collocation import known_decay
 from .memoryless import sizes
 
-FADING = 0.2
-EARLY_STEPS, EARLY_SUBSTEPS = 8, 4
+FADING, FADING_HIGH = 0.2, 0.5
+EARLY_STEPS, EARLY_SUBSTEPS, EARLY_SUBSTEPS_HIGH = 8, 4, 2
 
 
-def substeps(decays: Sequence[float]) -> int:
-    """How often to divide a step so that no memory fades by more than e^-0.2 in a part of it.
+def substeps(decays: Sequence[float], order: int = 2) -> int:
+    """How often to divide a step so that no memory fades by more than e^-0.2 in a part of it
+    (e^-0.5 above order 2, whose solver is of order 8).
 
     A memory of few steps changes fast within one, at a speed that no smaller learning rate
     reduces; undivided, the solver's error would be of first order in it. For decay 0.9: 1.
     """
-    some = [decay for decay in decays if decay > 0]
-    return max((math.ceil(-math.log(decay) / FADING) for decay in some), default=1)
+    some, fading = [decay for decay in decays if decay > 0], FADING if order == 2 else FADING_HIGH
+    return max((math.ceil(-math.log(decay) / fading) for decay in some), default=1)
 
 
 def half_phase(decay: Array) -> Array:
@@ -135,7 +136,8 @@ class Inertial(eqx.Module):
         """More parts at the start of a cold run: corrected weights vary like 1 / (s + ½) there."""
         if memory.settled:
             return self.substeps
-        return self.substeps * jnp.where(memory.step < EARLY_STEPS, EARLY_SUBSTEPS, 1)
+        more = EARLY_SUBSTEPS if self.order == 2 else EARLY_SUBSTEPS_HIGH
+        return self.substeps * jnp.where(memory.step < EARLY_STEPS, more, 1)
 
     def _moments(self, state: State, reference: tuple, drift: tuple, s) -> tuple:
         """m(s) = β^s m + (1 − β^s) ψ_reference + drift: exact while the gradient stands still."""
@@ -322,5 +324,5 @@ def flow(problem: Problem, optimizer: Optimizer, order: int, spacing: None,
         rules = onward.rules(decays, order, trees.real_dtype())
     elif not all(moment.corrected for moment in moments):
         rules = onward.transient(decays, trees.real_dtype())
-    parts = jnp.asarray(substeps(decays))
+    parts = jnp.asarray(substeps(decays, order))
     return Inertial(problem, traced(optimizer), parts, rules, order, kept)
