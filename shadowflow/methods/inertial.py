@@ -319,10 +319,10 @@ def flow(problem: Problem, optimizer: Optimizer, order: int, spacing: None,
             f"decay: expected the number 0 for a moment without memory at order {order}, got an "
             "array that is 0; pass 0.0."
         )
-    rules = None
+    rules, rising = None, not all(moment.corrected for moment in moments)
     if order > 2:
-        rules = onward.rules(decays, order, trees.real_dtype())
-    elif not all(moment.corrected for moment in moments):
+        rules = onward.rules(decays, order, trees.real_dtype(), rising)
+    elif rising:
         rules = onward.transient(decays, trees.real_dtype())
     parts = jnp.asarray(substeps(decays, order))
     return Inertial(problem, traced(optimizer), parts, rules, order, kept)

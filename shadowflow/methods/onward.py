@@ -24,11 +24,11 @@ from jaxtyping import Array, PyTree
 from .. import trees
 from ..optimizer import Optimizer, State, decay_power
 from ..problem import Problem
-from .collocation import against_first, weighted
+from .collocation import FULL, against_first, weighted
 
 EXPLICIT, BESIDE, KEPT = 7, 5, 4
 STEPS = EXPLICIT + BESIDE
-LEAST_EARLY = 16
+LEAST_EARLY, MOST_GROWTH = 16, 1e3
 DIGITS, APART = 400, Decimal("1e-15")
 
 
@@ -83,12 +83,16 @@ class Late(eqx.Module):
 class Early(eqx.Module):
     """Sums over the steps 0, …, STEPS − 1: ``pull`` P per moment, ``slope`` the derivatives of q
     at 0, …, M − 1, ``drift`` their sums in the derivative of each moment at 1, …, M;
-    ``mean``: z^M L over G at 1, …, STEPS."""
+    ``mean``: z^M L over G at 1, …, STEPS. ``powers`` [M, M], ``more`` [M]: the same two per moment
+    from what ``slope`` misses of q'; ``sweeps``: how often that is looked up."""
 
     pull: tuple
     slope: Array
     drift: tuple
     mean: Array
+    powers: tuple
+    more: tuple
+    sweeps: int = eqx.field(static=True)
 
 
 class Rules(eqx.Module):
@@ -100,8 +104,8 @@ class Rules(eqx.Module):
     begin: Array
 
 
-def rules(decays: list[float], order: int, dtype) -> Rules:
-    """The ``Rules`` of the order for the decays of all moments."""
+def rules(decays: list[float], order: int, dtype, rising: bool) -> Rules:
+    """The ``Rules`` of the order for the decays of all moments; rising: not all are corrected."""
     nodes = [*range(order - 1), -1]
     ones = [1.0] * order
     late = Late(
@@ -109,7 +113,8 @@ def rules(decays: list[float], order: int, dtype) -> Rules:
         against_first(weights([logarithmic_mean], ones, [node + 1 for node in nodes])[0]),
         tuple(_pulls(decay, ones, nodes) for decay in decays),
     )
-    return Rules(late, early_rules(decays, order), jnp.asarray(early_steps(decays, order, dtype)))
+    early = early_rules(decays, order, order - 2 if rising else 0)
+    return Rules(late, early, jnp.asarray(early_steps(decays, order, dtype)))
 
 
 def transient(decays: list[float], dtype) -> Rules:
@@ -121,7 +126,7 @@ def _pulls(decay: float, spectrum: list, nodes: Sequence[int]) -> Array | None:
     return against_first(weights([pulled(decay)], spectrum, nodes)[0]) if decay > 0 else None
 
 
-def early_rules(decays: list, order: int) -> Early:
+def early_rules(decays: list, order: int, sweeps: int = 0) -> Early:
     """Exact on polynomials and, as far as the nodes reach, on β^s and s β^s."""
     distinct = sorted({decay for decay in decays if decay > 0}, reverse=True)
     products = [a * b for i, a in enumerate(distinct) for b in distinct[i:]]
@@ -136,12 +141,23 @@ def early_rules(decays: list, order: int) -> Early:
     powers = lambda decay: np.asarray(  # noqa: E731
         [[(1 - decay) * decay ** (j - i) if i <= j else 0.0 for i in range(EXPLICIT)]
          for j in range(EXPLICIT)])  # fmt: skip
+    arrays = lambda make: tuple(  # noqa: E731
+        jnp.asarray(make(decay), trees.real_dtype()) for decay in decays)  # fmt: skip
     return Early(
         tuple(_pulls(decay, spectrum, range(STEPS)) for decay in decays),
         against_first(slope),
         tuple(against_first(powers(decay) @ slope) for decay in decays),
         against_first(np.concatenate([np.zeros(STEPS - len(tail)), mean])),
-    )
+        arrays(powers), arrays(_more), sweeps,
+    )  # fmt: skip
+
+
+def _more(decay: float) -> np.ndarray:
+    """−((1−β)/a) β^{−j−1}, j = 0, …, M − 1; no more steps than rounding allows."""
+    if decay == 0:
+        return np.zeros(EXPLICIT)
+    growth = decay ** -np.arange(1.0, EXPLICIT + 1)
+    return np.where(growth < MOST_GROWTH, (1 - decay) / math.log(decay) * growth, 0.0)
 
 
 def early_steps(decays: list, order: int, dtype) -> int:
@@ -209,30 +225,67 @@ def late(rules: Late, problem: Problem, optimizer: Optimizer, rate: Array, param
 
 def early(rules: Early, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree,
           state: State) -> tuple[PyTree, tuple]:  # fmt: skip
-    """(L G, P q per moment) at s from ``STEPS`` steps onward."""
+    """(L G, P q per moment) at s from ``STEPS`` steps onward.
+
+    The slopes of θ and q over these steps bend too where the weights rise from 0. θ' there is
+    −h L G, and what the sums over places miss of it is a way along which q is read again.
+    """
     steps = march(problem, optimizer, rate, params, state, STEPS)
-    pulls = tuple(
-        None if row is None else weighted(row, many)
-        for row, many in zip(rules.pull, steps.fresh, strict=True)
-    )
-    changes = []
-    for moment, old, pull, drift, many in zip(optimizer.moments, state.moments, pulls, rules.drift,
-                                              steps.fresh, strict=True):  # fmt: skip
-        speed = (
-            None if pull is None else trees.scale(jnp.log(moment.rate), trees.subtract(old, pull))
-        )
-        changes.append(_change(moment.rate, speed, weighted(drift, many), old))
-    sloped = lambda tree: weighted(rules.slope, tree)  # noqa: E731
-    tangents = (tuple(changes), tuple(map(sloped, steps.fresh)), sloped(steps.places))
-    return mean_after(rules, optimizer, steps, tangents), pulls
+    places, fresh = _first(steps.places), _first(steps.fresh)
+    way = weighted(rules.slope, steps.places)
+    slope, missed = way, trees.zeros_like(fresh)
+    for sweep in range(rules.sweeps + 1):
+        changes, pulls = _changes(rules, optimizer, state, steps.fresh, missed)
+        slopes = tuple(weighted(rules.slope, many) for many in steps.fresh)
+        tangents = changes, trees.add(slopes, 1, missed), slope
+        mean, bends = mean_after(rules, optimizer, steps, tangents)
+        if sweep < rules.sweeps:
+            slope = jax.tree.map(
+                lambda v, w: trees.cast(-rate, v) * (v[None] + jnp.cumsum(w, axis=0) - w),
+                mean,
+                bends,
+            )
+            there = trees.add(places, 1, trees.subtract(slope, way))
+            missed = trees.subtract(_transformed(problem, optimizer, there), fresh)
+    return mean, pulls
 
 
-def _change(decay: Array, speed: PyTree, drift: PyTree, old: PyTree) -> PyTree:
-    """m'(s+j) = β^j m'(s) + Σ_{i<j} (1−β) β^{j−1−i} q'(s+i), j = 1, …, M."""
-    if old is None or speed is None:
-        return None if old is None else drift
-    faded = decay ** jnp.arange(1.0, EXPLICIT + 1)
-    return jax.tree.map(lambda v, d: d + jnp.tensordot(trees.cast(faded, v), v, 0), speed, drift)
+def _first(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda v: v[:EXPLICIT], tree)
+
+
+def _transformed(problem: Problem, optimizer: Optimizer, places: PyTree) -> tuple:
+    """ψ(∇E) at all places, stacked."""
+    read = lambda place: optimizer.transformed(problem.gradient(place))  # noqa: E731
+    if problem.traceable:
+        return jax.lax.map(read, places)
+    made = [read(jax.tree.map(lambda v, j=j: v[j], places)) for j in range(EXPLICIT)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+
+
+def _changes(rules: Early, optimizer: Optimizer, state: State, fresh: tuple,
+             missed: tuple) -> tuple[tuple, tuple]:  # fmt: skip
+    """(m'(s+j) for j = 1, …, M, P q) per moment; missed: of q' by the sums over steps.
+
+    m'(s+j) = β^j m'(s) + Σ_{i<j} (1−β) β^{j−1−i} q'(s+i), and P q with what is missed is
+    −((1−β)/a) Σ_j β^{−j−1} of it more.
+    """
+    mixed = lambda matrix, tree: jax.tree.map(  # noqa: E731
+        lambda v: jnp.tensordot(trees.cast(matrix, v), v, 1, precision=FULL), tree)  # fmt: skip
+    changes, pulls = [], []
+    for i, (moment, old) in enumerate(zip(optimizer.moments, state.moments, strict=True)):
+        if old is None:
+            changes.append(None)
+            pulls.append(None)
+            continue
+        pull = trees.add(weighted(rules.pull[i], fresh[i]), 1, mixed(rules.more[i], missed[i]))
+        speed = trees.scale(jnp.log(moment.rate), trees.subtract(old, pull))
+        faded = moment.rate ** jnp.arange(1.0, EXPLICIT + 1)
+        drift = trees.add(weighted(rules.drift[i], fresh[i]), 1, mixed(rules.powers[i], missed[i]))
+        outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)  # noqa: E731
+        changes.append(trees.add(drift, 1, jax.tree.map(outer, speed)))
+        pulls.append(pull)
+    return tuple(changes), tuple(pulls)
 
 
 def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
@@ -259,12 +312,13 @@ def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
     directions = jax.vmap(call)(stacked[2], stacked[1], stacked[0], counts)
     zeros = trees.zeros_like(jax.tree.map(lambda v: v[:EXPLICIT], stacked[:2]))
     return mean_after(rules, optimizer, Steps(*stacked, directions, state.step),
-                      (tuple(changes), zeros[1], zeros[0]))  # fmt: skip
+                      (tuple(changes), zeros[1], zeros[0]))[0]  # fmt: skip
 
 
-def mean_after(rules: Early, optimizer: Optimizer, steps: Steps, tangents: tuple) -> PyTree:
-    """L G(s) = L G(s+M) − Σ_{j=1}^{M} G'(s+j); tangents: of (moments, fresh, places) there."""
-    first = jax.tree.map(lambda v: v[:EXPLICIT], (steps.moments, steps.fresh, steps.places))
+def mean_after(rules: Early, optimizer: Optimizer, steps: Steps, tangents: tuple):
+    """(L G(s) = L G(s+M) − Σ_{j=1}^{M} G'(s+j), the G' stacked); tangents: of (moments, fresh,
+    places) there."""
+    first = _first((steps.moments, steps.fresh, steps.places))
     counts = steps.count + jnp.arange(EXPLICIT, dtype=steps.count.dtype)
 
     def slope(values, change, count):
@@ -273,4 +327,4 @@ def mean_after(rules: Early, optimizer: Optimizer, steps: Steps, tangents: tuple
 
     slopes = jax.vmap(slope)(first, tangents, counts)
     tail = weighted(rules.mean, steps.directions)
-    return jax.tree.map(lambda a, b: a - jnp.sum(b, axis=0), tail, slopes)
+    return jax.tree.map(lambda a, b: a - jnp.sum(b, axis=0), tail, slopes), slopes
