@@ -84,7 +84,7 @@ class Early(eqx.Module):
     """Sums over the steps 0, …, STEPS − 1: ``pull`` P per moment, ``slope`` the derivatives of q
     at 0, …, M − 1, ``drift`` their sums in the derivative of each moment at 1, …, M;
     ``mean``: z^M L over G at 1, …, STEPS. ``powers`` [M, M], ``more`` [M]: the same two per moment
-    from what ``slope`` misses of q'; ``sweeps``: how often that is looked up."""
+    from what ``slope`` misses of q'; ``rising``: whether that is looked up."""
 
     pull: tuple
     slope: Array
@@ -92,7 +92,7 @@ class Early(eqx.Module):
     mean: Array
     powers: tuple
     more: tuple
-    sweeps: int = eqx.field(static=True)
+    rising: bool = eqx.field(static=True)
 
 
 class Rules(eqx.Module):
@@ -113,20 +113,20 @@ def rules(decays: list[float], order: int, dtype, rising: bool) -> Rules:
         against_first(weights([logarithmic_mean], ones, [node + 1 for node in nodes])[0]),
         tuple(_pulls(decay, ones, nodes) for decay in decays),
     )
-    early = early_rules(decays, order, order - 2 if rising else 0)
+    early = early_rules(decays, order, rising)
     return Rules(late, early, jnp.asarray(early_steps(decays, order, dtype)))
 
 
 def transient(decays: list[float], dtype) -> Rules:
     """For order 2: what its own rule misses of a cold start."""
-    return Rules(None, early_rules(decays, 2), jnp.asarray(early_steps(decays, 2, dtype)))
+    return Rules(None, early_rules(decays, 2, True), jnp.asarray(early_steps(decays, 2, dtype)))
 
 
 def _pulls(decay: float, spectrum: list, nodes: Sequence[int]) -> Array | None:
     return against_first(weights([pulled(decay)], spectrum, nodes)[0]) if decay > 0 else None
 
 
-def early_rules(decays: list, order: int, sweeps: int = 0) -> Early:
+def early_rules(decays: list, order: int, rising: bool) -> Early:
     """Exact on polynomials and, as far as the nodes reach, on β^s and s β^s."""
     distinct = sorted({decay for decay in decays if decay > 0}, reverse=True)
     products = [a * b for i, a in enumerate(distinct) for b in distinct[i:]]
@@ -148,7 +148,7 @@ def early_rules(decays: list, order: int, sweeps: int = 0) -> Early:
         against_first(slope),
         tuple(against_first(powers(decay) @ slope) for decay in decays),
         against_first(np.concatenate([np.zeros(STEPS - len(tail)), mean])),
-        arrays(powers), arrays(_more), sweeps,
+        arrays(powers), arrays(_more), rising,
     )  # fmt: skip
 
 
@@ -234,12 +234,12 @@ def early(rules: Early, problem: Problem, optimizer: Optimizer, rate: Array, par
     places, fresh = _first(steps.places), _first(steps.fresh)
     way = weighted(rules.slope, steps.places)
     slope, missed = way, trees.zeros_like(fresh)
-    for sweep in range(rules.sweeps + 1):
+    for again in (True, False) if rules.rising else (False,):
         changes, pulls = _changes(rules, optimizer, state, steps.fresh, missed)
         slopes = tuple(weighted(rules.slope, many) for many in steps.fresh)
         tangents = changes, trees.add(slopes, 1, missed), slope
         mean, bends = mean_after(rules, optimizer, steps, tangents)
-        if sweep < rules.sweeps:
+        if again:
             slope = jax.tree.map(
                 lambda v, w: trees.cast(-rate, v) * (v[None] + jnp.cumsum(w, axis=0) - w),
                 mean,
