@@ -131,8 +131,9 @@ def direction_of(method: Method, problem: Problem, optimizer: Optimizer, order, 
 
 def refuse_transformation(method: Method, problem: Problem, optimizer: Optimizer) -> None:
     """Refuse a method that needs moments, and mini-batches, for an optax transformation."""
-    if method.of_state_map is None:
-        able = [name for name, other in METHODS.items() if other.of_state_map is not None]
+    can = lambda m: m.of_state_map is not None or m.keeps_moments  # noqa: E731
+    if not can(method):
+        able = [name for name, other in METHODS.items() if can(other)]
         raise ValueError(
             f"method: expected one of {able} for the optax transformation {optimizer.name}, which "
             f"has no moments, got {method.name!r}."

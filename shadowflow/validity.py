@@ -133,13 +133,13 @@ def past_edge(optimizer: Optimizer, rate: float, curvature: float | None, memory
     return ""
 
 
-def cold_remark(optimizer: Optimizer, start: int | None) -> str:
-    """What to say of an inertial flow whose uncorrected averages rise from 0 at its start."""
-    if start != 0 or all(moment.corrected for moment in optimizer.moments):
+def cold_remark(optimizer: Optimizer, start: int | None, order: int) -> str:
+    """What to say of the inertial order 4 where uncorrected averages rise from 0."""
+    if order < 4 or start != 0 or all(moment.corrected for moment in optimizer.moments):
         return ""
     return (
-        "Without bias correction a cold start costs the inertial flow an error of first order, "
-        "unless the direction is linear in the moments"
+        "Without bias correction a cold start costs the inertial flow of order 4 a small error of "
+        "third order, unless the direction is linear in the moments"
     )
 
 

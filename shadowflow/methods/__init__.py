@@ -66,6 +66,11 @@ class Method:
         return self.orders is None or order in self.orders
 
     @property
+    def usual(self) -> tuple[int, ...]:
+        """The highest order of those up to 2, where it has a limit: what tables show."""
+        return (max(order for order in self.orders if order <= 2),) if self.orders else ()
+
+    @property
     def measured(self) -> tuple[int, ...]:
         """The orders that are measured where none are named."""
         return self.orders or (1, 2, 3, 4)
@@ -95,7 +100,7 @@ METHODS = {
                runners={"iteration": collocation.iteration},
                full_batch="the path it looks for is smooth, and mini-batches make it jump; use "
                "method='taylor' or 'displaced'", settled=True, constant=True),
-        Method("inertial", (2,), ("flow",), False,
+        Method("inertial", (2, 3, 4), ("flow",), False,
                "the memory kept as a state, the step corrected",
                runners={"flow": inertial.flow}, keeps_moments=True,
                full_batch="mini-batches make its moments jump within a step, where a direction of "
