@@ -87,7 +87,8 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     method: "taylor", "displaced", "linearized" (orders 1, 2; kinds "flow", "iteration"),
         "differences" (orders 1, 2; "iteration"; one gradient a step), "collocation" (any order;
         settled, full batch), "inertial" (orders 2 to 4, "flow"; keeps the moments and is the
-        accurate one at real decays). Mini-batches: "taylor" and "displaced".
+        accurate one at real decays; of optax transformations those whose state is averages).
+        Mini-batches: "taylor" and "displaced".
     kind: None for the flow where the method has one.
     order: "auto", with "collocation", takes the order at which neighbouring orders differ least at
         ``params``, and says so where not even order 2 improves on order 1.

@@ -8,7 +8,9 @@ Both are read from real steps of the optimizer: a functional of the shift is a s
 steps that is exact on chosen functions, powers of s and the decays' β^s. Late in a run, or
 settled, order R takes the R nodes −1, 0, …, R − 2 and R gradients. Early, where the weights
 of a cold start bend within a step, L G(s) = L G(s+M) − Σ_{j=1}^{M} G'(s+j): M derivatives are
-taken as they are and L only where the start is far behind.
+taken as they are and L only where the start is far behind. Where not all moments are corrected
+the slopes of q bend too: what the sums over steps miss of θ' = −h L G there is small, and along
+that way q is read once more (so a nonlinear Φ has order 3 from a cold start, not 4).
 """
 
 import math
@@ -26,7 +28,7 @@ from ..optimizer import Optimizer, State, decay_power
 from ..problem import Problem
 from .collocation import FULL, against_first, weighted
 
-EXPLICIT, BESIDE, KEPT = 7, 5, 4
+EXPLICIT, BESIDE, KEPT = 7, 5, 4  # M; nodes beside s + M + ½; powers of s at least
 STEPS = EXPLICIT + BESIDE
 LEAST_EARLY, MOST_GROWTH = 16, 1e3
 DIGITS, APART = 400, Decimal("1e-15")
