@@ -107,7 +107,8 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
     ``convergence`` and ``implicit_bias``, on the full batch: the transformation is fed the
     gradients of the way that it came. No derivative of it is taken (but by method "taylor"), and
     it need not be pointwise. Methods: "displaced" (second order, at any step, with schedules),
-    "collocation" (any order, settled), "taylor" (as a check of the others). Accumulators such as
+    "collocation" (any order, settled), "taylor" (as a check of the others), "inertial" (where
+    all that the state keeps are exponential averages). Accumulators such as
     Adagrad's, whose steps depend on their whole past, have no settled flow: refused with how long
     was looked, and followed from step 0, or from a state of their run, by "displaced".
 
