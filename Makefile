@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := run
-.PHONY: run test soak lint torch launchers data figures laptop table optax bench clean
+.PHONY: run test soak lint torch launchers data figures laptop table optax far bench clean
 
 run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
 	$(BIN)/shadowflow shadow
@@ -58,6 +58,16 @@ table: .venv/.dev        ## measures every order anew, redraws the README's figu
 optax: .venv/.dev        ## every constructor of optax: can it be followed, with what order (half an hour)
 	$(BIN)/python docs/make_optax.py
 	$(BIN)/python docs/make_table.py
+
+far: .venv/.dev          ## how far the order can be driven: pictures, tables and error bars of docs/how_far.md
+	$(BIN)/shadowflow orders --orders 1 2 3 --out build/far-digits \
+	  --learning-rates 1e-6 1e-5 3e-5 1e-4 3e-4 1e-3 3e-3
+	$(BIN)/shadowflow orders opt:adam --opt.eps 0 --opt.eps-root 1e-8 --problem mnist --single \
+	  --learning-rates --far 1000 --at 1e-3 --out build/far-mnist
+	for name in digits mnist; do \
+	  cp build/far-$$name/figure.png docs/results/far-$$name.png; \
+	  cp build/far-$$name/numbers.json docs/results/far-$$name.json; done
+	$(BIN)/python docs/make_far.py --orders --bars
 
 bench: .venv/.dev        ## what every method costs: ratios side by side, into the README
 	$(BIN)/python benchmarks/bench.py

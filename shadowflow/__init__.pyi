@@ -9,6 +9,7 @@ from .edges import (
     flow_threshold as flow_threshold,
     stability_threshold as stability_threshold,
 )
+from .errorbar import ErrorBar as ErrorBar, error_bar as error_bar
 from .fields import memoryless_step as memoryless_step, modified_field as modified_field
 from .history import Window as Window
 from .iterate import Trajectory as Trajectory, iterate as iterate

@@ -21,6 +21,7 @@ from .transformation import Transformation
 
 TOLERANCE, SHORTFALL = 0.15, 0.2
 HALVINGS = 3
+STEEP = {6: (2, SHORTFALL), 7: (1, 2 * SHORTFALL)}  # fewer halvings fit above float64's rounding
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ class Row:
     """Errors of one method, kind and order over step sizes, and the order they show.
 
     errors: largest max-norm distance over the horizon, per learning rate; slopes: the observed
-    order between neighbours; slope: over the last three halvings above the rounding floor, None
-    where nothing is left to measure; holds: slope within 0.15 of ``order`` (for a method of any
-    order, whose error may fall faster, at most 0.2 short of it), or exact (all errors at the
-    floor). level: the validity level of the smallest step; start: "cold", "settled".
+    order between neighbours; slope: over the last three halvings above the rounding floor (two at
+    order 6, one from order 7 on), None where nothing is left to measure; holds: slope within 0.15
+    of ``order`` (for a method of any order, whose error may fall faster, at most 0.2 short of it,
+    0.4 from order 7 on), or exact (all errors at the floor). level: the validity level of the
+    smallest step; start: "cold", "settled".
     """
 
     method: str
@@ -212,15 +214,16 @@ def _row(method, kind, order, start, rates, errors, follow: Shadow) -> Row:
     size = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(follow.params))
     floor = 4 * np.finfo(np.float64).eps * size * np.sqrt(len(follow.steps))
     seen = [(h, e) for h, e in zip(rates, errors, strict=True) if np.isfinite(e) and e > floor]
+    halvings, shortfall = STEEP.get(min(order, max(STEEP)), (HALVINGS, SHORTFALL))
     slope = None
     if len(seen) >= 2:
-        (h0, e0), (h1, e1) = seen[max(0, len(seen) - 1 - HALVINGS)], seen[-1]
+        (h0, e0), (h1, e1) = seen[max(0, len(seen) - 1 - halvings)], seen[-1]
         slope = float(np.log(e0 / e1) / np.log(h0 / h1))
     with np.errstate(divide="ignore", invalid="ignore"):
         slopes = np.diff(np.log(errors)) / np.diff(np.log(rates))
     miss = None if slope is None else slope - order
     above = np.inf if METHODS[method].orders is None else TOLERANCE
-    below = SHORTFALL if METHODS[method].orders is None else TOLERANCE
+    below = shortfall if METHODS[method].orders is None else TOLERANCE
     holds = max(errors) <= floor or (miss is not None and -below <= miss <= above)
     return Row(method, kind, order, "cold" if start == 0 else "settled", tuple(rates),
                tuple(errors), tuple(float(s) for s in slopes), slope, float(floor), bool(holds),

@@ -213,7 +213,7 @@ def test_a_problem_of_ones_own_is_run(tmp_path, jobs):
     file.write_text(PROBLEM_FILE.replace("ones(3)", "ones(4)"))
     assert cli.main(words) == 0
     (first, named), (second, _) = jobs
-    assert named == {"out": tmp_path, "quiet": True}
+    assert named == {"out": tmp_path, "quiet": True, "bars": False}
     assert (first[2].shape, second[2].shape) == ((3,), (4,))
     assert first[0][0].problem.startswith("file.py:mine:")
     assert first[0][0].key() != second[0][0].key()

@@ -15,6 +15,7 @@ LAYERS = (
     {"paper"},
     {"lab"},
     {"monitor", "steer"},
+    {"errorbar"},
     {"bias", "convergence", "shuffles", "symbolic"},
     {"shadow"},
     {"validity", "fields"},

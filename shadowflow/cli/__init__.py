@@ -1,4 +1,4 @@
-"""The command line: shadow, verify, reproduce, claims, train, sweep, derive, data."""
+"""The command line: shadow, verify, orders, reproduce, claims, train, sweep, derive, data."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from shadowflow.cli import sweep
 from shadowflow.cli.claims import Claims
 from shadowflow.cli.data import Data
 from shadowflow.cli.derive import Derive
+from shadowflow.cli.orders import Orders
 from shadowflow.cli.reproduce import Reproduce
 from shadowflow.cli.shadow import Shadow
 from shadowflow.cli.train import Train
 from shadowflow.cli.verify import Verify
 
-Command = Shadow | Verify | Reproduce | Claims | Train | sweep.Sweep | Derive | Data
+Command = Shadow | Verify | Orders | Reproduce | Claims | Train | sweep.Sweep | Derive | Data
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command | sweep.Status | sweep.Export:

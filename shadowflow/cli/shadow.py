@@ -42,6 +42,8 @@ class Shadow:
     """The ways in which the optimizer is followed."""
     settled: Flag = False
     """Start with the memory of a long run (needed by collocation)."""
+    error_bars: Flag = False
+    """Estimate each distance from a neighbouring shadow; "?" where that is not to be trusted."""
     seed: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Of the start of the default problem (default: 0)."""
     out: Path = Path("results")
@@ -59,7 +61,8 @@ class Shadow:
         problem, params, label = self._problem()
         from shadowflow.report.run import shadow_job
 
-        shadow_job(self.settings(label), problem, params, out=self.out, quiet=self.quiet)
+        shadow_job(self.settings(label), problem, params, out=self.out, quiet=self.quiet,
+                   bars=self.error_bars)  # fmt: skip
         return 0
 
     def settings(self, label: str) -> list[Setting]:

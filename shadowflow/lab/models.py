@@ -14,7 +14,7 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from shadowflow.lab.data import load_digits
+from shadowflow.lab.data import load, load_digits
 from shadowflow.problem import Problem
 
 Layers = list[dict[str, Array]]
@@ -151,6 +151,29 @@ def digits_problem(seed: int = 0) -> tuple[Problem, Layers]:
         True
     """
     return _digits(), mlp_init(jax.random.key(seed))
+
+
+@functools.cache
+def _mnist(count: int) -> Problem:
+    data = load("mnist")
+    images = data.train_images[:count].reshape(count, -1) / 255.0
+    return perceptron_problem(images.astype(np.float32), data.train_labels[:count])
+
+
+def mnist_problem(seed: int = 0, count: int = 10_000) -> tuple[Problem, Layers]:
+    """The perceptron of the paper's Figure 3: 784–32–32–10 on the first MNIST images at once.
+
+    Args:
+        seed: of the weights at the start.
+        count: how many images.
+
+    Returns:
+        The problem (full batch, mean cross entropy) and the float32 parameters to start from.
+
+    Raises:
+        ValueError: the data are not there; the message says how to get them.
+    """
+    return _mnist(count), mlp_init(jax.random.key(seed), (784, 32, 32, 10))
 
 
 def _bilinear_loss(params: Float[Array, "2"]) -> Float[Array, ""]:

@@ -22,6 +22,7 @@ from ..transformation import Transformation
 from . import minibatch, solver, taylor
 
 STRIDE = 128
+LANDING = 5  # from this order on a step of the solver ends at every step of the optimizer
 
 
 class Runner(eqx.Module):
@@ -138,7 +139,7 @@ def _stride(runner: Flow, memory: Memory, params: PyTree, steps):
     else:
         field = lambda y: paired(runner, memory, y[0])  # noqa: E731
         start = (params, trees.zeros_like(params), trees.zeros_like(params))
-        path, *ways = solver.over_many(field, start, steps)
+        path, *ways = solver.over_many(field, start, steps, landing=runner.order >= LANDING)
         second, first = (jax.tree.map(lambda leaf: jnp.diff(leaf, axis=0), way) for way in ways)
         correction, plain = jax.vmap(sizes)(first, second)
     values = jax.lax.map(runner.problem.value, path)

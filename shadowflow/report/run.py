@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 
 from shadowflow.bias import ImplicitBias, implicit_bias
 from shadowflow.convergence import Comparison, compare
+from shadowflow.errorbar import ErrorBar, error_bar
 from shadowflow.files import writable, write_arrays, write_json
 from shadowflow.iterate import Trajectory, iterate
 from shadowflow.methods import METHODS
@@ -36,6 +37,7 @@ class Line:
     kind: str
     follow: Shadow
     gap: Comparison
+    bar: ErrorBar | None = None
 
     @property
     def name(self) -> str:
@@ -44,17 +46,18 @@ class Line:
 
 
 def shadow_job(settings: list[Setting], problem: Problem, params: PyTree, *, out: Path,
-               quiet: bool) -> None:  # fmt: skip
+               quiet: bool, bars: bool = False) -> None:  # fmt: skip
     """Run every setting, print what it did in words, and write figure, numbers and arrays.
 
     Each setting writes ``out/<key>/``: figure.png, numbers.json, arrays.npz. A run that meets a
     non-finite number says at which step, and what came before it is written all the same.
+    bars: beside each distance its estimate, from a neighbour run beside the shadow.
     """
     for setting in settings:
         writable(out / setting.key())
     for index, setting in enumerate(settings):
         print(_heading(index, settings, params))
-        one_setting(setting, problem, params, out / setting.key(), quiet)
+        one_setting(setting, problem, params, out / setting.key(), quiet, bars)
 
 
 def _heading(index: int, settings: list[Setting], params: PyTree) -> str:
@@ -75,7 +78,7 @@ def _heading(index: int, settings: list[Setting], params: PyTree) -> str:
 
 
 def one_setting(setting: Setting, problem: Problem, params: PyTree, folder: Path,
-                quiet: bool) -> None:  # fmt: skip
+                quiet: bool, bars: bool = False) -> None:  # fmt: skip
     """Compute, tell and write one setting."""
     optimizer = setting.build()
     rate = setting.learning_rate
@@ -92,7 +95,13 @@ def one_setting(setting: Setting, problem: Problem, params: PyTree, folder: Path
             follow = shadow(problem, optimizer, params, rate, setting.steps, order=order,
                             method=method, kind=kind, save_every=every, state=state,
                             progress=bar.update)  # fmt: skip
-            lines.append(Line(method, follow.order, kind, follow, compare(real, follow)))
+            estimate = None
+            if bars:
+                estimate = error_bar(problem, optimizer, params, rate, setting.steps, method=method,
+                                order=follow.order, kind=kind, save_every=every, state=state,
+                                follow=follow)  # fmt: skip
+            lines.append(Line(method, follow.order, kind, follow, compare(real, follow),
+                              estimate))  # fmt: skip
     bias = _bias(setting, problem, optimizer, real)
     arrays = _arrays(real, lines)
     tell(setting, optimizer, problem, real, lines, bias)
@@ -150,7 +159,8 @@ def tell(setting: Setting, optimizer, problem: Problem, real: Trajectory, lines:
     print(_what_happened(setting, problem, real))
     print(f"\nHow far is each shadow from the optimizer at step {real.steps[-1]}?")
     show(words.table(
-        ["method", "order", "kind", "max-norm", "two-norm", "of first order", "verdict"],
+        ["method", "order", "kind", "max-norm", "two-norm",
+         *(["estimated"] if lines and lines[0].bar else []), "of first order", "verdict"],
         [_cells(line, lines) for line in lines],
     ))  # fmt: skip
     print(_moral(lines))
@@ -187,8 +197,16 @@ def _cells(line: Line, lines: list[Line]) -> list[str]:
     gap = line.gap
     stop = "" if line.follow.failed_at is None else f", stopped at step {line.follow.failed_at}"
     return [line.method, str(line.order), line.kind, words.number(gap.max_norm[-1]),
-            words.number(gap.two_norm[-1]), words.number(_relative(line, lines)),
+            words.number(gap.two_norm[-1]), *_estimated(line),
+            words.number(_relative(line, lines)),
             line.follow.validity.level + stop]  # fmt: skip
+
+
+def _estimated(line: Line) -> list[str]:
+    """The error bar of the two-norm, with a question mark where it is not to be trusted."""
+    if line.bar is None:
+        return []
+    return [words.number(line.bar.two_norm[-1]) + ("" if line.bar.trusted[-1] else "?")]
 
 
 def _relative(line: Line, lines: list[Line]) -> float:
@@ -259,6 +277,8 @@ def _numbers(setting: Setting, problem: Problem, real: Trajectory, lines: list[L
             if len(line.follow.validity.ratio) else 0.0,
             "level": line.follow.validity.level, "verdict": line.follow.verdict,
             "failed_at": line.follow.failed_at,
+            "estimated_two_norm": None if line.bar is None else float(line.bar.two_norm[-1]),
+            "error_bar": None if line.bar is None else line.bar.verdict,
         }
         for line in lines
     ]  # fmt: skip

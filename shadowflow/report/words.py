@@ -8,6 +8,7 @@ from shadowflow.bias import PLAIN, ImplicitBias, Measure
 from shadowflow.optimizer import Moment, Optimizer, identity, square
 
 WIDTH = 96
+LEFT = 0.1  # of the way gone: a distance beyond it is a shadow that has left
 
 
 def equation(optimizer: Optimizer, learning_rate: float) -> list[str]:

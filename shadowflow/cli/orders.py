@@ -1,0 +1,111 @@
+"""`shadowflow orders`: how far the order can be driven, and where each method leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from tyro.conf import arg
+
+from shadowflow.cli.flags import Flag, built
+from shadowflow.cli.shadow import EMBEDDED, Opt
+from shadowflow.lab.choices import OPTIMIZERS
+from shadowflow.report.settings import Method, Setting
+
+if TYPE_CHECKING:
+    from shadowflow.problem import Problem
+
+MNIST = "mnist"
+
+
+@dataclass(frozen=True)
+class Orders:
+    """Measure the error of every method against its order and against the step size.
+
+    Each learning rate is marked by where it lies to the optimizer's edges, and each method by
+    where it leaves. --far adds one long run from a cold start.
+    """
+
+    opt: Opt = None
+    learning_rates: Annotated[tuple[float, ...], arg(metavar="FLOAT…")] = (
+        1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3,
+    )  # fmt: skip
+    """Step sizes of the sweep, rising; none: no sweep."""
+    orders: tuple[int, ...] = (1, 2, 3, 4)
+    """The orders, where a method has them."""
+    methods: tuple[Method, ...] = get_args(Method)
+    """The ways in which the optimizer is followed."""
+    warm: int = 150
+    """Steps of the optimizer before the stretch that is followed in the sweep."""
+    steps: int = 100
+    """The length of that stretch."""
+    at: float = 1e-3
+    """The step size of the long run."""
+    far: int = 0
+    """Its steps, from a cold start; 0: no long run."""
+    problem: Annotated[str | None, arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
+    """A (problem, params) tuple in a file, or mnist: the perceptron of Figure 3 (default: a
+    perceptron on the digits)."""
+    single: Flag = False
+    """In float32 (default: float64, in which orders can be told from rounding)."""
+    seed: int = 0
+    """Of the start of the default problem and of mnist."""
+    out: Path = Path("results/orders")
+    """A folder for figure.png and numbers.json."""
+    quiet: Flag = False
+    """Print no progress."""
+
+    def run(self) -> int:
+        """0; ValueError for what cannot be measured."""
+        setting = self.setting()
+        optimizer = built(setting)
+        import jax
+
+        from shadowflow.report.orders import Plan, lines, orders_job
+
+        with jax.enable_x64(not self.single):
+            problem, params = self._problem()
+            plan = Plan(
+                lines(self.methods, sorted(set(self.orders)), problem), self.learning_rates,
+                self.warm, self.steps, self.at, self.far,
+                {"optimizer": setting.optimizer, "arguments": setting.arguments,
+                 "problem": self.problem or "digits", "seed": self.seed,
+                 "dtype": "float32" if self.single else "float64"},
+            )  # fmt: skip
+            orders_job(plan, problem, optimizer, params, out=self.out, quiet=self.quiet)
+        return 0
+
+    def setting(self) -> Setting:
+        """The optimizer as a setting, once all flags are seen to fit each other."""
+        rates = self.learning_rates
+        if list(rates) != sorted(set(rates)) or not all(0 < rate < math.inf for rate in rates):
+            raise ValueError(f"--learning-rates: expected rising positive numbers, got {rates}")
+        if not self.orders or min(self.orders) < 1:
+            raise ValueError(f"--orders: expected whole numbers from 1, got {self.orders}")
+        for name in ("warm", "steps", "far"):
+            if getattr(self, name) < (name != "far"):
+                raise ValueError(f"--{name}: expected {int(name != 'far')} or more, got "
+                                 f"{getattr(self, name)}")  # fmt: skip
+        if not rates and not self.far:
+            raise ValueError("--learning-rates, --far: expected a sweep or a long run, got neither")
+        if self.opt is None:
+            return Setting("adam", EMBEDDED[0][0], self.at)
+        name = next(name for name, kind in OPTIMIZERS.items() if isinstance(self.opt, kind))
+        return Setting(name, dataclasses.asdict(self.opt), self.at)
+
+    def _problem(self) -> tuple[Problem, Any]:
+        if self.problem not in (None, MNIST):
+            from shadowflow.lab.load import load_problem
+
+            return load_problem(self.problem)[:2]
+        import jax
+        import jax.numpy as jnp
+
+        from shadowflow.lab.models import digits_problem, mnist_problem
+
+        problem, params = (mnist_problem if self.problem else digits_problem)(self.seed)
+        dtype = jnp.float32 if self.single else jnp.float64
+        return problem, jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)

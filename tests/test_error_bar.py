@@ -1,0 +1,128 @@
+"""A shadow's own error bar against the real error."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import shadowflow as sf
+from shadowflow.errorbar import neighbours
+from shadowflow.report import bars
+
+QUADRATIC = sf.Problem(lambda x: jnp.sum(jnp.array([1.0, 3.0]) * x**2) / 2)
+X = jnp.array([1.0, -0.5])
+MOMENTUM = sf.momentum(0.5)
+
+
+def both(order, method, kind, rate=1e-2, steps=60, optimizer=MOMENTUM, **options):
+    """(error bar, real distance)."""
+    run = QUADRATIC, optimizer, X, rate, steps
+    bar = sf.error_bar(*run, order=order, method=method, kind=kind, **options)
+    real = sf.iterate(*run, state=options.get("state"))
+    return bar, sf.compare(real, bar.follow)
+
+
+@pytest.mark.parametrize(
+    ("order", "method", "kind"),
+    [(1, "taylor", "flow"), (2, "taylor", "iteration"), (2, "displaced", "flow"),
+     (2, "inertial", "flow")],
+)  # fmt: skip
+def test_the_estimate_is_the_error_within_a_factor(order, method, kind):
+    """In both norms; and it is no run of the optimizer, whose distance would be exact."""
+    bar, gap = both(order, method, kind)
+    for norm in ("two_norm", "max_norm"):
+        ratio = getattr(bar, norm)[5:] / getattr(gap, norm)[5:]
+        assert np.all((ratio > 1 / 3) & (ratio < 3)) and np.any(ratio != 1)
+    assert np.all(bar.trusted) and "is about" in bar.verdict
+
+
+def test_orders_three_and_four_share_what_a_cold_start_costs():
+    """So that the bar of order 3 is too small at first, and right once its own error has grown."""
+    bar, gap = both(3, "inertial", "flow")
+    ratio = bar.two_norm[1:] / gap.two_norm[1:]
+    assert ratio[4] < 1e-3 and 1 / 3 < ratio[-1] < 3
+
+
+def test_the_highest_order_is_estimated_from_those_below():
+    """Extrapolated: of order 4 the distance to order 3 alone would be far too large."""
+    bar, gap = both(4, "inertial", "flow", rate=0.05)
+    lower = sf.shadow(QUADRATIC, MOMENTUM, X, 0.05, 60, method="inertial", order=3)
+    plain = sf.compare(bar.follow, lower).two_norm[-1]
+    assert "order 3, flow and inertial, order 2" in bar.neighbour
+    assert gap.two_norm[-1] / 3 < bar.two_norm[-1] < 3 * gap.two_norm[-1] < plain
+
+
+def test_without_a_memory_the_neighbour_is_the_next_order_also_from_a_cold_start():
+    bar, gap = both(2, "taylor", "flow", optimizer=sf.sgd())
+    assert bar.neighbour == "collocation, order 3, flow"
+    assert 1 / 1.5 < bar.two_norm[-1] / gap.two_norm[-1] < 1.5
+
+
+def test_an_exact_shadow_has_no_more_than_rounding():
+    bar, gap = both(2, "taylor", "iteration", optimizer=sf.sgd())
+    assert gap.two_norm[-1] < 1e-14 and bar.two_norm[-1] < 3e-15
+    assert "no larger than rounding" in bar.verdict
+
+
+def test_in_float32_rounding_is_in_it():
+    """As large as the iterates' own rounding is, of which float64 knows nothing."""
+    problem = sf.Problem(lambda x: 0.5 * jnp.sum(x**2))
+    x = jnp.linspace(0.3, 0.9, 200)
+    runs = [
+        sf.iterate(problem, sf.sgd(), x.astype(dtype), 1e-2, 50).last.astype(float)
+        for dtype in (jnp.float32, jnp.float64)
+    ]
+    bar = sf.error_bar(problem, sf.sgd(), x.astype(jnp.float32), 1e-2, 50, method="taylor",
+                       kind="iteration")  # fmt: skip
+    rounded = np.linalg.norm(runs[0] - runs[1])
+    assert rounded / 3 < bar.rounding[-1] < 3 * rounded and bar.two_norm[-1] >= bar.rounding[-1]
+
+
+def test_past_the_flow_edge_it_says_that_it_cannot_be_trusted():
+    """Learning rate × curvature .6, at the edge .07 of b = .6: both series diverge together."""
+    optimizer = sf.momentum(0.6, form="ema")
+    rate = 0.2
+    state = sf.settled_state(QUADRATIC, optimizer, X, rate, order=1)
+    bar, _ = both(2, "collocation", "iteration", rate=rate, optimizer=optimizer, start=None,
+                  state=state)  # fmt: skip
+    assert not bar.trusted[-1] and "no more than a sign" in bar.verdict
+    calm, _ = both(2, "collocation", "iteration", rate=1e-3, optimizer=optimizer, start=None,
+                   state=sf.settled_state(QUADRATIC, optimizer, X, 1e-3))  # fmt: skip
+    assert np.all(calm.trusted)
+
+
+def test_mini_batches_have_the_other_method_as_neighbour():
+    problem = sf.Problem(lambda x, c: 0.5 * jnp.sum(c * x**2), batches=jnp.array([1.0, 2.0, 3.0]))
+    assert neighbours(problem, MOMENTUM, "taylor", 1, "flow") == [("taylor", 2, "flow")]
+    assert neighbours(problem, MOMENTUM, "taylor", 2, "flow") == [("displaced", 2, "flow")]
+    assert neighbours(problem, MOMENTUM, "displaced", 2, "flow") == [("taylor", 2, "flow")]
+
+
+def test_a_shadow_that_was_run_is_taken():
+    run = QUADRATIC, MOMENTUM, X, 1e-2, 20
+    follow = sf.shadow(*run, method="taylor")
+    bar = sf.error_bar(*run, method="taylor", follow=follow)
+    assert bar.follow is follow
+    np.testing.assert_array_equal(bar.two_norm, sf.error_bar(*run, method="taylor").two_norm)
+
+
+def test_auto_is_refused():
+    with pytest.raises(ValueError, match="order: expected a number, got 'auto'"):
+        sf.error_bar(QUADRATIC, MOMENTUM, X, 1e-2, 5, order="auto", method="collocation")
+
+
+@pytest.mark.slow
+def test_over_a_table_most_trusted_bars_are_right_and_few_too_small():
+    """A neighbour of lower order, as a bar, would be right about far fewer of order 2."""
+    table = bars.cases(["waves"], ["momentum .9", "adam .9 .95", "adam .9 .999"], [1e-4, 1e-3],
+                       ["float64"])  # fmt: skip
+    rows = bars.measured(table)
+    trusted = [row for row in rows if row["trusted"]]
+    found = bars.summary(trusted)
+    assert len(trusted) > len(rows) / 2 and found["within"] >= 0.8 and found["small"] <= 0.05
+    wrong = [row | {"estimate": row["moved"] * 0.01} for row in trusted]
+    assert bars.summary(wrong)["within"] < 0.5
+
+
+def test_ratio_counts_an_error_below_rounding_as_rounding():
+    row = {"estimate": 2e-7, "error": 0.0, "rounding": 1e-7}
+    assert bars.ratio(row) == pytest.approx(2)

@@ -1,0 +1,95 @@
+"""`shadowflow orders`: its flags, its numbers against independent ones, its files."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from table import PLACE, SMOOTH, smooth_loss
+
+import shadowflow as sf
+from shadowflow import cli
+from shadowflow.report import orders
+from shadowflow.report.curvature import preconditioned_curvature
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_the_curvature_is_that_of_the_dense_preconditioned_hessian(corrected):
+    adam = sf.adam(0.9, 0.95, eps=1e-3, eps_root=1e-2, bias_correction=corrected)
+    run = sf.iterate(SMOOTH, adam, PLACE, 1e-2, 7)
+    nu = np.asarray(run.state.moments[1]) / ((1 - 0.95**7) if corrected else 1.0)
+    scale = (np.sqrt(nu + 1e-2) + 1e-3) ** -0.5
+    hessian = np.asarray(jax.hessian(smooth_loss)(jnp.asarray(run.last)))
+    dense = np.linalg.eigvalsh(scale[:, None] * hessian * scale[None, :])[-1]
+    found = preconditioned_curvature(SMOOTH, adam, jnp.asarray(run.last), run.state)
+    assert found == pytest.approx(dense, rel=1e-9)
+    assert found != pytest.approx(np.linalg.eigvalsh(hessian)[-1], rel=1e-2)
+
+
+def test_slopes_and_sides():
+    rates = [1e-3, 2e-3, 4e-3]
+    assert orders.slopes(rates, [3 * rate**3 for rate in rates]) == pytest.approx([3, 3])
+    marks = {"flow edge": 0.03, "stability edge": 38.0}
+    assert orders.side(0.01, marks) == "below the edges"
+    assert orders.side(50, marks) == "past the stability edge"
+
+
+def test_every_method_and_order_is_a_line_once():
+    found = orders.lines(("taylor", "collocation", "inertial"), (1, 2, 3), SMOOTH)
+    assert [line.name for line in found] == [
+        "first order, iteration",
+        "taylor 2, iteration",
+        "collocation 2, iteration",
+        "inertial 2, flow",
+        "collocation 3, iteration",
+        "inertial 3, flow",
+    ]
+
+
+QUADRATIC = sf.Problem(lambda x: 0.5 * jnp.sum(jnp.array([1.0, 8.0]) * x**2))
+BEGIN = jnp.array([1.0, 1.0])
+
+
+def test_a_method_leaves_at_the_first_step_farther_than_a_tenth_of_the_way(tmp_path, capsys):
+    """By brute force from the trajectories; past the flow edge .026 of a mode, at rate .05."""
+    optimizer = sf.momentum(0.9, form="ema")
+    plan = orders.Plan(orders.lines(("taylor", "inertial"), (2,), QUADRATIC), (1e-4, 0.05), 30, 40,
+                       0.05, 60)  # fmt: skip
+    orders.orders_job(plan, QUADRATIC, optimizer, BEGIN, out=tmp_path, quiet=True)
+    found = json.loads((tmp_path / "numbers.json").read_text())
+    real = sf.iterate(QUADRATIC, optimizer, BEGIN, 0.05, 60)
+    follow = sf.shadow(QUADRATIC, optimizer, BEGIN, 0.05, 60, method="taylor", kind="iteration")
+    gap = np.linalg.norm(real.params - follow.params, axis=1)
+    way = np.linalg.norm(real.params - real.params[:1], axis=1)
+    left = next(n for n in range(1, 61) if gap[n] > 0.1 * way[n])
+    assert 1 < left < 60
+    long = found["long"]["lines"]
+    assert long["taylor 2, iteration"]["left"] == left
+    assert long["inertial 2, flow"]["left"] is None
+    assert [row["curvature"] for row in found["sweep"]] == pytest.approx([8.0, 8.0])
+    printed = capsys.readouterr().out
+    assert "below the edges" in printed and "past the flow edge" in printed
+    assert f"step {left}" in printed and "10% of the way" in printed
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--learning-rates 1e-3 1e-4", "--learning-rates: expected rising"),
+        ("--learning-rates", "expected a sweep or a long run"),
+        ("--orders 0 1", "--orders: expected whole numbers from 1"),
+        ("--steps 0", "--steps: expected 1 or more"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(flags, words):
+    with pytest.raises(ValueError, match=words):
+        cli.parse(["orders", *flags.split()]).setting()
+
+
+def test_flags_reach_the_setting():
+    words = "orders opt:momentum --opt.decay 0.5 --learning-rates 1e-4 1e-3 --problem mnist"
+    command = cli.parse(words.split())
+    assert command.setting().arguments["decay"] == 0.5 and command.problem == "mnist"
+    assert cli.parse(["orders"]).setting().arguments["eps_root"] == 1e-6
