@@ -147,11 +147,12 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     if isinstance(optimizer, averages.Averages):
         end = optimizer.given(end)
     path = trajectory(run, first, table, end if found.keeps_moments else None)
-    correction, plain = ((), ()) if run.records is None else run.records
+    correction, plain, *lowered = ((), ()) if run.records is None else run.records
+    said = [auto, *(validity.lower_remark(order, flags, first) for flags in lowered),
+            *_remarks(course, params, int(path.steps[-1]))]  # fmt: skip
     judged = validity.judge(
         first + np.arange(len(correction)), correction, plain, params=path.params,
-        rates=table[first:], remarks=[auto, *_remarks(course, params, int(path.steps[-1]))],
-        failed_at=path.failed_at, memoryless=course.eliminates,
+        rates=table[first:], remarks=said, failed_at=path.failed_at, memoryless=course.eliminates,
         past=validity.past_edge(optimizer, max(table[first:], default=0.0), curvature,
                                 course.eliminates),
     )  # fmt: skip

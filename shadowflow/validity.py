@@ -143,6 +143,20 @@ def cold_remark(optimizer: Optimizer, start: int | None, order: int) -> str:
     )
 
 
+def lower_remark(order: int, lowered, first: int) -> str:
+    """What to say of the steps at which order 2 was taken for a higher one; "" for none.
+
+    lowered: a flag per step; first: the number of the first one.
+    """
+    where = np.flatnonzero(lowered)
+    if not len(where):
+        return ""
+    return (
+        f"Order 2 was taken at {len(where)} of {len(lowered)} steps (first at step "
+        f"{first + where[0]}), where order {order} is not finite: its steps onward reach too far"
+    )
+
+
 def memory_remark(optimizer: Optimizer, start: int | None, end: int) -> str:
     """What to say about the memory's transient; "" where it is over at step ``end``."""
     decays = [float(m.decay) for m in optimizer.moments if m.has_memory]

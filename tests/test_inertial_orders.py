@@ -245,3 +245,16 @@ def test_what_keep_cannot_have_is_refused():
     zero = Optimizer([Moment(jnp.asarray(0.0))], lambda m, p, n: m[0])
     with pytest.raises(ValueError, match="decay: expected the number 0"):
         shadow(BILINEAR, zero, BILINEAR_START, 1e-2, 3, method="inertial", order=3)
+
+
+def test_where_a_higher_order_is_not_finite_order_two_is_taken_and_said():
+    """Its steps onward leave the domain of the loss, which those of the run do not."""
+    problem, start = Problem(lambda x: jnp.sum(x**1.5)), jnp.asarray([5e-3, 1.0])
+    adam = zoo.adam(0.9, 0.999, eps=0.0, eps_root=1e-8)
+    two, three = (
+        shadow(problem, adam, start, 1e-3, 3, method="inertial", order=order) for order in (2, 3)
+    )
+    assert three.failed_at is None
+    assert "Order 2 was taken at 3 of 3 steps (first at step 0), where order 3" in three.verdict
+    assert "Order 2 was taken" not in two.verdict
+    np.testing.assert_array_equal(three.params, two.params)

@@ -56,8 +56,9 @@ class Inertial(eqx.Module):
     """One step of the inertial flow, for ``drive``.
 
     The carry is (θ, state, memory, last direction, last memory). The record is (half the change
-    of the direction since the last step, the direction): the size of what a first-order
-    inertial flow, which reads gradient and moments half a step late, would miss. What uncorrected
+    of the direction since the last step, the direction, whether order 2 was taken in place of a
+    higher one): the size of what a first-order inertial flow, which reads gradient and moments
+    half a step late, would miss. What uncorrected
     weights, rising from 0, change by themselves is no such miss and is taken out.
     """
 
@@ -67,6 +68,7 @@ class Inertial(eqx.Module):
     rules: onward.Rules | None
     order: int = eqx.field(static=True)
     kept: tuple[bool, ...] | None = eqx.field(static=True)
+    lower: "Inertial | None" = None
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """The carry of ``drive`` before the first step."""
@@ -78,16 +80,16 @@ class Inertial(eqx.Module):
         gradient = self.problem.gradient(params)
         reference = self.optimizer.transformed(gradient)
         drift = tuple(None if old is None else trees.zeros_like(old) for old in state.moments)
-        moved, drift = self._flow(memory, state, reference, (params, drift))
+        moved, drift, lowered = self._finite_flow(memory, state, reference, (params, drift))
         moments = self._moments(state, reference, drift, 1.0)
         here = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
         if self.kept is None:
             rise = self._rise(memory, before, params, gradient)
             change = trees.norm(trees.subtract(trees.subtract(here, last), rise)) / 2
             known = (rate > 0) & jnp.isfinite(change)
-            record = (jnp.where(known, change, 0.0), trees.norm(here))
+            record = (jnp.where(known, change, 0.0), trees.norm(here), lowered)
         else:
-            record = self._eliminated(memory, state, params, gradient)
+            record = (*self._eliminated(memory, state, params, gradient), lowered)
         direction = trees.where(rate > 0, here, last)
         before = trees.where(rate > 0, memory, before)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, moments))
@@ -104,6 +106,17 @@ class Inertial(eqx.Module):
                          self._direction(memory, state.moments, fresh, params, 0.0)))
         )  # fmt: skip
         return sizes(first, second)
+
+    def _finite_flow(self, memory: Memory, state: State, reference: tuple, y: tuple) -> tuple:
+        """``_flow``, and whether it is that of order 2 because of what is not finite above it."""
+        found = self._flow(memory, state, reference, y)
+        if self.lower is None:
+            return *found, jnp.asarray(False)
+        below, fits = self.lower, trees.all_finite(found)
+        again = lambda: below._flow(memory, state, reference, y)  # noqa: E731
+        if self.problem.traceable:
+            return *jax.lax.cond(fits, lambda: found, again), ~fits
+        return *(found if fits else again()), ~fits
 
     def _flow(self, memory: Memory, state: State, reference: tuple, y: tuple) -> tuple:
         """(θ, drift) one step later."""
@@ -325,4 +338,5 @@ def flow(problem: Problem, optimizer: Optimizer, order: int, spacing: None,
     elif rising:
         rules = onward.transient(decays, trees.real_dtype())
     parts = jnp.asarray(substeps(decays, order))
-    return Inertial(problem, traced(optimizer), parts, rules, order, kept)
+    lower = flow(problem, optimizer, 2, None, kept) if order > 2 else None
+    return Inertial(problem, traced(optimizer), parts, rules, order, kept, lower)
