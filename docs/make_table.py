@@ -15,7 +15,7 @@ COSTS = ("<!-- costs: start (make bench) -->", "<!-- costs: end -->")
 EVIDENCE = ("<!-- evidence: start (make figures) -->", "<!-- evidence: end -->")
 OPTAX = ("<!-- optax: start (make optax) -->", "<!-- optax: end -->")
 CLAIMS = ("<!-- claims: start (make laptop) -->", "<!-- claims: end -->")
-ROUNDING = 1e-13
+ROUNDING = 2e-14
 SHOWN = ("fig2", "fig3", "fig7", "fig8")
 COLUMNS = {
     ("taylor", "iteration", 1): "first order, iteration",
