@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := run
-.PHONY: run test soak lint torch launchers data figures laptop table bench far clean
+.PHONY: run test soak lint torch launchers data figures laptop table optax far bench clean
 
 run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
 	$(BIN)/shadowflow shadow
@@ -29,9 +29,9 @@ data: .venv/.cli         ## the real data sets, into the cache; without them the
 	$(BIN)/shadowflow data get mnist fashion-mnist cifar10
 
 figures: .venv/.dev      ## the paper's figures at full scale, with their evidence, into docs/results
-	$(BIN)/shadowflow reproduce all --out build/results
+	$(BIN)/shadowflow reproduce all shuffles --out build/results
 	mkdir -p docs/results
-	for name in fig1 fig2 fig3; do \
+	for name in fig1 fig2 fig3 shuffles; do \
 	  cp build/results/$$name-full/figure.png docs/results/$$name.png; \
 	  cp build/results/$$name-full/evidence.json docs/results/$$name.json; done
 	$(BIN)/python docs/make_table.py
@@ -53,6 +53,10 @@ table: .venv/.dev        ## measures every order anew, redraws the README's figu
 	cp build/docs/adam-lr0.0001-*/figure.png docs/digits-1e-4.png
 	cp build/docs/adam-lr0.001-*/figure.png docs/digits-1e-3.png
 	$(BIN)/python docs/make_edges.py
+	$(BIN)/python docs/make_table.py
+
+optax: .venv/.dev        ## every constructor of optax: can it be followed, with what order (half an hour)
+	$(BIN)/python docs/make_optax.py
 	$(BIN)/python docs/make_table.py
 
 far: .venv/.dev          ## how far the order can be driven: pictures, tables and error bars of docs/how_far.md

@@ -28,6 +28,7 @@ from .shadow import (
     settled_state as settled_state,
     shadow as shadow,
 )
+from .shuffles import shuffle_mean as shuffle_mean
 from .symbolic import derive as derive
 from .transformation import from_optax as from_optax
 from .validity import Validity as Validity

@@ -115,8 +115,9 @@ def convergence(problem: Problem, optimizer: Optimizer, params: PyTree, horizon:
     The error is the largest max-norm distance between ``iterate`` and ``shadow`` over
     ``horizon`` (in time = steps × learning rate), expected to fall as learning_rate^order.
     learning_rates: falling, normally halved; three halvings or more are fitted. methods and
-    orders: None for all that the problem and the start allow. start: 0 cold, None settled (the
-    real run then begins in ``settled_state``). progress: called with 1 after each row.
+    orders: None for all that the problem and the start allow (from a cold start none above 2).
+    start: 0 cold, None settled (the real run then begins in ``settled_state``). progress: called
+    with 1 after each row.
     Use float64: raises ValueError for parameters of any other dtype, and for fewer than two
     learning rates.
 
@@ -184,6 +185,7 @@ def _wanted(problem, optimizer, methods, kinds, orders, start) -> list[tuple[str
         for kind in kinds
         for order in (METHODS[name].measured if orders is None else orders)
         if kind in METHODS[name].kinds and (methods is not None or METHODS[name].offers(order))
+        if orders is not None or start is None or order <= 2
     ]
     for name, kind, order in wanted:
         chosen(name, kind, order)

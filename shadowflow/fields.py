@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from . import checks, history, memory as mem, trees
 from .history import Window
+from .iterate import refuse_schedule
 from .methods import METHODS, Method
 from .optimizer import Optimizer, State
 from .problem import Problem
@@ -29,9 +30,14 @@ def chosen(method: str, kind: str, order) -> Method:
     return found
 
 
-def conditions(method: Method, problem: Problem, learning_rate, spacing) -> None:
-    """Refuse mini-batches, a schedule or a spacing of nodes where the method cannot have them."""
+def conditions(method: Method, problem: Problem, optimizer: Optimizer, learning_rate,
+               spacing) -> None:  # fmt: skip
+    """Refuse mini-batches, a schedule or a spacing of nodes where the method cannot have them, and
+    what an optax transformation cannot have."""
     checks.learning_rate(learning_rate)
+    if isinstance(optimizer, Transformation):
+        refuse_transformation(method, problem, optimizer)
+        refuse_schedule(optimizer, learning_rate)
     if problem.batched and method.full_batch:
         raise ValueError(
             f"method: expected one that takes mini-batches, got {method.name!r}: "
@@ -103,10 +109,8 @@ def field_of(problem: Problem, optimizer: Optimizer, learning_rate, order, metho
             f"{method!r}, which carries something from step to step; use "
             f"shadow(…, method={method!r})."
         )
-    conditions(found, problem, learning_rate, spacing)
+    conditions(found, problem, optimizer, learning_rate, spacing)
     refuse_window(problem, window)
-    if isinstance(optimizer, Transformation):
-        refuse_transformation(found, problem, optimizer)
     return Field(problem, optimizer, learning_rate, direction_of(found, problem, optimizer, order,
                  spacing), method, kind, order == 1, window)  # fmt: skip
 
@@ -127,8 +131,9 @@ def direction_of(method: Method, problem: Problem, optimizer: Optimizer, order, 
 
 def refuse_transformation(method: Method, problem: Problem, optimizer: Optimizer) -> None:
     """Refuse a method that needs moments, and mini-batches, for an optax transformation."""
-    if method.of_state_map is None:
-        able = [name for name, other in METHODS.items() if other.of_state_map is not None]
+    can = lambda m: m.of_state_map is not None or m.keeps_moments  # noqa: E731
+    if not can(method):
+        able = [name for name, other in METHODS.items() if can(other)]
         raise ValueError(
             f"method: expected one of {able} for the optax transformation {optimizer.name}, which "
             f"has no moments, got {method.name!r}."

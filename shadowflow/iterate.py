@@ -93,7 +93,11 @@ def iterate(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rat
     checks.learning_rate(learning_rate)
     params = problem.check(params)
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every, 1)
-    state = optimizer.init(params) if state is None else check_state(optimizer, state, params)
+    refuse_schedule(optimizer, learning_rate)
+    begun = learning_rate if optimizer.keeps_rate else 1.0
+    state = (
+        optimizer.init(params, begun) if state is None else check_state(optimizer, state, params)
+    )
     first = first_step(state)
     rates = rate_table(learning_rate, first + steps)
     if problem.batched and np.isinf(float(state.step)):
@@ -105,6 +109,15 @@ def iterate(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rat
     chunks = chunked(advance, (params, state), rates[first:], problem.traceable)
     run = drive(chunks, params, steps, save_every, progress)
     return trajectory(run, first, rates, state if run.carry is None else run.carry[1])
+
+
+def refuse_schedule(optimizer: Optimizer, learning_rate) -> None:
+    """Refuse a schedule for an optimizer that would not see it."""
+    if callable(learning_rate) and optimizer.keeps_rate:
+        raise ValueError(
+            f"learning_rate: expected a number for {optimizer.name}, which keeps it in its state "
+            "from the start, got a schedule; make the transformation without a rate in its state."
+        )
 
 
 def first_step(state: State) -> int:

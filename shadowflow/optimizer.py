@@ -54,7 +54,8 @@ class Moment(eqx.Module):
 
     ``decay`` (the paper's β and ρ) is a leaf: vmap, grad and jit see it. A decay given as the
     number 0 is the present gradient and keeps no state. ``transform`` keeps the shape of what
-    it gets. Raises ValueError for a decay outside [0, 1) or a transform that changes the shape.
+    it gets. ``name``: what ``shadow(keep=…)`` calls it, as optax's states do: "mu", "nu". Raises
+    ValueError for a decay outside [0, 1) or a transform that changes the shape.
 
     >>> Moment(0.9).decay
     0.9
@@ -64,8 +65,10 @@ class Moment(eqx.Module):
     transform: Callable
     bias_correction: bool = eqx.field(static=True)
     has_memory: bool = eqx.field(static=True)
+    name: str | None = eqx.field(static=True)
 
-    def __init__(self, decay, transform: Callable = identity, bias_correction: bool = False):
+    def __init__(self, decay, transform: Callable = identity, bias_correction: bool = False,
+                 name: str | None = None):  # fmt: skip
         checks.decay("decay", decay)
         checks.function("transform", transform)
         leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32)
@@ -74,6 +77,7 @@ class Moment(eqx.Module):
         self.transform = as_pytree(transform)
         self.bias_correction = bool(bias_correction)
         self.has_memory = not (isinstance(decay, (int, float)) and decay == 0)
+        self.name = name
 
     @property
     def rate(self) -> Array:
@@ -151,6 +155,11 @@ class Optimizer(eqx.Module):
         """Whether ``update`` needs the loss beside its gradient: never so for moments."""
         return False
 
+    @property
+    def keeps_rate(self) -> bool:
+        """Whether the state holds the learning rate: never so for moments."""
+        return False
+
     def _reads(self) -> dict[str, bool]:
         leaf = jnp.ones((2,), jnp.float32)
         moments = tuple(leaf for _ in self.moments)
@@ -163,8 +172,12 @@ class Optimizer(eqx.Module):
             for name, argument in zip(names, jaxpr.invars, strict=True)
         }
 
-    def init(self, params: PyTree) -> State:
-        """The state before step 0: all moments 0."""
+    def init(self, params: PyTree, learning_rate=1.0) -> State:
+        """The state before step 0: all moments 0.
+
+        learning_rate: for a state map that ``keeps_rate``.
+        """
+        del learning_rate
         moments = tuple(trees.zeros_like(params) if m.has_memory else None for m in self.moments)
         return State(moments, jnp.zeros((), trees.real_dtype()))
 

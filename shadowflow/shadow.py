@@ -1,6 +1,6 @@
 """One entry over all methods: the shadow of an optimizer, step by step, with its validity."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from . import checks, edges, history, memory as mem, trees, validity
-from .fields import chosen, conditions, direction_of, refuse_transformation, refuse_window
+from .fields import chosen, conditions, direction_of, refuse_window
 from .history import Window
 from .iterate import (
     Chunk,
     Trajectory,
-    check_state,
     chunked,
     drive,
     first_step,
@@ -22,7 +21,7 @@ from .iterate import (
     trajectory,
 )
 from .memory import Memory
-from .methods import METHODS, Method, backwards, collocation, settling
+from .methods import METHODS, Method, averages, backwards, collocation, inertial, settling
 from .methods.memoryless import Flow, Iteration, strides
 from .optimizer import Optimizer, State, traced
 from .problem import Problem
@@ -80,14 +79,16 @@ def settled_state(problem: Problem, optimizer: Optimizer, params: PyTree, learni
 def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate, steps: int, *,
            order: int | str = 2, method: str = "displaced", kind: str | None = None,
            start: int | None = 0, state: State | None = None, spacing: float | None = None,
-           window: float | None = None, curvature: float | None = None, save_every: int = 1,
+           window: float | None = None, curvature: float | None = None,
+           keep: Sequence[str | int] | None = None, save_every: int = 1,
            progress: Callable[[int], Any] | None = None) -> Shadow:  # fmt: skip
     """What the optimizer follows: ``steps`` steps of its modified flow or memoryless iteration.
 
     method: "taylor", "displaced", "linearized" (orders 1, 2; kinds "flow", "iteration"),
         "differences" (orders 1, 2; "iteration"; one gradient a step), "collocation" (any order;
-        settled, full batch), "inertial" (order 2, "flow"; keeps the moments and is the accurate
-        one at real decays). Mini-batches: "taylor" and "displaced".
+        settled, full batch), "inertial" (orders 2 to 4, "flow"; keeps the moments and is the
+        accurate one at real decays; of optax transformations those whose state is averages).
+        Mini-batches: "taylor" and "displaced".
     kind: None for the flow where the method has one.
     order: "auto", with "collocation", takes the order at which neighbouring orders differ least at
         ``params``, and says so where not even order 2 improves on order 1.
@@ -97,6 +98,9 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     spacing, window: as in ``memoryless_step``.
     curvature: the largest eigenvalue of the preconditioned Hessian, if known: the verdict then
         says on which side of the optimizer's edges (``flow_threshold``) the run is.
+    keep: with "inertial" of order 2, the moments that stay states, by name ("mu", "nu") or number;
+        the others are eliminated, as the memoryless methods do with all, and ``state`` need not
+        have them. None: all; (): none.
     save_every, progress: as in ``iterate``.
 
     Returns a ``Shadow``: times and steps as ``iterate``'s, so ``compare`` lays one beside the
@@ -118,16 +122,17 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     found = chosen(method, kind, order)
     checks.instance("problem", problem, Problem)
     checks.instance("optimizer", optimizer, Optimizer)
-    conditions(found, problem, learning_rate, spacing)
+    conditions(found, problem, optimizer, learning_rate, spacing)
     refuse_window(problem, window)
-    if isinstance(optimizer, Transformation):
-        refuse_transformation(found, problem, optimizer)
     if curvature is not None:
         checks.number("curvature", curvature, least=0)
         edges.flow_threshold(optimizer)
     params, steps = problem.check(params), checks.count("steps", steps)
     save_every = checks.count("save_every", save_every, 1)
-    start, state = _begin(problem, optimizer, params, learning_rate, start, state, found, order)
+    optimizer = averages.seen(optimizer, params) if found.keeps_moments else optimizer
+    moments = inertial.which(found.name, optimizer, keep, order)
+    start, state = _begin(problem, optimizer, params, learning_rate, start, state, found, order,
+                          moments)  # fmt: skip
     order, auto = _order(problem, optimizer, params, learning_rate, order, kind, spacing)
     first = start or 0
     table = rate_table(learning_rate, first + steps)
@@ -136,17 +141,20 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
         kept = history.window_of(optimizer, trees.finest_dtype(params), window, first + steps)
         problem = problem.tabulated(first + steps)
     course = _Course(problem, optimizer, found, kind, order, learning_rate, table, start, spacing,
-                     kept)  # fmt: skip
+                     kept, moments)  # fmt: skip
     run = drive(course.chunks(params, state), params, steps, save_every, progress)
     end = state if run.carry is None else run.carry[1]
+    if isinstance(optimizer, averages.Averages):
+        end = optimizer.given(end)
     path = trajectory(run, first, table, end if found.keeps_moments else None)
-    correction, plain = ((), ()) if run.records is None else run.records
+    correction, plain, *lowered = ((), ()) if run.records is None else run.records
+    said = [auto, *(validity.lower_remark(order, flags, first) for flags in lowered),
+            *_remarks(course, params, int(path.steps[-1]))]  # fmt: skip
     judged = validity.judge(
         first + np.arange(len(correction)), correction, plain, params=path.params,
-        rates=table[first:], remarks=[auto, *_remarks(course, params, int(path.steps[-1]))],
-        failed_at=path.failed_at, memoryless=not found.keeps_moments,
+        rates=table[first:], remarks=said, failed_at=path.failed_at, memoryless=course.eliminates,
         past=validity.past_edge(optimizer, max(table[first:], default=0.0), curvature,
-                                not found.keeps_moments),
+                                course.eliminates),
     )  # fmt: skip
     return Shadow(path.steps, path.times, path.params, path.state, path.failed_at, judged,
                   order, kept)  # fmt: skip
@@ -196,7 +204,7 @@ def _remarks(course: "_Course", params: PyTree, end: int) -> list[str]:
     optimizer, method, start = course.optimizer, course.method, course.start
     remarks = [validity.memory_remark(optimizer, start, end), _length_remark(course, params)]
     if method.keeps_moments:
-        remarks.append(validity.cold_remark(optimizer, start))
+        remarks.append(validity.cold_remark(optimizer, start, course.order))
     if course.problem.batched and method.name == "displaced":
         remarks.append(
             "With mini-batches each moment reads its own places: where eps is small this form is "
@@ -205,13 +213,13 @@ def _remarks(course: "_Course", params: PyTree, end: int) -> list[str]:
     return remarks if course.window is None else [*remarks, course.window.remark]
 
 
-def _begin(problem, optimizer, params, learning_rate, start, state, method: Method,
-           order) -> tuple:
+def _begin(problem, optimizer, params, learning_rate, start, state, method: Method, order,
+           kept) -> tuple:  # fmt: skip
     """(start, state) made consistent: where the run is, and its moments if the method has them."""
     if start is not None:
         start = checks.count("start", start)
     if state is not None:
-        state = check_state(optimizer, state, params)
+        state = inertial.given(optimizer, state, kept, params)
         reached = None if np.isinf(float(state.step)) else first_step(state)
         if start not in (0, reached):
             raise ValueError(
@@ -232,14 +240,16 @@ def _begin(problem, optimizer, params, learning_rate, start, state, method: Meth
     if state is not None or not method.keeps_moments:
         return start, state
     if start is None:
-        return None, settled_state(problem, optimizer, params, learning_rate, order=order)
+        whole = optimizer.source if isinstance(optimizer, averages.Averages) else optimizer
+        state = settled_state(problem, whole, params, learning_rate, order=order)
+        return None, inertial.given(optimizer, state, kept, params)
     if start > 0:
         raise ValueError(
             f"state: expected the optimizer's state at start={start} for method="
             f"{method.name!r}, which keeps the moments, got None; pass state=, or start=None "
             "for a settled start."
         )
-    return 0, optimizer.init(params)
+    return 0, inertial.without(optimizer.init(params), kept)
 
 
 @dataclass(frozen=True)
@@ -256,6 +266,12 @@ class _Course:
     start: int | None
     spacing: float | None
     window: Window | None
+    kept: tuple[bool, ...] | None
+
+    @property
+    def eliminates(self) -> bool:
+        """Whether any moment is no state."""
+        return not self.method.keeps_moments or self.kept is not None
 
     def chunks(self, params: PyTree, state: State | None) -> Iterator[Chunk]:
         """The run, chunk by chunk, for ``drive``."""
@@ -298,7 +314,8 @@ class _Course:
         """One step of the method, for ``drive``; state: in which the run begins, if given."""
         own = self.method.runners.get(self.kind)
         if own is not None and not isinstance(self.optimizer, Transformation):
-            return own(self.problem, self.optimizer, self.order, self.spacing)
+            options = {} if self.kept is None else {"kept": self.kept}
+            return own(self.problem, self.optimizer, self.order, self.spacing, **options)
         direction = direction_of(self.method, self.problem, self.optimizer, self.order,
                                  self.spacing, state)  # fmt: skip
         kind = Iteration if self.kind == "iteration" else Flow

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import PyTree
 
@@ -22,10 +23,11 @@ class Transformation(Optimizer):
 
     make: Callable
     reads_loss: bool = eqx.field(static=True)
+    holds_rate: bool = eqx.field(static=True)
 
-    def __init__(self, make: Callable, name: str, reads_loss: bool):
+    def __init__(self, make: Callable, name: str, reads_loss: bool, holds_rate: bool):
         self.moments, self.combine, self.name = (), as_pytree(_no_combine), name
-        self.make, self.reads_loss = as_pytree(make), reads_loss
+        self.make, self.reads_loss, self.holds_rate = as_pytree(make), reads_loss, holds_rate
 
     @property
     def uniform(self) -> bool:
@@ -42,18 +44,24 @@ class Transformation(Optimizer):
         """Whether its update asks for ``value``, as Polyak's step does."""
         return self.reads_loss
 
-    def init(self, params: PyTree) -> State:
+    @property
+    def keeps_rate(self) -> bool:
+        """Whether its state is made with the learning rate in it, as Rprop's first step size."""
+        return self.holds_rate
+
+    def init(self, params: PyTree, learning_rate=1.0) -> State:
         """The state before step 0; the transformation's own is its one moment."""
         zero = jnp.zeros((), trees.real_dtype())
-        return State((self.make(1.0).init(params),), zero)
+        inner = self.make(learning_rate if self.holds_rate else 1.0).init(params)
+        return State((inner,), zero)
 
     def update(self, state: State, grad: PyTree, params: PyTree, learning_rate, value=None):
         """(state after the step, step taken)."""
         more = {"value": value} if self.reads_loss else {}
         updates, inner = self.make(learning_rate).update(grad, state.moments[0], params, **more)
-        inner = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), inner,
-                             state.moments[0])  # fmt: skip
-        return State((inner,), state.step + 1), updates
+        like = lambda new, old: jnp.asarray(new, jnp.result_type(old))  # noqa: E731
+        inner = jax.tree.map(like, inner, state.moments[0])
+        return State((inner,), state.step + 1), jax.tree.map(like, updates, params)
 
     def adopted(self, opt_state, params: PyTree) -> tuple:
         """The state of a run of this transformation, as optax has it, as the one moment."""
@@ -99,7 +107,8 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
     ``convergence`` and ``implicit_bias``, on the full batch: the transformation is fed the
     gradients of the way that it came. No derivative of it is taken (but by method "taylor"), and
     it need not be pointwise. Methods: "displaced" (second order, at any step, with schedules),
-    "collocation" (any order, settled), "taylor" (as a check of the others). Accumulators such as
+    "collocation" (any order, settled), "taylor" (as a check of the others), "inertial" (where
+    all that the state keeps are exponential averages). Accumulators such as
     Adagrad's, whose steps depend on their whole past, have no settled flow: refused with how long
     was looked, and followed from step 0, or from a state of their run, by "displaced".
 
@@ -122,12 +131,25 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
         )
     inner = getattr(make, "func", make)
     name = name or getattr(inner, "__name__", "transformation")
-    return Transformation(make, name, _reads_loss(made, name))
+    return Transformation(make, name, _reads_loss(made, name), _holds_rate(make))
+
+
+PROBE = {"matrix": np.ones((2, 2), np.float32), "vector": np.ones(2, np.float32)}
+
+
+def _holds_rate(make: Callable) -> bool:
+    """Whether a fresh state depends on the learning rate."""
+    try:
+        states = [jax.tree.leaves(make(rate).init(PROBE)) for rate in (1.0, 0.5)]
+    except Exception:  # a transformation for other trees than this one: it has its say later
+        return False
+    pairs = [pair for pair in zip(*states, strict=True) if eqx.is_inexact_array(pair[0])]
+    return any(not np.array_equal(*pair) for pair in pairs)
 
 
 def _reads_loss(made: Any, name: str) -> bool:
     """Whether ``update`` asks for the loss; TypeError where it asks for more by keyword."""
-    tree = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
+    tree = jax.tree.map(jnp.asarray, PROBE)
 
     def missing(**given) -> str:
         try:

@@ -133,13 +133,27 @@ def past_edge(optimizer: Optimizer, rate: float, curvature: float | None, memory
     return ""
 
 
-def cold_remark(optimizer: Optimizer, start: int | None) -> str:
-    """What to say of an inertial flow whose uncorrected averages rise from 0 at its start."""
-    if start != 0 or all(moment.corrected for moment in optimizer.moments):
+def cold_remark(optimizer: Optimizer, start: int | None, order: int) -> str:
+    """What to say of the inertial order 4 where uncorrected averages rise from 0."""
+    if order < 4 or start != 0 or all(moment.corrected for moment in optimizer.moments):
         return ""
     return (
-        "Without bias correction a cold start costs the inertial flow an error of first order, "
-        "unless the direction is linear in the moments"
+        "Without bias correction a cold start costs the inertial flow of order 4 a small error of "
+        "third order, unless the direction is linear in the moments"
+    )
+
+
+def lower_remark(order: int, lowered, first: int) -> str:
+    """What to say of the steps at which order 2 was taken for a higher one; "" for none.
+
+    lowered: a flag per step; first: the number of the first one.
+    """
+    where = np.flatnonzero(lowered)
+    if not len(where):
+        return ""
+    return (
+        f"Order 2 was taken at {len(where)} of {len(lowered)} steps (first at step "
+        f"{first + where[0]}), where order {order} is not finite: its steps onward reach too far"
     )
 
 

@@ -145,7 +145,7 @@ def momentum(decay=0.9, form: str = "trace", bias_correction: bool = False) -> O
     ``form="ema"`` steps by m = (1 − decay) t instead. ``decay`` is the paper's β.
     """
     checks.decay("decay", decay)
-    return Optimizer([Moment(decay, bias_correction=bias_correction)],
+    return Optimizer([Moment(decay, bias_correction=bias_correction, name="mu")],
                      Mixture(1.0, summed(decay, form)), "momentum")  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def nesterov(decay=0.9, form: str = "trace", bias_correction: bool = False) -> O
     which agrees with optax.sgd(momentum=…, nesterov=True) and torch.
     """
     checks.decay("decay", decay)
-    moments = [Moment(decay, bias_correction=bias_correction), present()]
+    moments = [Moment(decay, bias_correction=bias_correction, name="mu"), present()]
     return Optimizer(moments, Mixture(decay, summed(decay, form)), "nesterov")
 
 
@@ -165,7 +165,7 @@ def rmsprop(decay=0.9, eps=1e-8, eps_root=0.0, bias_correction: bool = False) ->
     (eps=0, eps_root=…; Theorem C.4); neither corrects the bias.
     """
     epsilons(eps, eps_root)
-    moments = [present(), Moment(decay, square, bias_correction)]
+    moments = [present(), Moment(decay, square, bias_correction, name="nu")]
     return Optimizer(moments, Ratio(eps, eps_root), "rmsprop")
 
 
@@ -196,8 +196,8 @@ def ratio_of_averages(name, b1, b2, eps, eps_root, bias_correction, combine) -> 
     checks.decay("b1", b1)
     checks.decay("b2", b2)
     epsilons(eps, eps_root)
-    first = Moment(b1, bias_correction=bias_correction)
-    return Optimizer([first, Moment(b2, square, bias_correction)], combine, name)
+    first = Moment(b1, bias_correction=bias_correction, name="mu")
+    return Optimizer([first, Moment(b2, square, bias_correction, name="nu")], combine, name)
 
 
 def nadam(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = True) -> Optimizer:
@@ -208,14 +208,14 @@ def nadam(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = True
     checks.decay("b1", b1)
     checks.decay("b2", b2)
     epsilons(eps, eps_root)
-    moments = [Moment(b1), present(), Moment(b2, square, bias_correction)]
+    moments = [Moment(b1, name="mu"), present(), Moment(b2, square, bias_correction, name="nu")]
     return Optimizer(moments, LookaheadRatio(b1, eps, eps_root, bool(bias_correction)), "nadam")
 
 
 def signum(decay=0.9, eps_root=1e-8, bias_correction: bool = False) -> Optimizer:
     """Signum with a smoothed sign: Φ = s(m), s(x) = x / sqrt(x² + eps_root); eps_root=0 is sign."""
     checks.number("eps_root", eps_root, least=0)
-    moments = [Moment(decay, bias_correction=bias_correction)]
+    moments = [Moment(decay, bias_correction=bias_correction, name="mu")]
     return Optimizer(moments, SmoothedSign(eps_root), "signum")
 
 
@@ -227,5 +227,5 @@ def lion(b1=0.9, b2=0.99, eps_root=1e-8, bias_correction: bool = False) -> Optim
     checks.decay("b1", b1)
     checks.number("b2", b2, above=0, below=1)
     checks.number("eps_root", eps_root, least=0)
-    moments = [Moment(b2, bias_correction=bias_correction), present()]
+    moments = [Moment(b2, bias_correction=bias_correction, name="mu"), present()]
     return Optimizer(moments, SmoothedSign(eps_root, b1, b2), "lion")

@@ -81,8 +81,8 @@ def rmsprop(decay, eps, eps_root, bias_correction=False) -> Formula:
 
 def nadam(b1, b2, eps, eps_root) -> Formula:
     def parts(m, n):
-        ahead = b1 / (1 - (0 if n == np.inf else b1 ** (n + 2)))
-        now = (1 - b1) / (1 - (0 if n == np.inf else b1 ** (n + 1)))
+        ahead = b1 / (1 - b1 ** (n + 2))
+        now = (1 - b1) / (1 - b1 ** (n + 1))
         return ahead, now, np.sqrt(m[2] + eps_root)
 
     def combine(m, x, n):

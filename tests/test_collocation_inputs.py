@@ -126,7 +126,7 @@ def test_another_decay_is_not_another_compilation():
 
 
 MANY = Optimizer([Moment(jnp.asarray([0.5, 0.9]))], lambda moments, params, step: moments[0])
-KNOWN = r'decay: expected a decay known as a number, got .*; method="collocation"'
+KNOWN = r'decay: expected a decay known as a number, got .*; methods "collocation"'
 TRACED = jax.jit(lambda b: collocation.rule(zoo.momentum(b), 2))
 
 

@@ -51,7 +51,7 @@ def rows(optimizer, **options):
 def test_the_table_has_a_row_for_all_that_is_declared():
     found = rows(zoo.sgd())
     expected = {(name, kind, order) for name, method in METHODS.items() if not method.settled
-                for kind in method.kinds for order in method.measured}  # fmt: skip
+                for kind in method.kinds for order in method.measured if order <= 2}  # fmt: skip
     assert {(row.method, row.kind, row.order) for row in found} == expected
     assert all(row.holds for row in found)
     assert all(row.exact for row in found if row.kind == "iteration")
@@ -71,7 +71,8 @@ def test_a_first_order_shadow_does_not_pass_for_second_order():
 def test_from_a_settled_start_every_method_is_measured():
     found = rows(zoo.adam(0.3, 0.5, 0.0, 0.1), orders=[2], start=None)
     assert {row.method for row in found} == {n for n, m in METHODS.items() if m.offers(2)}
-    high = rows(zoo.adam(0.3, 0.5, 0.0, 0.1), methods=["collocation"], orders=[3], start=None)
+    high = rows(zoo.adam(0.3, 0.5, 0.0, 0.1), methods=["collocation", "inertial"], orders=[3],
+                start=None)  # fmt: skip
     assert all(row.holds for row in [*found, *high])
 
 

@@ -27,10 +27,28 @@ def order(errors) -> float:
     return float(np.log2(errors[0] / errors[-1]) / (len(errors) - 1))
 
 
+def risen(formula, s, moments, g, theta):
+    """L G at s with the gradient held, as G(∞) − Σ_{j≥1} G'(s+j), by differences over 400 steps."""
+
+    def at(times):
+        read = []
+        for (b, psi, _, corrected), m in zip(formula.moments, moments, strict=True):
+            value = (
+                psi(g) + (m - psi(g)) * b ** times[:, None] if b else psi(g) + 0 * times[:, None]
+            )
+            read.append(value / (1 - b ** (s + times[:, None])) if corrected and b else value)
+        return formula.combine(read, theta, s + times[:, None] - 1)
+
+    times, small = np.arange(1.0, 401), 1e-4
+    slopes = (at(times + small) - at(times - small)) / (2 * small)
+    return at(np.full(1, 1e6))[0] - slopes.sum(axis=0)
+
+
 def equations(formula, displaced=0.5):
     """(s, step number, y) → dy/ds of the published equations, y = (θ, m_1, …, m_I)."""
     decays = [moment[0] for moment in formula.moments]
     speeds = [-np.log(b) if b else 0.0 for b in decays]
+    cold = None if all(c or not b for b, _, _, c in formula.moments) else True
     share = [b * a / (1 - b) for b, a in zip(decays, speeds, strict=True)]  # β^{½} κ
 
     def field(s, n, y):
@@ -44,8 +62,11 @@ def equations(formula, displaced=0.5):
                 read.append(mixed / (1 - b**s * w) if corrected and b else mixed)
             return formula.combine(read, x, n), g
 
-        there = theta + RATE * displaced * direction(theta)[0]
+        here, g = direction(theta)
+        extra = 0.0 if cold is None else risen(formula, s, moments, g, theta) - here
+        there = theta + RATE * displaced * (here + extra)
         move, g = direction(there)
+        move = move + extra
         pulls = [
             -a * (m - psi(g))
             for a, m, (_, psi, _, _) in zip(speeds, moments, formula.moments, strict=True)

@@ -16,7 +16,7 @@ LAYERS = (
     {"lab"},
     {"monitor", "steer"},
     {"errorbar"},
-    {"bias", "convergence", "symbolic"},
+    {"bias", "convergence", "shuffles", "symbolic"},
     {"shadow"},
     {"validity", "fields"},
     {"methods"},

@@ -79,6 +79,16 @@ def test_at_a_step_with_a_schedule_it_agrees_with_the_moments():
     [
         pytest.param(clipped, id="clip + adam"),
         pytest.param(functools.partial(optax.adamw, b1=0.5, b2=0.7, weight_decay=0.1), id="adamw"),
+        pytest.param(
+            lambda rate: optax.multi_transform(
+                {
+                    "adam": optax.adam(rate, b1=0.5, b2=0.7),
+                    "sgd": optax.sgd(2 * rate, momentum=0.6),
+                },
+                {"w": "adam", "b": "sgd"},
+            ),
+            id="two groups",
+        ),
     ],
 )
 @pytest.mark.slow
@@ -263,3 +273,44 @@ def test_what_is_not_pointwise_has_no_potential_and_says_so():
     assert bias.potential is None and "clipped is not pointwise" in bias.verdict
     assert set(bias.parts) == {"memoryless", "memory", "discretization"}
     assert "perturbed one-norm" in bias.describe() and bias.one_norm.value > 0
+
+
+def test_a_host_function_is_followed_alike():
+    def grad(x):
+        x = np.asarray(x)
+        return -2 * x[::-1] * (1.5 - 2 * x[0] * x[1])
+
+    host = sf.Problem(grad=grad, traceable=False)
+    for kind in ("flow", "iteration"):
+        here, there = (
+            sf.shadow(problem, ADAM, X, 1e-3, 3, kind=kind) for problem in (host, BILINEAR)
+        )
+        assert sf.compare(here, there).max_norm[-1] < 1e-14
+
+
+def test_what_is_not_finite_is_reported_with_its_step():
+    problem = sf.Problem(lambda x: jnp.sum(jnp.sqrt(x)))
+    follow = sf.shadow(problem, ADAM, jnp.asarray([0.05, 1.0]), 1e-2, 20)
+    assert follow.failed_at is not None and 0 < follow.failed_at < 20
+    assert f"began at step {follow.failed_at}" in follow.verdict
+    assert np.all(np.isfinite(follow.params))
+
+
+def test_a_rate_that_is_kept_in_the_state_is_put_there():
+    """Rprop's first step size; and no schedule is accepted that would not be seen."""
+    for make in (optax.rprop, optax.inject_hyperparams(optax.adam)):
+        optimizer = sf.from_optax(make)
+        run = sf.iterate(BOWL, optimizer, PLACE, 1e-3, 4)
+        tx, params = make(1e-3), PLACE
+        state = tx.init(params)
+        for _ in range(4):
+            updates, state = tx.update(jax.grad(BOWL.loss)(params), state, params)
+            params = optax.apply_updates(params, updates)
+        assert distance(jax.tree.map(jnp.asarray, run.last), params) < 1e-9
+        for call in (sf.iterate, sf.shadow):
+            with pytest.raises(ValueError, match="learning_rate: expected a number for"):
+                call(BOWL, optimizer, PLACE, lambda step: 1e-3, 3)
+    assert not sf.from_optax(optax.adam).keeps_rate
+    follow = sf.shadow(BOWL, sf.from_optax(optax.rprop), PLACE, 1e-3, 4, kind="iteration")
+    real = sf.iterate(BOWL, sf.from_optax(optax.rprop), PLACE, 1e-3, 4)
+    assert sf.compare(real, follow).max_norm[-1] < 1e-14  # no sign changes: exact

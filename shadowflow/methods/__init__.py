@@ -66,6 +66,11 @@ class Method:
         return self.orders is None or order in self.orders
 
     @property
+    def usual(self) -> tuple[int, ...]:
+        """The highest order of those up to 2, where it has a limit: what tables show."""
+        return (max(order for order in self.orders if order <= 2),) if self.orders else ()
+
+    @property
     def measured(self) -> tuple[int, ...]:
         """The orders that are measured where none are named."""
         return self.orders or (1, 2, 3, 4)

@@ -17,7 +17,7 @@ from ..memory import Memory
 from ..optimizer import Optimizer, State
 from ..problem import Problem
 from . import collocation as nodes
-from .settling import settling
+from .settling import mean_age, settling
 
 
 class Walk(eqx.Module):
@@ -79,7 +79,7 @@ def along(made: Walk, optimizer: Optimizer, rate: Array, params: PyTree, gradien
         return (after, state, trees.scale(-1 / rate, move)), None
 
     rows = made.weights, made.ways
-    first = optimizer.init(place(made.ways[0]))
+    first = optimizer.init(place(made.ways[0]), rate)
     begin = first, first, trees.zeros_like(params)
     oldest = rows[0].shape[0] - made.spacing * (made.order - 1)
     carry, _ = jax.lax.scan(one, begin, jax.tree.map(lambda row: row[:oldest], rows))
@@ -119,7 +119,7 @@ class Backwards(eqx.Module):
     def walk(self, optimizer: Optimizer, params: PyTree) -> Walk:
         """The matrices, as long as the optimizer takes to settle."""
         length = settling(optimizer, params)
-        spacing = self.spacing or default_spacing(length)
+        spacing = self.spacing or mean_age(length, params)
         return walk(self.order, spacing, length)
 
     def path(self, made: Walk, problem: Problem, optimizer: Optimizer, rate: Array,
@@ -174,12 +174,3 @@ def past_state(problem: Problem, optimizer: Optimizer, memory: Memory, params: P
     made = way.walk(optimizer, params)
     _, _, state = way.path(made, problem, optimizer, memory.rate, params)
     return State(state.moments, jnp.asarray(jnp.inf, trees.real_dtype()))
-
-
-def default_spacing(settling: int) -> int:
-    """The distance of the nodes: about the mean age of a memory that takes so long to fade.
-
-    >>> default_spacing(0), default_spacing(329)  # of b = 0.9 in float64: b / (1 − b) = 9
-    (1, 9)
-    """
-    return max(1, round(settling / 36.5))

@@ -56,8 +56,8 @@ def known_decay(moment: Moment) -> float:
     if not checks.is_concrete(decay) or np.ndim(decay) > 0:
         raise ValueError(
             f"decay: expected a decay known as a number, got {decay!r}; "
-            'method="collocation" makes its quadrature on the host: build it outside of jit, '
-            'vmap and grad with one number per moment, or use method="displaced".'
+            'methods "collocation" and "inertial" make their rules on the host: build it outside '
+            'of jit, vmap and grad with one number per moment, or use method="displaced".'
         )
     return float(decay)
 

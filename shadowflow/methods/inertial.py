@@ -1,38 +1,48 @@
 """The inertial flow: the moments stay as states, and only the step is corrected.
 
-In units of steps s, a = ln(1/β), κ = (a/2)/sinh(a/2):
+In units of steps s, a = ln(1/β), κ = (a/2)/sinh(a/2), at order 2:
   m' = −a (m − ψ(g̃)),  θ' = −h Φ(m̂),  g̃ = ∇E(θ + ½ h Φ),
   m̂ = [ψ(g̃) + (m − ψ(g̃)) β^{½} κ] / (1 − β^{s+½} κ), the denominator 1 without bias correction.
 The average is followed exactly (its flow over one step is β), β^{½} κ makes the mean of m̂ over
-a step the value after the update, and the half step centres the gradient. Full batch only;
-order 2, at any decay, from a cold or a settled start.
+a step the value after the update, and the half step centres the gradient. Without bias correction
+a nonlinear Φ of moments that rise from 0 has another mean than the Φ of their mean: early in a
+cold run θ' gets −h [L Φ(m(·)) − Φ(m̂)] more, both at the gradient of the place (``onward``: L).
+Orders 3 and 4 read both from real steps of the optimizer (``onward``). Full batch only; at any
+decay, from a cold or a settled start.
+
+keep: the moments left out are no states but averages along the path, read as in ``displaced`` on
+one line through two gradients, from their own places and half a step more: order 2.
 """
 
 import math
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .. import memory as mem, trees
+from .. import checks, memory as mem, trees
 from ..memory import Memory
 from ..optimizer import Moment, Optimizer, State, decay_power, traced
 from ..problem import Problem
-from . import onward, solver, taylor
+from . import averages, displaced, onward, solver, taylor
+from .collocation import known_decay
+from .memoryless import sizes
 
-FADING = 0.2
-EARLY_STEPS, EARLY_SUBSTEPS = 8, 4
+FADING, FADING_HIGH = 0.2, 0.5
+EARLY_STEPS, EARLY_SUBSTEPS, EARLY_SUBSTEPS_HIGH = 8, 4, 2
 
 
-def substeps(optimizer: Optimizer) -> int:
-    """How often to divide a step so that no memory fades by more than e^-0.2 in a part of it.
+def substeps(decays: Sequence[float], order: int = 2) -> int:
+    """How often to divide a step so that no memory fades by more than e^-0.2 in a part of it
+    (e^-0.5 above order 2, whose solver is of order 8).
 
     A memory of few steps changes fast within one, at a speed that no smaller learning rate
     reduces; undivided, the solver's error would be of first order in it. For decay 0.9: 1.
     """
-    decays = [float(m.decay) for m in optimizer.moments if m.has_memory and float(m.decay) > 0]
-    return max((math.ceil(-math.log(decay) / FADING) for decay in decays), default=1)
+    some, fading = [decay for decay in decays if decay > 0], FADING if order == 2 else FADING_HIGH
+    return max((math.ceil(-math.log(decay) / fading) for decay in some), default=1)
 
 
 def half_phase(decay: Array) -> Array:
@@ -46,8 +56,9 @@ class Inertial(eqx.Module):
     """One step of the inertial flow, for ``drive``.
 
     The carry is (θ, state, memory, last direction, last memory). The record is (half the change
-    of the direction since the last step, the direction): the size of what a first-order
-    inertial flow, which reads gradient and moments half a step late, would miss. What uncorrected
+    of the direction since the last step, the direction, whether order 2 was taken in place of a
+    higher one): the size of what a first-order inertial flow, which reads gradient and moments
+    half a step late, would miss. What uncorrected
     weights, rising from 0, change by themselves is no such miss and is taken out.
     """
 
@@ -56,6 +67,8 @@ class Inertial(eqx.Module):
     substeps: Array
     rules: onward.Rules | None
     order: int = eqx.field(static=True)
+    kept: tuple[bool, ...] | None = eqx.field(static=True)
+    lower: "Inertial | None" = None
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """The carry of ``drive`` before the first step."""
@@ -66,15 +79,17 @@ class Inertial(eqx.Module):
         memory = mem.with_rate(memory, rate)
         gradient = self.problem.gradient(params)
         reference = self.optimizer.transformed(gradient)
-        drift = tuple(trees.zeros_like(params) if m.has_memory else None
-                      for m in self.optimizer.moments)  # fmt: skip
-        moved, drift = self._flow(memory, state, reference, (params, drift))
+        drift = tuple(None if old is None else trees.zeros_like(old) for old in state.moments)
+        moved, drift, lowered = self._finite_flow(memory, state, reference, (params, drift))
         moments = self._moments(state, reference, drift, 1.0)
         here = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
-        rise = self._rise(memory, before, params, gradient)
-        change = trees.norm(trees.subtract(trees.subtract(here, last), rise)) / 2
-        known = (rate > 0) & jnp.isfinite(change)
-        record = (jnp.where(known, change, 0.0), trees.norm(here))
+        if self.kept is None:
+            rise = self._rise(memory, before, params, gradient)
+            change = trees.norm(trees.subtract(trees.subtract(here, last), rise)) / 2
+            known = (rate > 0) & jnp.isfinite(change)
+            record = (jnp.where(known, change, 0.0), trees.norm(here), lowered)
+        else:
+            record = (*self._eliminated(memory, state, params, gradient), lowered)
         direction = trees.where(rate > 0, here, last)
         before = trees.where(rate > 0, memory, before)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, moments))
@@ -82,20 +97,43 @@ class Inertial(eqx.Module):
         memory = mem.advance(self.optimizer, memory)
         return (moved, state, memory, direction, before), record, finite
 
+    def _eliminated(self, memory: Memory, state: State, params: PyTree, gradient: PyTree) -> tuple:
+        """The record where moments are eliminated: what their places change of the direction."""
+        fresh = self._fresh(memory, gradient)
+        first, second = (
+            self._direction(memory, state.moments, read, params, 0.0)
+            for read in (fresh, self._on_line(memory, params, gradient,
+                         self._direction(memory, state.moments, fresh, params, 0.0)))
+        )  # fmt: skip
+        return sizes(first, second)
+
+    def _finite_flow(self, memory: Memory, state: State, reference: tuple, y: tuple) -> tuple:
+        """``_flow``, and whether it is that of order 2 because of what is not finite above it."""
+        found = self._flow(memory, state, reference, y)
+        if self.lower is None:
+            return *found, jnp.asarray(False)
+        below, fits = self.lower, trees.all_finite(found)
+        again = lambda: below._flow(memory, state, reference, y)  # noqa: E731
+        if self.problem.traceable:
+            return *jax.lax.cond(fits, lambda: found, again), ~fits
+        return *(found if fits else again()), ~fits
+
     def _flow(self, memory: Memory, state: State, reference: tuple, y: tuple) -> tuple:
         """(θ, drift) one step later."""
+
         def run(rule):
             field = lambda s, y: self._field(memory, state, reference, rule, s, y)  # noqa: E731
             return solver.one_step(field, y, traceable=self.problem.traceable,
                                    substeps=self._parts(memory),
                                    high_order=self.order > 2)  # fmt: skip
 
-        if self.rules is None or memory.settled:
-            return run(None if self.rules is None else self.rules.late)
-        begun = memory.step < self.rules.begin
+        rules = self.rules
+        if rules is None or memory.settled:
+            return run(None if rules is None else rules.late)
+        begun = memory.step < rules.begin
         if not self.problem.traceable:
-            return run(self.rules.early if begun else self.rules.late)
-        return jax.lax.cond(begun, lambda: run(self.rules.early), lambda: run(self.rules.late))
+            return run(rules.early if begun else rules.late)
+        return jax.lax.cond(begun, lambda: run(rules.early), lambda: run(rules.late))
 
     def _rise(self, memory: Memory, before: Memory, params: PyTree, gradient: PyTree) -> PyTree:
         """F_n − F_m at one gradient, m the last step that moved: 0 where all F are the same."""
@@ -111,7 +149,8 @@ class Inertial(eqx.Module):
         """More parts at the start of a cold run: corrected weights vary like 1 / (s + ½) there."""
         if memory.settled:
             return self.substeps
-        return self.substeps * jnp.where(memory.step < EARLY_STEPS, EARLY_SUBSTEPS, 1)
+        more = EARLY_SUBSTEPS if self.order == 2 else EARLY_SUBSTEPS_HIGH
+        return self.substeps * jnp.where(memory.step < EARLY_STEPS, more, 1)
 
     def _moments(self, state: State, reference: tuple, drift: tuple, s) -> tuple:
         """m(s) = β^s m + (1 − β^s) ψ_reference + drift: exact while the gradient stands still."""
@@ -136,7 +175,8 @@ class Inertial(eqx.Module):
         else:
             direction, fresh = self._half(memory, now, rule, params, s)
         pull = tuple(
-            None if extra is None or psi is None
+            None
+            if extra is None or psi is None
             else trees.scale(_speed(moment.rate), _pull(psi, base, extra))
             for moment, extra, psi, base in zip(
                 self.optimizer.moments, drift, fresh, reference, strict=True
@@ -145,22 +185,49 @@ class Inertial(eqx.Module):
         return trees.scale(-memory.rate, direction), pull
 
     def _half(self, memory: Memory, now: State, rule, params: PyTree, s) -> tuple[PyTree, tuple]:
-        """Order 2: the gradient half a step back, and of a transient what the phase misses."""
+        """Order 2: (direction, ψ of the gradients half a step back)."""
         gradient = self.problem.gradient(params)
-        here = self._direction(memory, now.moments, gradient, params, s)
-        mended = here
+        fresh = self._fresh(memory, gradient)
+        here = mended = self._direction(memory, now.moments, fresh, params, s)
         if rule is not None:
-            fresh = self.optimizer.transformed(gradient)
             mended = onward.still(rule, self.optimizer, params, now, fresh)
         there = trees.add(params, memory.rate / 2, mended)
-        gradient = self.problem.gradient(there)
-        direction = self._direction(memory, now.moments, gradient, there, s)
+        if self.kept is None:
+            late = self.optimizer.transformed(self.problem.gradient(there))
+        else:
+            late = self._on_line(memory, params, gradient, mended)
+        direction = self._direction(memory, now.moments, late, there, s)
         if rule is not None:
             direction = trees.add(direction, 1, trees.subtract(mended, here))
-        return direction, self.optimizer.transformed(gradient)
+        return direction, late
 
-    def _direction(self, memory: Memory, moments: tuple, gradient: PyTree, params: PyTree, s):
+    def _fresh(self, memory: Memory, gradient: PyTree) -> tuple:
+        """ψ(g) per moment, of an eliminated one as if every gradient so far had been g."""
         fresh = self.optimizer.transformed(gradient)
+        if self.kept is None:
+            return fresh
+        return tuple(
+            psi if kept else trees.scale(mem.total_weight(self.optimizer, memory, i), psi)
+            for i, (psi, kept) in enumerate(zip(fresh, self.kept, strict=True))
+        )
+
+    def _on_line(self, memory: Memory, params: PyTree, gradient: PyTree, way: PyTree) -> tuple:
+        """ψ per moment on a line through two gradients: half a step back, or over its ages."""
+        assert self.kept is not None
+        ages = [mem.mean_time(memory, i) for i, kept in enumerate(self.kept) if not kept]
+        longest = jnp.max(jnp.stack([memory.rate, *ages]))
+        longest = jnp.where(longest > 0, longest, 1.0)
+        far = self.problem.gradient(trees.add(params, longest, way))
+        slope = trees.scale(1 / longest, trees.subtract(far, gradient))
+        half = memory.rate / 2
+        near = self.optimizer.transformed(trees.add(gradient, half, slope))
+        return tuple(
+            psi if kept else displaced.averaged(self.optimizer, memory, i, gradient, slope,
+                                                mem.gauss_rule(memory, i)[0] + half)
+            for i, (psi, kept) in enumerate(zip(near, self.kept, strict=True))
+        )  # fmt: skip
+
+    def _direction(self, memory: Memory, moments: tuple, fresh: tuple, params: PyTree, s):
         read = tuple(
             self._read(moment, memory, old, psi, s)
             for moment, old, psi in zip(self.optimizer.moments, moments, fresh, strict=True)
@@ -188,13 +255,88 @@ def _pull(psi: PyTree, base: PyTree, extra: PyTree) -> PyTree:
     return trees.subtract(trees.subtract(psi, base), extra)
 
 
-def flow(problem: Problem, optimizer: Optimizer, order: int, spacing: None) -> Inertial:
-    """The runner of the method."""
+def kept_moments(optimizer: Optimizer, keep, order) -> tuple[bool, ...] | None:
+    """Which moments ``keep`` names, by name or number; None where all that remember are kept.
+
+    Raises ValueError for what names no moment with memory, and for an order other than 2 where
+    one is left out.
+    """
+    if keep is None:
+        return None
+    remembers = [moment.has_memory for moment in optimizer.moments]
+    names = [moment.name if moment.has_memory else None for moment in optimizer.moments]
+    numbers = [i for i, some in enumerate(remembers) if some]
+    known = [name for name in names if name is not None] + numbers
+    if isinstance(keep, str) or not isinstance(keep, Sequence):
+        raise TypeError(f"keep: expected a sequence such as ('nu',), got {keep!r}.")
+    for item in keep:
+        checks.choice(f"keep (moments of {optimizer.name})", item, known)
+    kept = tuple(not some or i in keep or (name is not None and name in keep)
+                 for i, (some, name) in enumerate(zip(remembers, names, strict=True)))  # fmt: skip
+    if all(kept):
+        return None
+    if isinstance(optimizer, averages.Averages):
+        raise ValueError(
+            f"keep: expected None for the optax transformation {optimizer.name}, got {keep!r}; "
+            "only moments of shadowflow's own optimizers can be eliminated one by one."
+        )
+    if order != 2:
+        raise ValueError(
+            f"order: expected 2 with keep={keep!r}, which leaves out a moment, got {order!r}; "
+            "higher orders keep all moments: leave keep out."
+        )
+    return kept
+
+
+def which(method: str, optimizer: Optimizer, keep, order) -> tuple[bool, ...] | None:
+    """``kept_moments``; ValueError for a method that keeps none."""
+    if keep is not None and method != "inertial":
+        raise ValueError(
+            f"keep: expected None for method={method!r}, got {keep!r}; only method='inertial' "
+            "keeps moments as states."
+        )
+    return kept_moments(optimizer, keep, order)
+
+
+def without(state: State, kept: tuple[bool, ...] | None) -> State:
+    """The state of the kept moments alone, None for the others."""
+    if kept is None:
+        return state
+    moments = zip(state.moments, kept, strict=True)
+    return State(tuple(old if keep else None for old, keep in moments), state.step)
+
+
+def given(optimizer: Optimizer, state: State, kept: tuple[bool, ...] | None,
+          params: PyTree) -> State:  # fmt: skip
+    """A state as passed, checked; of eliminated moments it may have anything, or None."""
+    if kept is None or not isinstance(state, State):
+        return averages.checked(optimizer, state, params)
+    if len(state.moments) == len(kept):
+        zeros = optimizer.init(params).moments
+        parts = zip(state.moments, zeros, kept, strict=True)
+        state = State(tuple(old if keep else zero for old, zero, keep in parts), state.step)
+    return without(averages.checked(optimizer, state, params), kept)
+
+
+def flow(problem: Problem, optimizer: Optimizer, order: int, spacing: None,
+         kept: tuple[bool, ...] | None = None) -> Inertial:  # fmt: skip
+    """The runner of the method; kept: of ``kept_moments``."""
     del spacing
-    dtype = jnp.float64
-    corrected = all(moment.corrected for moment in optimizer.moments)
+    some = kept or [True] * len(optimizer.moments)
+    moments = [moment for moment, keep in zip(optimizer.moments, some, strict=True) if keep]
+    decays = [known_decay(moment) for moment in moments]
+    if order > 2 and any(
+        m.has_memory and decay == 0 for m, decay in zip(moments, decays, strict=True)
+    ):
+        raise ValueError(
+            f"decay: expected the number 0 for a moment without memory at order {order}, got an "
+            "array that is 0; pass 0.0."
+        )
+    rules, rising = None, not all(moment.corrected for moment in moments)
     if order > 2:
-        rules = onward.rules(optimizer, order, dtype)
-    else:
-        rules = None if corrected else onward.transient(optimizer, dtype)
-    return Inertial(problem, traced(optimizer), jnp.asarray(substeps(optimizer)), rules, order)
+        rules = onward.rules(decays, order, trees.real_dtype(), rising)
+    elif rising:
+        rules = onward.transient(decays, trees.real_dtype())
+    parts = jnp.asarray(substeps(decays, order))
+    lower = flow(problem, optimizer, 2, None, kept) if order > 2 else None
+    return Inertial(problem, traced(optimizer), parts, rules, order, kept, lower)

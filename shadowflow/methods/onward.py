@@ -8,7 +8,9 @@ Both are read from real steps of the optimizer: a functional of the shift is a s
 steps that is exact on chosen functions, powers of s and the decays' β^s. Late in a run, or
 settled, order R takes the R nodes −1, 0, …, R − 2 and R gradients. Early, where the weights
 of a cold start bend within a step, L G(s) = L G(s+M) − Σ_{j=1}^{M} G'(s+j): M derivatives are
-taken as they are and L only where the start is far behind.
+taken as they are and L only where the start is far behind. Where not all moments are corrected
+the slopes of q bend too: what the sums over steps miss of θ' = −h L G there is small, and along
+that way q is read once more (so a nonlinear Φ has order 3 from a cold start, not 4).
 """
 
 import math
@@ -22,14 +24,13 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
-from ..memory import Memory
 from ..optimizer import Optimizer, State, decay_power
 from ..problem import Problem
-from .collocation import against_first, known_decay, weighted
+from .collocation import FULL, against_first, weighted
 
-EXPLICIT, BESIDE, KEPT = 7, 5, 4
+EXPLICIT, BESIDE, KEPT = 7, 5, 4  # M; nodes beside s + M + ½; powers of s at least
 STEPS = EXPLICIT + BESIDE
-LEAST_EARLY = 16
+LEAST_EARLY, MOST_GROWTH = 16, 1e3
 DIGITS, APART = 400, Decimal("1e-15")
 
 
@@ -84,12 +85,16 @@ class Late(eqx.Module):
 class Early(eqx.Module):
     """Sums over the steps 0, …, STEPS − 1: ``pull`` P per moment, ``slope`` the derivatives of q
     at 0, …, M − 1, ``drift`` their sums in the derivative of each moment at 1, …, M;
-    ``mean``: z^M L over G at 1, …, STEPS."""
+    ``mean``: z^M L over G at 1, …, STEPS. ``powers`` [M, M], ``more`` [M]: the same two per moment
+    from what ``slope`` misses of q'; ``rising``: whether that is looked up."""
 
     pull: tuple
     slope: Array
     drift: tuple
     mean: Array
+    powers: tuple
+    more: tuple
+    rising: bool = eqx.field(static=True)
 
 
 class Rules(eqx.Module):
@@ -101,9 +106,8 @@ class Rules(eqx.Module):
     begin: Array
 
 
-def rules(optimizer: Optimizer, order: int, dtype) -> Rules:
-    """The ``Rules`` of the order for the optimizer's decays, which must be known."""
-    decays = [known_decay(moment) for moment in optimizer.moments]
+def rules(decays: list[float], order: int, dtype, rising: bool) -> Rules:
+    """The ``Rules`` of the order for the decays of all moments; rising: not all are corrected."""
     nodes = [*range(order - 1), -1]
     ones = [1.0] * order
     late = Late(
@@ -111,20 +115,20 @@ def rules(optimizer: Optimizer, order: int, dtype) -> Rules:
         against_first(weights([logarithmic_mean], ones, [node + 1 for node in nodes])[0]),
         tuple(_pulls(decay, ones, nodes) for decay in decays),
     )
-    return Rules(late, early_rules(decays, order), jnp.asarray(early_steps(decays, order, dtype)))
+    early = early_rules(decays, order, rising)
+    return Rules(late, early, jnp.asarray(early_steps(decays, order, dtype)))
 
 
-def transient(optimizer: Optimizer, dtype) -> Rules:
+def transient(decays: list[float], dtype) -> Rules:
     """For order 2: what its own rule misses of a cold start."""
-    decays = [known_decay(moment) for moment in optimizer.moments]
-    return Rules(None, early_rules(decays, 2), jnp.asarray(early_steps(decays, 2, dtype)))
+    return Rules(None, early_rules(decays, 2, True), jnp.asarray(early_steps(decays, 2, dtype)))
 
 
 def _pulls(decay: float, spectrum: list, nodes: Sequence[int]) -> Array | None:
     return against_first(weights([pulled(decay)], spectrum, nodes)[0]) if decay > 0 else None
 
 
-def early_rules(decays: list, order: int) -> Early:
+def early_rules(decays: list, order: int, rising: bool) -> Early:
     """Exact on polynomials and, as far as the nodes reach, on β^s and s β^s."""
     distinct = sorted({decay for decay in decays if decay > 0}, reverse=True)
     products = [a * b for i, a in enumerate(distinct) for b in distinct[i:]]
@@ -133,23 +137,36 @@ def early_rules(decays: list, order: int) -> Early:
     rates = [lambda z, j=j: z**j * z.ln() for j in range(EXPLICIT)]
     slope = weights(rates, spectrum, range(STEPS))
     tail = range(EXPLICIT - BESIDE + 1, STEPS + 1)
-    mean = weights([lambda z: z**EXPLICIT * logarithmic_mean(z)], spectrum[STEPS - len(tail):], tail)[0]
+    mean = weights(
+        [lambda z: z**EXPLICIT * logarithmic_mean(z)], spectrum[STEPS - len(tail) :], tail
+    )[0]
     powers = lambda decay: np.asarray(  # noqa: E731
         [[(1 - decay) * decay ** (j - i) if i <= j else 0.0 for i in range(EXPLICIT)]
          for j in range(EXPLICIT)])  # fmt: skip
+    arrays = lambda make: tuple(  # noqa: E731
+        jnp.asarray(make(decay), trees.real_dtype()) for decay in decays)  # fmt: skip
     return Early(
         tuple(_pulls(decay, spectrum, range(STEPS)) for decay in decays),
         against_first(slope),
         tuple(against_first(powers(decay) @ slope) for decay in decays),
         against_first(np.concatenate([np.zeros(STEPS - len(tail)), mean])),
-    )
+        arrays(powers), arrays(_more), rising,
+    )  # fmt: skip
+
+
+def _more(decay: float) -> np.ndarray:
+    """−((1−β)/a) β^{−j−1}, j = 0, …, M − 1; no more steps than rounding allows."""
+    if decay == 0:
+        return np.zeros(EXPLICIT)
+    growth = decay ** -np.arange(1.0, EXPLICIT + 1)
+    return np.where(growth < MOST_GROWTH, (1 - decay) / math.log(decay) * growth, 0.0)
 
 
 def early_steps(decays: list, order: int, dtype) -> int:
     """Until when what a cold start left, times what the late rule misses of it, is seen."""
     floor = 1e3 * float(jnp.finfo(dtype).eps)
     fade = [math.log(floor / (1 - decay) ** order) / math.log(decay) for decay in decays if decay]
-    return max(LEAST_EARLY, *(math.ceil(steps) for steps in fade))
+    return max(LEAST_EARLY, math.ceil(max(fade))) if fade else 0
 
 
 class Steps(eqx.Module):
@@ -210,29 +227,67 @@ def late(rules: Late, problem: Problem, optimizer: Optimizer, rate: Array, param
 
 def early(rules: Early, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree,
           state: State) -> tuple[PyTree, tuple]:  # fmt: skip
-    """(L G, P q per moment) at s from ``STEPS`` steps onward."""
+    """(L G, P q per moment) at s from ``STEPS`` steps onward.
+
+    The slopes of θ and q over these steps bend too where the weights rise from 0. θ' there is
+    −h L G, and what the sums over places miss of it is a way along which q is read again.
+    """
     steps = march(problem, optimizer, rate, params, state, STEPS)
-    pulls = tuple(
-        None if row is None else weighted(row, many)
-        for row, many in zip(rules.pull, steps.fresh, strict=True)
-    )
-    changes = []
-    for moment, old, pull, drift, many in zip(optimizer.moments, state.moments, pulls, rules.drift,
-                                              steps.fresh, strict=True):  # fmt: skip
-        speed = None if pull is None else trees.scale(jnp.log(moment.rate), trees.subtract(old, pull))
-        changes.append(_change(moment.rate, speed, weighted(drift, many), old))
-    sloped = lambda tree: weighted(rules.slope, tree)  # noqa: E731
-    tangents = (tuple(changes), tuple(map(sloped, steps.fresh)), sloped(steps.places))
-    return mean_after(rules, optimizer, steps, tangents), pulls
+    places, fresh = _first(steps.places), _first(steps.fresh)
+    way = weighted(rules.slope, steps.places)
+    slope, missed = way, trees.zeros_like(fresh)
+    for again in (True, False) if rules.rising else (False,):
+        changes, pulls = _changes(rules, optimizer, state, steps.fresh, missed)
+        slopes = tuple(weighted(rules.slope, many) for many in steps.fresh)
+        tangents = changes, trees.add(slopes, 1, missed), slope
+        mean, bends = mean_after(rules, optimizer, steps, tangents)
+        if again:
+            slope = jax.tree.map(
+                lambda v, w: trees.cast(-rate, v) * (v[None] + jnp.cumsum(w, axis=0) - w),
+                mean,
+                bends,
+            )
+            there = trees.add(places, 1, trees.subtract(slope, way))
+            missed = trees.subtract(_transformed(problem, optimizer, there), fresh)
+    return mean, pulls
 
 
-def _change(decay: Array, speed: PyTree, drift: PyTree, old: PyTree) -> PyTree:
-    """m'(s+j) = β^j m'(s) + Σ_{i<j} (1−β) β^{j−1−i} q'(s+i), j = 1, …, M."""
-    if old is None or speed is None:
-        return None if old is None else drift
-    faded = decay ** jnp.arange(1.0, EXPLICIT + 1)
-    row = lambda v, d: d + trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v  # noqa: E731
-    return jax.tree.map(row, speed, drift)
+def _first(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda v: v[:EXPLICIT], tree)
+
+
+def _transformed(problem: Problem, optimizer: Optimizer, places: PyTree) -> tuple:
+    """ψ(∇E) at all places, stacked."""
+    read = lambda place: optimizer.transformed(problem.gradient(place))  # noqa: E731
+    if problem.traceable:
+        return jax.lax.map(read, places)
+    made = [read(jax.tree.map(lambda v, j=j: v[j], places)) for j in range(EXPLICIT)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+
+
+def _changes(rules: Early, optimizer: Optimizer, state: State, fresh: tuple,
+             missed: tuple) -> tuple[tuple, tuple]:  # fmt: skip
+    """(m'(s+j) for j = 1, …, M, P q) per moment; missed: of q' by the sums over steps.
+
+    m'(s+j) = β^j m'(s) + Σ_{i<j} (1−β) β^{j−1−i} q'(s+i), and P q with what is missed is
+    −((1−β)/a) Σ_j β^{−j−1} of it more.
+    """
+    mixed = lambda matrix, tree: jax.tree.map(  # noqa: E731
+        lambda v: jnp.tensordot(trees.cast(matrix, v), v, 1, precision=FULL), tree)  # fmt: skip
+    changes, pulls = [], []
+    for i, (moment, old) in enumerate(zip(optimizer.moments, state.moments, strict=True)):
+        if old is None:
+            changes.append(None)
+            pulls.append(None)
+            continue
+        pull = trees.add(weighted(rules.pull[i], fresh[i]), 1, mixed(rules.more[i], missed[i]))
+        speed = trees.scale(jnp.log(moment.rate), trees.subtract(old, pull))
+        faded = moment.rate ** jnp.arange(1.0, EXPLICIT + 1)
+        drift = trees.add(weighted(rules.drift[i], fresh[i]), 1, mixed(rules.powers[i], missed[i]))
+        outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)  # noqa: E731
+        changes.append(trees.add(drift, 1, jax.tree.map(outer, speed)))
+        pulls.append(pull)
+    return tuple(changes), tuple(pulls)
 
 
 def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
@@ -248,8 +303,8 @@ def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
             continue
         faded = decay_power(moment.rate, jnp.arange(1.0, STEPS + 1, dtype=moment.rate.dtype))
         apart = trees.subtract(old, psi)
-        gap = jax.tree.map(
-            lambda v, faded=faded: trees.cast(faded, v).reshape(-1, *[1] * v.ndim) * v, apart)
+        outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)  # noqa: E731
+        gap = jax.tree.map(outer, apart)
         after.append(jax.tree.map(jnp.add, many(psi, STEPS), gap))
         speed = jnp.log(jnp.where(moment.rate > 0, moment.rate, 1.0))
         changes.append(jax.tree.map(lambda v: v[:EXPLICIT], trees.scale(speed, gap)))
@@ -259,12 +314,13 @@ def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
     directions = jax.vmap(call)(stacked[2], stacked[1], stacked[0], counts)
     zeros = trees.zeros_like(jax.tree.map(lambda v: v[:EXPLICIT], stacked[:2]))
     return mean_after(rules, optimizer, Steps(*stacked, directions, state.step),
-                      (tuple(changes), zeros[1], zeros[0]))  # fmt: skip
+                      (tuple(changes), zeros[1], zeros[0]))[0]  # fmt: skip
 
 
-def mean_after(rules: Early, optimizer: Optimizer, steps: Steps, tangents: tuple) -> PyTree:
-    """L G(s) = L G(s+M) − Σ_{j=1}^{M} G'(s+j); tangents: of (moments, fresh, places) there."""
-    first = jax.tree.map(lambda v: v[:EXPLICIT], (steps.moments, steps.fresh, steps.places))
+def mean_after(rules: Early, optimizer: Optimizer, steps: Steps, tangents: tuple):
+    """(L G(s) = L G(s+M) − Σ_{j=1}^{M} G'(s+j), the G' stacked); tangents: of (moments, fresh,
+    places) there."""
+    first = _first((steps.moments, steps.fresh, steps.places))
     counts = steps.count + jnp.arange(EXPLICIT, dtype=steps.count.dtype)
 
     def slope(values, change, count):
@@ -273,4 +329,4 @@ def mean_after(rules: Early, optimizer: Optimizer, steps: Steps, tangents: tuple
 
     slopes = jax.vmap(slope)(first, tangents, counts)
     tail = weighted(rules.mean, steps.directions)
-    return jax.tree.map(lambda a, b: a - jnp.sum(b, axis=0), tail, slopes)
+    return jax.tree.map(lambda a, b: a - jnp.sum(b, axis=0), tail, slopes), slopes

@@ -64,7 +64,8 @@ def _reason(hashed: Hashed, structure, shapes) -> str:
 def _last(optimizer: Optimizer, path: list, ways: list, share: Array) -> PyTree:
     """The last step of a run whose gradients and places are displaced by ``share`` times ways."""
     seen = [trees.add(here, share, way) for here, way in zip(path, ways, strict=True)]
-    state, rate = optimizer.init(seen[0]), jnp.asarray(1e-3)
+    rate = jnp.asarray(1e-3)
+    state = optimizer.init(seen[0], rate)
     move = seen[0]
     for grad, params in zip(seen[:STEPS], seen[STEPS:], strict=True):
         state, move = optimizer.update(state, grad, params, rate, jnp.asarray(LOSS))

@@ -22,9 +22,7 @@ from ..optimizer import Optimizer, State
 from ..problem import Problem
 from .displaced import differences
 from .proof import prove
-from .settling import positional, remembered, settling, uniform
-
-MEAN_AGE = 36.5  # a memory that takes n steps to fade to rounding is n / 36.5 steps old on average
+from .settling import mean_age, positional, remembered, settling, uniform
 
 
 class Past(eqx.Module):
@@ -67,16 +65,17 @@ def past_of(optimizer: Optimizer, memory: Memory, params: PyTree, origin: State 
     if memory.settled:
         if length is None:
             settling(optimizer, params)
-        return Past(jnp.asarray(-(length or 0)), jnp.asarray(0), jnp.zeros(0), memory.rate, None,
-                    None, True, True, False)  # fmt: skip
+        age = jnp.asarray(min(mean_age(length or 0, params), length or 0))
+        return Past(jnp.asarray(-(length or 0)), jnp.asarray(0), age[None], memory.rate, None, None,
+                    True, True, False)  # fmt: skip
     begun = 0 if origin is None else origin.step.astype(int)
     last = jnp.asarray(memory.step)
     begun = jnp.asarray(begun, last.dtype)
     first = begun if length is None else jnp.maximum(begun, last - length)
     if origin is not None and length is not None:
-        fresh = optimizer.init(params)
+        fresh = optimizer.init(params, memory.rate)
         origin = trees.where(first > begun, State(fresh.moments, origin.step), origin)
-    mean = (last - first) // 2 if length is None else round(length / MEAN_AGE)
+    mean = (last - first) // 2 if length is None else mean_age(length, params)
     ages = jnp.stack([jnp.clip(jnp.asarray(age, last.dtype), 0, last - first)
                       for age in (mean, 3 * mean, mean // 3)])  # fmt: skip
     straight = origin is None and uniform(optimizer, params)
@@ -92,7 +91,7 @@ def past_of(optimizer: Optimizer, memory: Memory, params: PyTree, origin: State 
 
 def begin(past: Past, optimizer: Optimizer, place: PyTree) -> State:
     """The state before the first step to replay, which began at ``place``."""
-    return optimizer.init(place) if past.origin is None else past.origin
+    return optimizer.init(place, past.rate) if past.origin is None else past.origin
 
 
 @eqx.filter_jit
@@ -148,8 +147,7 @@ def spanned(ways: Sequence[PyTree], dtype) -> list[PyTree]:
 def directions(past: Past, seen: Still, dtype) -> tuple[list[PyTree], Array]:
     """(units, length): where to read gradients, θ + length · unit, from a ``Still``."""
     if past.straight:
-        age = jnp.maximum(past.ages[0] if len(past.ages) else -past.first / MEAN_AGE, 1)
-        length = age.astype(trees.real_dtype()) * trees.norm(seen.forward)
+        length = jnp.maximum(past.ages[0], 1).astype(trees.real_dtype()) * trees.norm(seen.forward)
         return spanned([seen.forward], dtype), length
     ways = [seen.ways[0], seen.forward, *seen.ways[1:]]
     size = trees.norm(ways[0])

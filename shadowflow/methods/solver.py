@@ -57,11 +57,13 @@ def one_step(field: Callable, y: PyTree, *, traceable: bool, substeps: int | Arr
 
 
 def _march(solver: diffrax.AbstractERK, vector_field: Callable, y: PyTree, substeps) -> PyTree:
+    """``substeps`` steps; the solver's own ``init`` would trace a host function for its shape."""
     term, dtype = diffrax.ODETerm(vector_field), jax.tree.leaves(y)[0].dtype
+    nothing = (jnp.asarray(True), jax.tree.map(jnp.zeros_like, y))
+    start = nothing if isinstance(solver, diffrax.Dopri8) else None
 
     def substep(index, y):
         ends = [jnp.asarray(i, dtype) / jnp.asarray(substeps, dtype) for i in (index, index + 1)]
-        start = solver.init(term, *ends, y, None)
         return solver.step(term, *ends, y, None, start, made_jump=False)[0]
 
     return jax.lax.fori_loop(0, substeps, substep, y)

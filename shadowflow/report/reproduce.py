@@ -82,7 +82,7 @@ def figure_of(name: str) -> Any:
     """What computes and draws a figure: a module, or a row of the figures of training runs."""
     if name in sweeps.FIGURES:
         return sweeps.FIGURES[name]
-    return importlib.import_module(f"shadowflow.paper.figure{name.removeprefix('fig')}")
+    return importlib.import_module(f"shadowflow.paper.{name.replace('fig', 'figure')}")
 
 
 def scale_of(name: str, figure: Any, scale: str | None) -> str:

@@ -126,7 +126,7 @@ def wanted(methods: tuple[str, ...], problem: Problem) -> list[tuple[str, int | 
     first: list[tuple[str, int | str, str]]
     first = [] if base is None else [(base.name, 1, kind) for kind in ("iteration", "flow")]
     rest = [
-        (m.name, "auto" if m.orders is None else max(m.orders), kind)
+        (m.name, "auto" if m.orders is None else m.usual[0], kind)
         for m in chosen
         for kind in ("iteration", "flow")
         if kind in m.kinds

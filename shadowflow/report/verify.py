@@ -112,7 +112,7 @@ def parts(case: Case) -> list[tuple[str, str, int]]:
     rest = [
         (method.name, kind, order)
         for method in methods
-        for order in (_high(case) if method.orders is None else (max(method.orders),))
+        for order in (_high(case) if method.orders is None else method.usual)
         for kind in kinds
         if kind in method.kinds
     ]

@@ -1,0 +1,143 @@
+"""The figure of the sign of the bias: its numbers by another way, its evidence, its picture."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import shadowflow as sf
+from shadowflow.lab.data import load_digits
+from shadowflow.lab.models import cross_entropy, mlp_apply, mlp_init, perceptron_problem
+from shadowflow.paper import shuffles as figure, style
+from shadowflow.report.reproduce import figure_of
+
+TINY = figure.Settings(seeds=(0, 1), stages=(20,), batches=(1, 3), b2s=(0.5,), b1s=(0.3,), b1=0.3,
+                       b2=0.5, draws=2, steps=2)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    done = []
+    arrays = figure.compute(TINY, {}, done.append)
+    assert sum(done) == figure.work(TINY)
+    return arrays
+
+
+def perturbed_norm(gradient):
+    leaves = [jnp.sum(jnp.sqrt(leaf**2 + TINY.eps_root)) for leaf in jax.tree.leaves(gradient)]
+    return sum(leaves[1:], leaves[0])
+
+
+def by_fields(seed):
+    """s of three batches: fields of both orders at each step of each shuffle, and jax.grad."""
+    images, labels = load_digits()
+    rate, b1, b2 = TINY.warm
+    start = mlp_init(jax.random.key(seed), dtype=jnp.float64)
+    warm = sf.adam(b1, b2, eps=0.0, eps_root=TINY.eps_root)
+    params = sf.iterate(perceptron_problem(images, labels), warm, start, rate, 20).last
+    params = jax.tree.map(jnp.asarray, params)
+    parts = np.random.default_rng(seed).permutation(1797).reshape(3, 599)
+    data = jnp.asarray(images[parts].astype(float)), jnp.asarray(labels[parts])
+    loss = lambda p, batch: cross_entropy(mlp_apply(p, batch[0]), batch[1])  # noqa: E731
+    each = [jax.grad(loss)(params, jax.tree.map(lambda leaf, k=k: leaf[k], data)) for k in range(3)]
+    whole = lambda p: sum(loss(p, (x, y)) for x, y in zip(*data, strict=True)) / 3  # noqa: E731
+    slope = jax.grad(lambda p: perturbed_norm(jax.grad(whole)(p)))(params)
+    root = jax.tree.map(lambda *gs: jnp.sqrt(sum(g**2 for g in gs) / 3 + TINY.eps_root), *each)
+    inner = lambda a, b: sum(  # noqa: E731
+        jnp.vdot(*pair) for pair in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    )
+    kept, adam = figure.past((0.3, 0.5)), figure.adam(TINY, (0.3, 0.5))
+    epochs = -(-kept // 3) + 1
+    first, last = 3 * (epochs - 1), 3 * epochs - 1
+    rng = np.random.default_rng(seed)
+    drawn = rng.permuted(np.tile(np.arange(3, dtype=np.int32), (2, epochs, 1)), axis=-1)
+
+    @jax.jit
+    def rate_at(schedule, n):
+        problem = sf.Problem(loss, batches=data, schedule=schedule)
+        fields = [sf.modified_field(problem, adam, 1.0, order=k)(n, params) for k in (1, 2)]
+        return [inner(slope, field) for field in fields]
+
+    orders = [*drawn, *drawn[:, :, ::-1]]
+    pairs = [rate_at(order.ravel(), n) for order, n in itertools.product(orders, (first, last))]
+    rates = [float(second - first) for first, second in pairs]
+    return -2 * np.mean(rates) / float(inner(slope, jax.tree.map(jnp.divide, slope, root)))
+
+
+@pytest.mark.slow
+def test_s_is_that_of_the_fields(tiny):
+    """The window drops e^-7 of the weight: .1 % of the memory, which the fields keep."""
+    found = tiny["20/0.3/0.5/s"][0, 1]
+    expected = by_fields(0)
+    assert found == pytest.approx(expected, rel=0.02) and found != expected
+    assert abs(found - tiny["20/0.3/0.5/s"][0, 0]) > 0.1 * abs(found)  # not the full batch's
+
+
+@pytest.mark.slow
+def test_the_full_batch_is_implicit_bias(tiny):
+    np.testing.assert_allclose(tiny["20/0.3/0.5/s"][:, 0], tiny["20/0.3/0.5/plain"], rtol=1e-9)
+    assert not np.any(tiny["20/0.3/0.5/error"][:, 0]) and np.all(tiny["20/0.3/0.5/error"][:, 1] > 0)
+
+
+def invented(**changes):
+    """Arrays in which every row of evidence holds, but for what is changed."""
+    settings = figure.SCALES["full"]
+    wobble = np.linspace(-0.02, 0.02, len(settings.seeds))[:, None]
+    arrays = {}
+    for stage in settings.stages:
+        arrays[f"{stage}/loss"] = np.full(len(settings.seeds), 0.5)
+        arrays[f"{stage}/noise"] = np.full((len(settings.seeds), len(settings.batches)), 2.0)
+        for b1, b2 in settings.decays:
+            brace = (1 + b1) / (1 - b1) - (1 + b2) / (1 - b2)
+            s = brace * np.array([1, 0.5, 0.2, 0.1, 0.05]) + np.array([0, 1, 2, 3, 4])
+            values = s[None, :] * (1 + wobble)
+            name = figure.key(stage, (b1, b2))
+            arrays[f"{name}/s"], arrays[f"{name}/plain"] = values, values[:, 0].copy()
+            arrays[f"{name}/error"] = np.full(values.shape, 1e-3)
+    return {**arrays, **changes}
+
+
+def broken(name, change):
+    arrays = invented()
+    return invented(**{name: change(arrays[name])})
+
+
+def test_evidence_can_fail():
+    settings = figure.SCALES["full"]
+    holds = lambda arrays: [row.holds for row in figure.evidence(arrays, settings)]  # noqa: E731
+    with np.errstate(invalid="ignore"):
+        good = invented()
+        for stage in settings.stages:  # where the brace is 0 a relative difference needs a number
+            for end in ("s", "plain"):
+                good[f"{stage}/0.99/0.99/{end}"] = good[f"{stage}/0.99/0.99/{end}"] + 1.0
+        assert all(holds(good))
+        for name, change in [
+            ("60/0.9/0.99/plain", lambda v: 1.01 * v),
+            ("60/0.9/0.999/s", lambda v: -v),
+            ("60/0.9/0.95/s", lambda v: np.minimum(v, -1)),
+            ("300/0.99/0.99/s", lambda v: v - 100 * np.linspace(-1, 1, 5)[:, None]),
+        ]:
+            assert not all(holds({**good, name: change(good[name])})), name
+
+
+def test_intervals_are_student_s():
+    values = np.random.default_rng(0).normal(size=(5, 4))
+    mean, half = figure.interval(values)
+    low, high = stats.t.interval(0.95, 4, loc=mean, scale=stats.sem(values, axis=0))
+    np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-3)
+    for count, quantile in figure.STUDENT.items():
+        assert quantile == pytest.approx(stats.t.ppf(0.975, count - 1), rel=1e-3)
+
+
+def test_the_picture_is_drawn_from_the_arrays(tmp_path):
+    assert figure_of("shuffles") is figure
+    for folder in ("a", "b"):
+        with style.styled():
+            style.save(figure.draw(invented(), figure.SCALES["full"]), tmp_path / folder)
+    first, second = ((tmp_path / folder / "figure.png").read_bytes() for folder in "ab")
+    assert first == second
+    words = figure.caption(invented(), figure.SCALES["full"])
+    assert "(β, ρ) = (0.9, 0.95): −−" in words and "49" in words
