@@ -105,21 +105,46 @@ def gradients_of(method: str, kind: str, order: int = 2) -> int:
         return x
 
     problem = sf.Problem(grad=grad, traceable=False)
-    sf.shadow(problem, sf.adam(**ADAM), jnp.ones(2), RATE, 1, method=method, kind=kind, order=order,
-              start=None)  # fmt: skip
+    sf.shadow(
+        problem,
+        sf.adam(**ADAM),
+        jnp.ones(2),
+        RATE,
+        1,
+        method=method,
+        kind=kind,
+        order=order,
+        start=None,
+    )
     one = counted
     counted = 0
-    sf.shadow(problem, sf.adam(**ADAM), jnp.ones(2), RATE, 2, method=method, kind=kind, order=order,
-              start=None)  # fmt: skip
+    sf.shadow(
+        problem,
+        sf.adam(**ADAM),
+        jnp.ones(2),
+        RATE,
+        2,
+        method=method,
+        kind=kind,
+        order=order,
+        start=None,
+    )
     return counted - one
 
 
 def row(name: str, found: dict, asked: float | None, per: float = 1, note: str = "") -> dict:
     """A line of the table: the ratio, over ``per`` (gradients taken), and what is asked of it."""
     ratio = found["ratio"] / per
-    return {"name": name, "ratio": ratio, "low": found["low"] / per, "high": found["high"] / per,
-            "asked": asked, "holds": None if asked is None else bool(ratio <= asked),
-            "memory_mib": found["memory_mib"], "note": note}  # fmt: skip
+    return {
+        "name": name,
+        "ratio": ratio,
+        "low": found["low"] / per,
+        "high": found["high"] / per,
+        "asked": asked,
+        "holds": None if asked is None else bool(ratio <= asked),
+        "memory_mib": found["memory_mib"],
+        "note": note,
+    }
 
 
 def steps(rounds: int) -> list[dict]:
@@ -129,11 +154,13 @@ def steps(rounds: int) -> list[dict]:
     candidates = [
         adam_step(problem, params),
         compiled("gradient", lambda p, x: p.gradient(x), problem, params),
-        *(method_step(problem, params, name, "iteration")
-          for name in ("differences", "taylor", "linearized", "displaced")),
+        *(
+            method_step(problem, params, name, "iteration")
+            for name in ("differences", "taylor", "linearized", "displaced")
+        ),
         method_step(problem, params, "inertial", "flow"),
         *(method_step(problem, params, "collocation", "iteration", order) for order in orders),
-    ]  # fmt: skip
+    ]
     found = ratios("optax.adam", candidates, rounds, 2)
     inertial = gradients_of("inertial", "flow")
     lines = [
@@ -146,8 +173,15 @@ def steps(rounds: int) -> list[dict]:
     gradient = found["gradient"]["ratio"]
     for order in orders:
         count = gradients_of("collocation", "iteration", order)
-        lines.append(row(f"collocation {order}, per gradient", found[f"collocation {order}"], 1.1,
-                         count * gradient, f"{count} a step along a run"))  # fmt: skip
+        lines.append(
+            row(
+                f"collocation {order}, per gradient",
+                found[f"collocation {order}"],
+                1.1,
+                count * gradient,
+                f"{count} a step along a run",
+            )
+        )
     return lines
 
 
@@ -166,9 +200,9 @@ def compile_seconds(order: int, params, problem) -> dict[str, float]:
 
     def nested(x):
         first = sf.modified_field(problem, optimizer, RATE, order=1)
-        field = lambda y: first(None, y)  # noqa: E731
+        field = lambda y: first(None, y)
         for _ in range(order - 1):
-            field = lambda y, f=field: jax.jvp(f, (y,), (first(None, y),))[1]  # noqa: E731
+            field = lambda y, f=field: jax.jvp(f, (y,), (first(None, y),))[1]
         return field(x)
 
     collocation = sf.modified_field(problem, optimizer, RATE, method="collocation", order=order)
@@ -188,11 +222,15 @@ def compilation(orders=(1, 2, 3, 4, 5, 6)) -> list[dict]:
     found = {order: compile_seconds(order, params, problem) for order in orders}
     base = found[2]["collocation"]
     return [
-        {"order": order, "collocation": found[order]["collocation"] / base,
-         "nested": found[order]["nested"] / base, "linear": order / 2,
-         "holds": found[order]["collocation"] / base <= max(1.0, order / 2) * 1.1}
+        {
+            "order": order,
+            "collocation": found[order]["collocation"] / base,
+            "nested": found[order]["nested"] / base,
+            "linear": order / 2,
+            "holds": found[order]["collocation"] / base <= max(1.0, order / 2) * 1.1,
+        }
         for order in orders
-    ]  # fmt: skip
+    ]
 
 
 def minibatch(rounds: int, lengths=(100, 1000, 5000)) -> list[dict]:
@@ -214,8 +252,10 @@ def minibatch(rounds: int, lengths=(100, 1000, 5000)) -> list[dict]:
         gradients, hvp = problem.linearize_each(params, which)
         return gradients, [hvp(place) for place in places]
 
-    base = [compiled("gradients", sixty, problem, params, places),
-            compiled("products", products, problem, params, places)]  # fmt: skip
+    base = [
+        compiled("gradients", sixty, problem, params, places),
+        compiled("products", products, problem, params, places),
+    ]
     lines = []
     for n in lengths:
         fields = [
@@ -229,11 +269,24 @@ def minibatch(rounds: int, lengths=(100, 1000, 5000)) -> list[dict]:
             for window, asked in ((0.0, 2.2), (1e-3, 1.5)):
                 what = "whole past" if window == 0 else f"window {window:g}"
                 limit = asked if n == 1000 else None
-                lines.append(row(f"{method}, n = {n}, {what}", found[f"{method} {window}"],
-                                 limit, found[against]["ratio"]))  # fmt: skip
+                lines.append(
+                    row(
+                        f"{method}, n = {n}, {what}",
+                        found[f"{method} {window}"],
+                        limit,
+                        found[against]["ratio"],
+                    )
+                )
         if direct:
-            lines.append(row(f"direct sum, n = {n}", found["direct"], None, 1.0,
-                             "one Hessian-vector product per past step"))  # fmt: skip
+            lines.append(
+                row(
+                    f"direct sum, n = {n}",
+                    found["direct"],
+                    None,
+                    1.0,
+                    "one Hessian-vector product per past step",
+                )
+            )
     return lines
 
 
@@ -251,7 +304,7 @@ def _direct(n: int):
     def call(problem, params):
         b1, b2 = ADAM["b1"], ADAM["b2"]
         gradients = problem.gradients(params, jnp.arange(BATCHES, dtype=jnp.int32))
-        add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
+        add = lambda a, b: jax.tree.map(jnp.add, a, b)
         zero = jax.tree.map(jnp.zeros_like, params)
 
         def u(carry, k):
@@ -260,8 +313,14 @@ def _direct(n: int):
             m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, m, g)
             v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, g)
             step = jax.tree.map(
-                lambda m, v: m / (1 - b1 ** (k + 1.0))
-                / jnp.sqrt(v / (1 - b2 ** (k + 1.0)) + ADAM["eps_root"]), m, v)  # fmt: skip
+                lambda m, v: (
+                    m
+                    / (1 - b1 ** (k + 1.0))
+                    / jnp.sqrt(v / (1 - b2 ** (k + 1.0)) + ADAM["eps_root"])
+                ),
+                m,
+                v,
+            )
             return (m, v), step
 
         _, us = jax.lax.scan(u, (zero, zero), jnp.arange(n))

@@ -25,8 +25,13 @@ def ratio() -> dict:
     """Time with two workers over that with one, one round after another."""
     with tempfile.TemporaryDirectory() as name:
         one, two = (seconds(workers, Path(name) / str(workers)) for workers in (1, 2))
-    return {"ratio": two / one, "asked": ASKED, "holds": two / one <= ASKED,
-            "cells": len(SEEDS), "seconds": [one, two]}  # fmt: skip
+    return {
+        "ratio": two / one,
+        "asked": ASKED,
+        "holds": two / one <= ASKED,
+        "cells": len(SEEDS),
+        "seconds": [one, two],
+    }
 
 
 if __name__ == "__main__":

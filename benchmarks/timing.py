@@ -30,9 +30,12 @@ def compiled(name: str, function: Callable, *arguments) -> Candidate:
     """``function`` of pytrees, compiled once; arrays are arguments, not constants."""
     program = jax.jit(function).lower(*arguments).compile()
     plan = program.memory_analysis()
-    memory = None if plan is None else (
-        plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
-    ) / MEBI  # fmt: skip
+    memory = (
+        None
+        if plan is None
+        else (plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes)
+        / MEBI
+    )
     return Candidate(name, lambda: program(*arguments), memory)
 
 

@@ -25,8 +25,13 @@ def main(rounds: int) -> None:
     """Time both in turn."""
     torch.manual_seed(0)
     images, labels = torch.randn(10_000, 784), torch.randint(10, (10_000,))
-    model = nn.Sequential(nn.Linear(784, 32), nn.GELU(approximate="tanh"), nn.Linear(32, 32),
-                          nn.GELU(approximate="tanh"), nn.Linear(32, 10))  # fmt: skip
+    model = nn.Sequential(
+        nn.Linear(784, 32),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(32, 32),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(32, 10),
+    )
     params = list(model.parameters())
     optimizer = torch.optim.Adam(params, lr=RATE, betas=(B1, B2))
     ages = [b / (1 - b) for b in (B1, B2)]
@@ -61,8 +66,17 @@ def main(rounds: int) -> None:
             step()
             times.append(time.perf_counter() - start)
         found.append(times[1] / times[0])
-    print(json.dumps({"ratio": statistics.median(found), "low": min(found), "high": max(found),
-                      "memory_mib": peak(), "version": torch.__version__}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "ratio": statistics.median(found),
+                "low": min(found),
+                "high": max(found),
+                "memory_mib": peak(),
+                "version": torch.__version__,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -38,9 +38,16 @@ def own(model: str, every: int) -> None:
     rng = np.random.default_rng(0)
     images = rng.standard_normal((IMAGES, 32, 32, 3), dtype=np.float32)
     labels = rng.integers(0, 10, IMAGES).astype(np.int32)
-    settings = Training(model=model, width=CASES[model], dataset="cifar10", epochs=10**6,
-                        test_every=10**6, measure_every=every, ghost_batch=GHOST,
-                        learning_rate=1e-4)  # fmt: skip
+    settings = Training(
+        model=model,
+        width=CASES[model],
+        dataset="cifar10",
+        epochs=10**6,
+        test_every=10**6,
+        measure_every=every,
+        ghost_batch=GHOST,
+        learning_rate=1e-4,
+    )
     folder = Path(tempfile.mkdtemp())
     data = Images(images, labels, images[:GHOST], labels[:GHOST])
     run = Run(settings, network_of(settings), data, settings.build(), rates_of(settings), folder)
@@ -67,8 +74,9 @@ def own(model: str, every: int) -> None:
 
         return {
             "step": timed(lambda: jax.block_until_ready(step(place, grad))),
-            "measured": timed(measured), "checkpoint": timed(lambda: run.save(count, place)),
-        }  # fmt: skip
+            "measured": timed(measured),
+            "checkpoint": timed(lambda: run.save(count, place)),
+        }
 
     for line in sys.stdin:
         answer = parts() if line.startswith("parts") else epoch()
@@ -105,8 +113,9 @@ class Side:
 
     def __init__(self, *words: str) -> None:
         command = [sys.executable, *words]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True)  # fmt: skip
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def ask(self, word: str = "epoch") -> dict:
         assert self.process.stdin is not None
@@ -125,9 +134,10 @@ def row(model: str, rounds: int) -> dict:
     """Epochs a second of ours over torch's, and what the parts cost."""
     script = str(HERE / "training.py")
     sides = {
-        "ours": Side(script, "own", model, "1"), "bare": Side(script, "own", model, str(10**6)),
+        "ours": Side(script, "own", model, "1"),
+        "bare": Side(script, "own", model, str(10**6)),
         "torch": Side(str(HERE / "torch_training.py"), model, str(CASES[model])),
-    }  # fmt: skip
+    }
     for side in sides.values():
         side.ask()
         side.ask()
@@ -147,13 +157,18 @@ def row(model: str, rounds: int) -> dict:
     }
     middle = statistics.median(ratio["bare"])
     return {
-        "name": model, "width": CASES[model], "ratio": middle, "low": min(ratio["bare"]),
-        "high": max(ratio["bare"]), "with_measures": statistics.median(ratio["ours"]),
-        "asked": ASKED.get(model), "holds": None if model not in ASKED else middle >= ASKED[model],
+        "name": model,
+        "width": CASES[model],
+        "ratio": middle,
+        "low": min(ratio["bare"]),
+        "high": max(ratio["bare"]),
+        "with_measures": statistics.median(ratio["ours"]),
+        "asked": ASKED.get(model),
+        "holds": None if model not in ASKED else middle >= ASKED[model],
         "measures": (parts["measured"] - parts["step"]) / epoch,
         "checkpoint": parts["checkpoint"] / epoch,
         "memory_mib": {"ours": peaks["ours"], "torch": peaks["torch"]},
-    }  # fmt: skip
+    }
 
 
 def rows(rounds: int) -> list[dict]:

@@ -43,8 +43,9 @@ LINES = {
 def curvature(problem, optimizer, params, state) -> float:
     """The largest eigenvalue of the preconditioned Hessian, P = sqrt(ν̂ + eps_root) + eps."""
     flat, unravel = ravel_pytree(params)
-    corrected = jax.tree.map(lambda v: v / (1 - OPTIONS["b2"] ** float(state.step)),
-                             state.moments[1])  # fmt: skip
+    corrected = jax.tree.map(
+        lambda v: v / (1 - OPTIONS["b2"] ** float(state.step)), state.moments[1]
+    )
     nu = np.asarray(ravel_pytree(corrected)[0])
     root = 1 / np.sqrt(np.sqrt(nu + OPTIONS["eps_root"]) + OPTIONS["eps"])
     product = jax.jit(lambda v: ravel_pytree(problem.product(params, unravel(v)))[0])
@@ -65,15 +66,22 @@ def at_rate(problem, optimizer, start, rate: float) -> dict:
     found = run_measures(optimizer, memory, params, grad, after, last_grad=last, per_leaf=False)
     real = sf.iterate(problem, optimizer, params, rate, STEPS, state=before.state)
     moved = float(sf.compare(real, real).moved[-1])
-    row = {"rate": rate, "curvature": curvature(problem, optimizer, params, before.state),
-           "beyond_nu_edge": float(found.total["beyond_nu_edge"]), "errors": {}}  # fmt: skip
+    row = {
+        "rate": rate,
+        "curvature": curvature(problem, optimizer, params, before.state),
+        "beyond_nu_edge": float(found.total["beyond_nu_edge"]),
+        "errors": {},
+    }
     for name, options in LINES.items():
         follow = sf.shadow(problem, optimizer, params, rate, STEPS, state=before.state, **options)
         gap = sf.compare(real, follow)
         whole = follow.failed_at is None
         row["errors"][name] = float(gap.two_norm[-1]) / moved if whole else float("inf")
-    print(f"{rate:.1e}  λ {row['curvature']:8.1f}  ν {row['beyond_nu_edge']:.3f}  "
-          + "  ".join(f"{k} {v:.1e}" for k, v in row["errors"].items()), flush=True)  # fmt: skip
+    print(
+        f"{rate:.1e}  λ {row['curvature']:8.1f}  ν {row['beyond_nu_edge']:.3f}  "
+        + "  ".join(f"{k} {v:.1e}" for k, v in row["errors"].items()),
+        flush=True,
+    )
     return row
 
 
@@ -104,34 +112,59 @@ def draw(found: dict, path: Path) -> None:
     rows = found["rows"]
     rates = [row["rate"] for row in rows]
     with styled():
-        figure, (top, bottom) = plt.subplots(2, 1, figsize=(8.0, 6.4), sharex=True,
-                                             height_ratios=[2, 1])  # fmt: skip
+        figure, (top, bottom) = plt.subplots(
+            2, 1, figsize=(8.0, 6.4), sharex=True, height_ratios=[2, 1]
+        )
         for name in LINES:
             errors = np.array([row["errors"][name] for row in rows], float)
             label = f"{name}, order 3" if name == "collocation" else name
             top.plot(rates, errors, marker="o", ms=3, lw=1.5, color=COLOURS[name], label=label)
-        top.set(xscale="log", yscale="log", ylim=(1e-8, 30),
-                ylabel=f"distance after {found['steps']} steps / distance moved")  # fmt: skip
-        top.set_title("Adam (0.9, 0.95, eps_root 1e-6) on the digits perceptron, float64",
-                      fontsize=10)  # fmt: skip
+        top.set(
+            xscale="log",
+            yscale="log",
+            ylim=(1e-8, 30),
+            ylabel=f"distance after {found['steps']} steps / distance moved",
+        )
+        top.set_title(
+            "Adam (0.9, 0.95, eps_root 1e-6) on the digits perceptron, float64", fontsize=10
+        )
         reach = [row["rate"] * row["curvature"] for row in rows]
         bottom.plot(rates, reach, color="#000000", lw=1.5, label="learning rate × curvature")
-        bottom.plot(rates, [row["beyond_nu_edge"] for row in rows], color="#7f7f7f", lw=1.5,
-                    label="share of coordinates past the ν edge")  # fmt: skip
+        bottom.plot(
+            rates,
+            [row["beyond_nu_edge"] for row in rows],
+            color="#7f7f7f",
+            lw=1.5,
+            label="share of coordinates past the ν edge",
+        )
         bottom.set(yscale="log", xlabel="learning rate", ylim=(1e-5, 300))
         bottom.legend(fontsize=8, loc="upper left")
         for name, level in found["levels"].items():
             bottom.axhline(level, color="#d55e00", lw=0.8, ls=":")
-            bottom.annotate(f"{name}, {level:.2g}", (1.0, level), ha="right", va="bottom",
-                            xycoords=("axes fraction", "data"), fontsize=8)  # fmt: skip
+            bottom.annotate(
+                f"{name}, {level:.2g}",
+                (1.0, level),
+                ha="right",
+                va="bottom",
+                xycoords=("axes fraction", "data"),
+                fontsize=8,
+            )
         for name, rate in found["edges"].items():
             if rate is not None:
                 for axis in (top, bottom):
                     axis.axvline(rate, color="#d55e00", lw=0.9, ls=(0, (4, 3)))
-                top.annotate(f"{name} ", (rate, 0.02), rotation=90, ha="right", va="bottom",
-                             xycoords=("data", "axes fraction"), fontsize=8)  # fmt: skip
-        figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=4,
-                      fontsize=8)  # fmt: skip
+                top.annotate(
+                    f"{name} ",
+                    (rate, 0.02),
+                    rotation=90,
+                    ha="right",
+                    va="bottom",
+                    xycoords=("data", "axes fraction"),
+                    fontsize=8,
+                )
+        figure.legend(
+            *top.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+        )
         figure.savefig(path, dpi=140)
         plt.close(figure)
 
@@ -144,10 +177,19 @@ def measure() -> dict:
         optimizer = sf.adam(**OPTIONS)
         rows = [at_rate(problem, optimizer, start, rate) for rate in RATES]
         marks = edges(rows, optimizer)
-        levels = {"flow edge": sf.flow_threshold(optimizer),
-                  "stability edge": sf.stability_threshold(optimizer)}  # fmt: skip
-    return {"optimizer": OPTIONS, "warm": WARM, "steps": STEPS, "share": SHARE, "edges": marks,
-            "levels": levels, "rows": rows}  # fmt: skip
+        levels = {
+            "flow edge": sf.flow_threshold(optimizer),
+            "stability edge": sf.stability_threshold(optimizer),
+        }
+    return {
+        "optimizer": OPTIONS,
+        "warm": WARM,
+        "steps": STEPS,
+        "share": SHARE,
+        "edges": marks,
+        "levels": levels,
+        "rows": rows,
+    }
 
 
 def main() -> None:

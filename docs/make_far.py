@@ -48,12 +48,27 @@ def orders() -> list[dict]:
                     exponents = range(5, 10) if order < 6 else range(4, 9 if order == 6 else 8)
                     rates = [horizon * 2.0**-k for k in exponents]
                     (row,) = convergence(
-                        bilinear_problem()[0], optimizer, start, horizon, rates,
-                        methods=["collocation"], kinds=[kind], orders=[order], start=None,
-                    )  # fmt: skip
-                    rows.append({"optimizer": name, "kind": kind, "order": order,
-                                 "slope": row.slope, "exact": row.exact, "holds": row.holds,
-                                 "errors": row.errors})  # fmt: skip
+                        bilinear_problem()[0],
+                        optimizer,
+                        start,
+                        horizon,
+                        rates,
+                        methods=["collocation"],
+                        kinds=[kind],
+                        orders=[order],
+                        start=None,
+                    )
+                    rows.append(
+                        {
+                            "optimizer": name,
+                            "kind": kind,
+                            "order": order,
+                            "slope": row.slope,
+                            "exact": row.exact,
+                            "holds": row.holds,
+                            "errors": row.errors,
+                        }
+                    )
             print(name, flush=True)
     return rows
 
@@ -64,10 +79,14 @@ def orders_table(rows: list[dict]) -> str:
     for row in rows:
         cell = "exact" if row["exact"] else f"{row['slope']:.2f}" + ("" if row["holds"] else " ✗")
         shown.setdefault(f"{row['optimizer']}, {row['kind']}", {})[row["order"]] = cell
-    lines = ["| collocation | " + " | ".join(f"order {order}" for order in ORDERS) + " |",
-             "| --- |" + " ---: |" * len(ORDERS)]  # fmt: skip
-    lines += [f"| {name} | " + " | ".join(cells.get(order, "") for order in ORDERS) + " |"
-              for name, cells in shown.items()]  # fmt: skip
+    lines = [
+        "| collocation | " + " | ".join(f"order {order}" for order in ORDERS) + " |",
+        "| --- |" + " ---: |" * len(ORDERS),
+    ]
+    lines += [
+        f"| {name} | " + " | ".join(cells.get(order, "") for order in ORDERS) + " |"
+        for name, cells in shown.items()
+    ]
     good = sum(row["holds"] for row in rows)
     return "\n".join([*lines, "", f"{good} of {len(rows)} hold."])
 
@@ -75,15 +94,23 @@ def orders_table(rows: list[dict]) -> str:
 def bars_table(rows: list[dict]) -> str:
     """Markdown: trusted or not, and the trusted ones by what they are of."""
     trusted = [row for row in rows if row["trusted"]]
-    parts = [("all that are trusted", trusted),
-             ("of these, error above rounding",
-              [row for row in trusted if row["error"] > row["rounding"]]),
-             ("all that are not trusted", [row for row in rows if not row["trusted"]])]  # fmt: skip
+    parts = [
+        ("all that are trusted", trusted),
+        (
+            "of these, error above rounding",
+            [row for row in trusted if row["error"] > row["rounding"]],
+        ),
+        ("all that are not trusted", [row for row in rows if not row["trusted"]]),
+    ]
     for key in GROUPS:
-        parts += [(f"trusted, {value}", [row for row in trusted if row[key] == value])
-                  for value in dict.fromkeys(row[key] for row in rows)]  # fmt: skip
-    lines = ["| error bars | number | within a factor of 3 | too small | too large | median |",
-             "| --- | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+        parts += [
+            (f"trusted, {value}", [row for row in trusted if row[key] == value])
+            for value in dict.fromkeys(row[key] for row in rows)
+        ]
+    lines = [
+        "| error bars | number | within a factor of 3 | too small | too large | median |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for name, chosen in parts:
         found = bars.summary(chosen)
         if found["count"]:

@@ -21,9 +21,21 @@ import shadowflow as sf
 from shadowflow.methods import settling
 from shadowflow.methods.proof import NotDifferentiable, prove
 
-SMALL = {"b1": 0.5, "b2": 0.7, "b3": 0.7, "beta": 0.5, "beta1": 0.5, "beta2": 0.7, "decay": 0.7,
-         "momentum": 0.5, "adam_b1": 0.5, "adam_b2": 0.7, "rho": 0.7, "alpha": 1.0,
-         "b3_warmup": None}  # fmt: skip
+SMALL = {
+    "b1": 0.5,
+    "b2": 0.7,
+    "b3": 0.7,
+    "beta": 0.5,
+    "beta1": 0.5,
+    "beta2": 0.7,
+    "decay": 0.7,
+    "momentum": 0.5,
+    "adam_b1": 0.5,
+    "adam_b2": 0.7,
+    "rho": 0.7,
+    "alpha": 1.0,
+    "b3_warmup": None,
+}
 OPTIONS = {  # where defaults leave steps, or room for a modified equation, too small to measure
     "adabelief": {"eps": 1.0, "eps_root": 1e-2},
     "adadelta": {"eps": 4.0},
@@ -38,20 +50,26 @@ OPTIONS = {  # where defaults leave steps, or room for a modified equation, too 
 }
 BELIEF = "with eps = 1; at its default its denominator vanishes with the step"
 REMARKS = {
-    "adabelief": BELIEF, "contrib.acprop": BELIEF,
+    "adabelief": BELIEF,
+    "contrib.acprop": BELIEF,
     "adadelta": "with eps = 4",
-    "contrib.dadapt_adamw": "with estim_lr0 = 1", "contrib.prodigy": "with estim_lr0 = 1",
-    "contrib.dog": "with a first distance of 1", "contrib.dowg": "with a first distance of 1",
+    "contrib.dadapt_adamw": "with estim_lr0 = 1",
+    "contrib.prodigy": "with estim_lr0 = 1",
+    "contrib.dog": "with a first distance of 1",
+    "contrib.dowg": "with a first distance of 1",
     "contrib.madgrad": "its steps, and so its orders here, go by h^(2/3)",
     "contrib.galore": "with rank 2; its projection jumps every 200 steps",
     "noisy_sgd": "with the noise that its key gives",
     "rprop": "its steps grow until a gradient changes sign",
-}  # fmt: skip
+}
 POWERS = {"contrib.madgrad": 2 / 3}  # of the learning rate that a step is proportional to
 RATES = [0.1 * 2.0**-k for k in (6, 7, 8, 9)]
 HORIZON, STEPS, ROUNDING = 0.1, 16, 1e-13
-CASES = {"settled": ("displaced", None), "collocation": ("collocation", None),
-         "cold": ("displaced", 0)}  # fmt: skip
+CASES = {
+    "settled": ("displaced", None),
+    "collocation": ("collocation", None),
+    "cold": ("displaced", 0),
+}
 ONLY = {"contrib.galore": ("cold",)}
 
 
@@ -111,8 +129,17 @@ def first_steps(task, optimizer, params, order):
 
 def settled(task, optimizer, params, method, order, start):
     """The row of ``convergence``: observed order over a horizon."""
-    (row,) = sf.convergence(task, optimizer, params, HORIZON, RATES, start=start,
-                            methods=[method], orders=[order], kinds=["flow"])  # fmt: skip
+    (row,) = sf.convergence(
+        task,
+        optimizer,
+        params,
+        HORIZON,
+        RATES,
+        start=start,
+        methods=[method],
+        orders=[order],
+        kinds=["flow"],
+    )
     return row.errors
 
 

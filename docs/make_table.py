@@ -48,17 +48,19 @@ def table(rows: list[dict], columns: dict, title: str) -> list[str]:
     cells = {
         (row["optimizer"], row["method"], row["kind"], row["order"]): cell(row) for row in rows
     }
-    names = [name for name in dict.fromkeys(row["optimizer"] for row in rows)
-             if any((name, *column) in cells for column in columns)]  # fmt: skip
+    names = [
+        name
+        for name in dict.fromkeys(row["optimizer"] for row in rows)
+        if any((name, *column) in cells for column in columns)
+    ]
     return [
         f"| {title} | " + " | ".join(columns.values()) + " |",
         "| --- |" + " ---: |" * len(columns),
         *(
-            f"| {name} | "
-            + " | ".join(cells.get((name, *column), "") for column in columns) + " |"
+            f"| {name} | " + " | ".join(cells.get((name, *column), "") for column in columns) + " |"
             for name in names
         ),
-    ]  # fmt: skip
+    ]
 
 
 def render(evidence: dict) -> str:
@@ -73,12 +75,17 @@ def render(evidence: dict) -> str:
         "rounding."
     )
     two = {column: name for column, name in COLUMNS.items() if column[0] in ("taylor", "displaced")}
-    return "\n".join([
-        *table(full, COLUMNS, "full batch"), "",
-        *table(theorems, two, "three mini-batches in turn"), "",
-        *table(full, ANY_ORDER, "any order, full batch"), "",
-        remark,
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *table(full, COLUMNS, "full batch"),
+            "",
+            *table(theorems, two, "three mini-batches in turn"),
+            "",
+            *table(full, ANY_ORDER, "any order, full batch"),
+            "",
+            remark,
+        ]
+    )
 
 
 def costs(found: dict) -> str:
@@ -125,10 +132,11 @@ def training(rows: list[dict]) -> list[str]:
     if not rows:
         return []
     lines = [
-        "", "| training | epochs a second over PyTorch's (lowest to highest) | asked | with the "
+        "",
+        "| training | epochs a second over PyTorch's (lowest to highest) | asked | with the "
         "measures | the measures, of an epoch | a checkpoint, of an epoch | peak MiB (PyTorch) |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]  # fmt: skip
+    ]
     for row in rows:
         mark = "" if row["holds"] is not False else " ✗"
         asked = "" if row["asked"] is None else f"≥ {row['asked']:g}{mark}"
@@ -140,9 +148,11 @@ def training(rows: list[dict]) -> list[str]:
             f"({memory['torch']:.0f}) |"
         )
     return [
-        *lines, "", "Full-batch Adam on 2,000 made-up images of 32×32×3, ghost batches of 500, "
+        *lines,
+        "",
+        "Full-batch Adam on 2,000 made-up images of 32×32×3, ghost batches of 500, "
         "float32, each side in a process of its own; a checkpoint is written every 10 epochs.",
-    ]  # fmt: skip
+    ]
 
 
 def evidence(results: list[dict]) -> str:
@@ -151,8 +161,12 @@ def evidence(results: list[dict]) -> str:
     for content in results:
         name = content["figure"]
         if name in SHOWN:
-            lines += [f"![{content['title']}](docs/results/{name}.png)", "",
-                      f"*Figure {name[3:]}.* {content['caption']}", ""]  # fmt: skip
+            lines += [
+                f"![{content['title']}](docs/results/{name}.png)",
+                "",
+                f"*Figure {name[3:]}.* {content['caption']}",
+                "",
+            ]
     lines += ["| | claim | expected | measured | holds |", "| --- | --- | --- | --- | --- |"]
     for content in results:
         for row in (Evidence(**row) for row in content["rows"]):
@@ -169,8 +183,10 @@ def claims(content: dict) -> str:
     rows = [("claim", "tried on", "statistic", "verdict"), ("---",) * 4]
     for claim in content["claims"]:
         rows.append((f"**{claim['claim']}** ({claim['source']})", "", "", ""))
-        rows += [(row["claim"], row["where"], numbers(Trial(**row)) + row["statistic"],
-                  row["verdict"]) for row in claim["trials"]]  # fmt: skip
+        rows += [
+            (row["claim"], row["where"], numbers(Trial(**row)) + row["statistic"], row["verdict"])
+            for row in claim["trials"]
+        ]
     lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
     return "\n".join([*lines, "", f"{counts.total()} trials: {said}. {content['rule']}"])
@@ -186,24 +202,37 @@ def constructors(content: dict) -> str:
     ]
     for row in rows:
         exact = row.get("errors", [1, 1])[1] < ROUNDING
-        orders = ["exact" if exact and row.get(key) else shown(row.get(key))
-                  for key in ("settled", "cold", "first steps")]  # fmt: skip
+        orders = [
+            "exact" if exact and row.get(key) else shown(row.get(key))
+            for key in ("settled", "cold", "first steps")
+        ]
         length = "never" if row["settling"] is None else f"{row['settling']:,}"
         taylor = row.get("taylor", "")
         taylor = "yes" if taylor is True else "refused" if taylor else ""
-        cells = (f"`{row['name']}`", length if row["followed"] else "", *orders, taylor,
-                 row["remark"].replace("|", "\\|"))  # fmt: skip
+        cells = (
+            f"`{row['name']}`",
+            length if row["followed"] else "",
+            *orders,
+            taylor,
+            row["remark"].replace("|", "\\|"),
+        )
         lines.append(f"| {' | '.join(cells)} |")
     followed = sum(row["followed"] for row in rows)
-    return "\n".join([
-        f"{followed} of the {len(rows)} constructors of optax {content['optax']} that take a "
-        "learning rate are followed by the method `displaced`.", "", *lines, "",
-        "Steps that the state takes to forget, at the constructor's defaults in float64. Orders of "
-        "the flow of second order (of first order in brackets) between the two smallest of four "
-        "halved step sizes, at small decays (β = .5, ρ = .7): over a fixed time from a settled and "
-        "from a cold start; of what never settles over its first 16 steps, where one order more is "
-        "gained in the error and taken off here. exact: to rounding, no sign having changed.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"{followed} of the {len(rows)} constructors of optax {content['optax']} that take a "
+            "learning rate are followed by the method `displaced`.",
+            "",
+            *lines,
+            "",
+            "Steps that the state takes to forget, at the constructor's defaults in float64. Orders "
+            "of the flow of second order (of first order in brackets) between the two smallest of "
+            "four halved step sizes, at small decays (β = .5, ρ = .7): over a fixed time from a "
+            "settled and from a cold start; of what never settles over its first 16 steps, where "
+            "one order more is gained in the error and taken off here. exact: to rounding, no sign "
+            "having changed.",
+        ]
+    )
 
 
 def shown(orders: list[float] | None) -> str:

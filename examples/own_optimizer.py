@@ -25,8 +25,9 @@ def loss(x):
     return 0.5 * (1.5 - 2 * x[0] * x[1]) ** 2
 
 
-optimizer = sf.Optimizer([sf.Moment(0.6, bias_correction=True),
-                          sf.Moment(0.8, quartic, bias_correction=True)], combine)  # fmt: skip
+optimizer = sf.Optimizer(
+    [sf.Moment(0.6, bias_correction=True), sf.Moment(0.8, quartic, bias_correction=True)], combine
+)
 problem, start, learning_rate = sf.Problem(loss), jnp.array([2.8, 3.5]), 1e-3
 
 real = sf.iterate(problem, optimizer, start, learning_rate, 500)

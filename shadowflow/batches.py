@@ -66,8 +66,10 @@ def pad(batches: Sequence[PyTree]) -> tuple[PyTree, np.ndarray]:
     >>> stacked.tolist(), weights.tolist()
     ([[0.0, 1.0, 2.0], [0.0, 1.0, 0.0]], [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
     """
-    sizes = [{np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(batch)}
-             for batch in batches]  # fmt: skip
+    sizes = [
+        {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(batch)}
+        for batch in batches
+    ]
     if not sizes or any(len(size) != 1 or 0 in size for size in sizes):
         raise ValueError(
             "batches: expected one or more batches whose leaves have the same number of examples, "
@@ -77,8 +79,9 @@ def pad(batches: Sequence[PyTree]) -> tuple[PyTree, np.ndarray]:
     longest = max(lengths)
 
     def stack(*leaves):
-        filled = [np.zeros((longest, *np.shape(leaf)[1:]), np.asarray(leaf).dtype)
-                  for leaf in leaves]  # fmt: skip
+        filled = [
+            np.zeros((longest, *np.shape(leaf)[1:]), np.asarray(leaf).dtype) for leaf in leaves
+        ]
         for row, leaf in zip(filled, leaves, strict=True):
             row[: len(leaf)] = leaf
         return np.stack(filled)

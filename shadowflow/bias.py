@@ -108,9 +108,15 @@ class ImplicitBias:
         return "\n".join([*lines, f"Verdict: {self.verdict}"])
 
 
-def implicit_bias(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate,
-                  step: int | None = None, *,
-                  eps_root: float | None = None) -> ImplicitBias:  # fmt: skip
+def implicit_bias(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    learning_rate,
+    step: int | None = None,
+    *,
+    eps_root: float | None = None,
+) -> ImplicitBias:
     """The decomposition of the modified equation (second order, Taylor form) at ``params``.
 
     θ' = −F − h Σ_i ∂_iΦ ψ_i' H (mean way of moment i) − (h/2) DF F, evaluated at the step
@@ -154,10 +160,18 @@ def implicit_bias(problem: Problem, optimizer: Optimizer, params: PyTree, learni
             f"{optimizer.name} is not pointwise: what it does to one coordinate depends on others, "
             "and no potential of its own is penalized coordinate by coordinate"
         )
-    judged = validity.judge([at], [trees.norm(bias)], [trees.norm(parts[PLAIN])], params=params,
-                            rates=[float(memory.rate)], remarks=remarks)  # fmt: skip
-    potential, norm = (None if measured is None else _measure(*measured, parts)
-                       for measured in (found.potential, found.norm))  # fmt: skip
+    judged = validity.judge(
+        [at],
+        [trees.norm(bias)],
+        [trees.norm(parts[PLAIN])],
+        params=params,
+        rates=[float(memory.rate)],
+        remarks=remarks,
+    )
+    potential, norm = (
+        None if measured is None else _measure(*measured, parts)
+        for measured in (found.potential, found.norm)
+    )
     return ImplicitBias(parts, _sum([parts[PLAIN], bias]), potential, norm, found.strength, judged)
 
 
@@ -179,8 +193,9 @@ def _analyse(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyT
     driven = trees.subtract(now.direction, _at_zero(optimizer, memory, params))
     potential = potential_of(optimizer, memory, params, now.gradient), hvp(driven)
     norm = None if eps_root is None else _one_norm(now.gradient, hvp, eps_root)
-    return _Analysis(parts, bias, potential, norm,
-                     _strength(optimizer, memory, params, now, driven))  # fmt: skip
+    return _Analysis(
+        parts, bias, potential, norm, _strength(optimizer, memory, params, now, driven)
+    )
 
 
 _analyse_compiled = eqx.filter_jit(_analyse)
@@ -191,14 +206,17 @@ def _of_state_map(problem: Problem, optimizer: Optimizer, memory: Memory, params
     found = replay.reading(problem, optimizer, memory, params, None, False)
     first = found.seen.direction
     moved, centred = (found.again(optimizer, params, phase, False) for phase in (0.0, 0.5))
-    parts = {PLAIN: trees.scale(-1, first), MEMORY: trees.subtract(first, moved),
-             GRID: trees.subtract(moved, centred)}  # fmt: skip
+    parts = {
+        PLAIN: trees.scale(-1, first),
+        MEMORY: trees.subtract(first, moved),
+        GRID: trees.subtract(moved, centred),
+    }
     hvp = problem.linearize(params)[1]
     norm = None if eps_root is None else _one_norm(found.gradient, hvp, eps_root)
     potential = None
     if settling.pointwise(optimizer, params):
         past = replay.shortest(found.past, optimizer, params)
-        phi = lambda y: replay.still(past, optimizer, params, y, found.value).direction  # noqa: E731
+        phi = lambda y: replay.still(past, optimizer, params, y, found.value).direction
         still = jax.tree.map(jnp.nan_to_num, phi(trees.zeros_like(params)))
         driven = trees.subtract(first, still)
         potential = _integral(phi, still, found.gradient), hvp(driven)
@@ -229,9 +247,7 @@ def parts_of(optimizer: Optimizer, memory: Memory, params: PyTree, expansion: Ex
     """Name → contribution to d params / d time: the modified equation taken apart."""
     now = expansion.now
     nothing = trees.zeros_like(params)
-    changed = lambda i, tangent: taylor.moved_moment(  # noqa: E731
-        optimizer, memory, i, now.gradient, tangent
-    )
+    changed = lambda i, tangent: taylor.moved_moment(optimizer, memory, i, now.gradient, tangent)
     indices = range(len(optimizer.moments))
     parts = {PLAIN: trees.scale(-1, now.direction)}
     for i, name in labels(optimizer).items():
@@ -250,7 +266,7 @@ def _measure(values: PyTree, slope: PyTree, parts: dict) -> Measure:
     """A measure from its values per coordinate and its gradient with respect to the parameters."""
     by_coordinate = {name: jax.tree.map(jnp.multiply, slope, part) for name, part in parts.items()}
     eps = float(jnp.finfo(trees.finest_dtype(values)).eps)
-    leaf_sums = lambda tree: jax.tree.map(lambda leaf: float(jnp.sum(leaf)), tree)  # noqa: E731
+    leaf_sums = lambda tree: jax.tree.map(lambda leaf: float(jnp.sum(leaf)), tree)
     return Measure(
         value=float(trees.total(values)),
         per_leaf=leaf_sums(values),
@@ -263,8 +279,8 @@ def _measure(values: PyTree, slope: PyTree, parts: dict) -> Measure:
 
 def _one_norm(gradient: PyTree, hvp, eps_root) -> tuple[PyTree, PyTree]:
     """sqrt(g² + eps_root) per coordinate, and ∇ of its sum: H (g / sqrt(g² + eps_root))."""
-    root = lambda g: jnp.sqrt(g * g + trees.cast(eps_root, g))  # noqa: E731
-    sign = lambda g: jnp.where(g == 0, 0, g / jnp.where(g == 0, 1, root(g)))  # noqa: E731
+    root = lambda g: jnp.sqrt(g * g + trees.cast(eps_root, g))
+    sign = lambda g: jnp.where(g == 0, 0, g / jnp.where(g == 0, 1, root(g)))
     return jax.tree.map(root, gradient), hvp(jax.tree.map(sign, gradient))
 
 
@@ -278,7 +294,7 @@ def _at_zero(optimizer: Optimizer, memory: Memory, params: PyTree) -> PyTree:
 
 def potential_of(optimizer: Optimizer, memory: Memory, params: PyTree, gradient: PyTree) -> PyTree:
     """∫_0^g Φ(y) − Φ(0) dy per coordinate."""
-    phi = lambda y: taylor.present(optimizer, memory, params, y).direction  # noqa: E731
+    phi = lambda y: taylor.present(optimizer, memory, params, y).direction
     return _integral(phi, _at_zero(optimizer, memory, params), gradient)
 
 
@@ -305,8 +321,9 @@ def _integral(phi: Callable, offset: PyTree, gradient: PyTree) -> PyTree:
     return jax.lax.fori_loop(0, levels * count, add_node, trees.zeros_like(gradient))
 
 
-def _strength(optimizer: Optimizer, memory: Memory, params: PyTree, now: Present,
-              driven: PyTree) -> PyTree | None:  # fmt: skip
+def _strength(
+    optimizer: Optimizer, memory: Memory, params: PyTree, now: Present, driven: PyTree
+) -> PyTree | None:
     """2 (g/Φ) Σ_i (mean age_i + ½) ∂_iΦ ψ_i'(g), pointwise in g, Φ without its value at g = 0."""
     if not (memory.settled or optimizer.uniform):
         return None

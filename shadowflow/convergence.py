@@ -105,11 +105,19 @@ class Row:
         return max(self.errors) <= self.floor
 
 
-def convergence(problem: Problem, optimizer: Optimizer, params: PyTree, horizon: float,
-                learning_rates: Sequence[float], *, methods: Sequence[str] | None = None,
-                kinds: Sequence[str] = ("iteration", "flow"), orders: Sequence[int] | None = None,
-                start: int | None = 0,
-                progress: Callable[[int], Any] | None = None) -> list[Row]:  # fmt: skip
+def convergence(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    horizon: float,
+    learning_rates: Sequence[float],
+    *,
+    methods: Sequence[str] | None = None,
+    kinds: Sequence[str] = ("iteration", "flow"),
+    orders: Sequence[int] | None = None,
+    start: int | None = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> list[Row]:
     """The observed order of every method, kind and order asked for: a table of ``Row``.
 
     The error is the largest max-norm distance between ``iterate`` and ``shadow`` over
@@ -155,10 +163,19 @@ def convergence(problem: Problem, optimizer: Optimizer, params: PyTree, horizon:
     for method, kind, order in wanted:
         real = real_at(max(2, order))
         follow = [
-            shadow(problem, optimizer, params, rate, int(run.steps[-1]), order=order,
-                   method=method, kind=kind, start=start)
+            shadow(
+                problem,
+                optimizer,
+                params,
+                rate,
+                int(run.steps[-1]),
+                order=order,
+                method=method,
+                kind=kind,
+                start=start,
+            )
             for rate, run in zip(rates, real, strict=True)
-        ]  # fmt: skip
+        ]
         errors = [_error(a, b) for a, b in zip(real, follow, strict=True)]
         rows.append(_row(method, kind, order, start, rates, errors, follow[-1]))
         if progress is not None:
@@ -168,7 +185,7 @@ def convergence(problem: Problem, optimizer: Optimizer, params: PyTree, horizon:
 
 def _wanted(problem, optimizer, methods, kinds, orders, start) -> list[tuple[str, str, int]]:
     """(method, kind, order) to measure: what is named, or all that the problem and start allow."""
-    unfit = lambda m: (  # noqa: E731
+    unfit = lambda m: (
         (problem.batched and m.full_batch)
         or (start == 0 and m.settled)
         or (isinstance(optimizer, Transformation) and m.of_state_map is None)
@@ -225,6 +242,16 @@ def _row(method, kind, order, start, rates, errors, follow: Shadow) -> Row:
     above = np.inf if METHODS[method].orders is None else TOLERANCE
     below = shortfall if METHODS[method].orders is None else TOLERANCE
     holds = max(errors) <= floor or (miss is not None and -below <= miss <= above)
-    return Row(method, kind, order, "cold" if start == 0 else "settled", tuple(rates),
-               tuple(errors), tuple(float(s) for s in slopes), slope, float(floor), bool(holds),
-               follow.validity.level)  # fmt: skip
+    return Row(
+        method,
+        kind,
+        order,
+        "cold" if start == 0 else "settled",
+        tuple(rates),
+        tuple(errors),
+        tuple(float(s) for s in slopes),
+        slope,
+        float(floor),
+        bool(holds),
+        follow.validity.level,
+    )

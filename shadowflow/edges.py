@@ -112,7 +112,7 @@ def _answers(optimizer: Optimizer) -> list[float]:
 
 def _rises(optimizer: Optimizer, moments: list[Array]) -> tuple[Array, ...]:
     """∂_iΦ of the settled direction at θ = 0."""
-    call = lambda ms: optimizer.direction(ms, jnp.zeros_like(ms[0]), jnp.inf)  # noqa: E731
+    call = lambda ms: optimizer.direction(ms, jnp.zeros_like(ms[0]), jnp.inf)
     return jax.grad(call)(tuple(moments))
 
 
@@ -179,7 +179,7 @@ def _polynomials(response: Response) -> tuple[np.ndarray, np.ndarray]:
     """
     decays, shares, _ = response
     factors = {b: np.asarray([1 - b, -1 - b]) for b in decays if b != 0}
-    product = lambda without: functools.reduce(  # noqa: E731
+    product = lambda without: functools.reduce(
         polynomial.polymul, [factor for b, factor in factors.items() if b != without], np.ones(1)
     )
     below = np.zeros(1)

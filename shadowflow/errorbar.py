@@ -45,10 +45,22 @@ class ErrorBar:
     follow: Shadow
 
 
-def error_bar(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate, steps: int, *,
-              order: int = 2, method: str = "displaced", kind: str | None = None,
-              start: int | None = 0, state: State | None = None, spacing: float | None = None,
-              save_every: int = 1, follow: Shadow | None = None) -> ErrorBar:  # fmt: skip
+def error_bar(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    learning_rate,
+    steps: int,
+    *,
+    order: int = 2,
+    method: str = "displaced",
+    kind: str | None = None,
+    start: int | None = 0,
+    state: State | None = None,
+    spacing: float | None = None,
+    save_every: int = 1,
+    follow: Shadow | None = None,
+) -> ErrorBar:
     """How far the shadow of these arguments, those of ``shadow``, is from the optimizer's iterates.
 
     |order p − its neighbour| at every step, in the norms of ``compare``, and of rounding .3 eps |θ|
@@ -85,9 +97,20 @@ def error_bar(problem: Problem, optimizer: Optimizer, params: PyTree, learning_r
         alone = (
             METHODS[method].settled and start == 0 and state is None and not _remembers(optimizer)
         )
-        return shadow(problem, optimizer, params, learning_rate, steps, order=order, method=method,
-                      kind=kind, start=None if alone else start, state=state, save_every=save_every,
-                      spacing=spacing if method == "collocation" else None)  # fmt: skip
+        return shadow(
+            problem,
+            optimizer,
+            params,
+            learning_rate,
+            steps,
+            order=order,
+            method=method,
+            kind=kind,
+            start=None if alone else start,
+            state=state,
+            save_every=save_every,
+            spacing=spacing if method == "collocation" else None,
+        )
 
     follow = run(method, order, kind) if follow is None else follow
     beside = neighbours(problem, optimizer, method, order, kind)
@@ -103,8 +126,9 @@ def _remembers(optimizer: Optimizer) -> bool:
     )
 
 
-def neighbours(problem: Problem, optimizer: Optimizer, method: str, order: int,
-               kind: str) -> list[tuple[str, int, str]]:  # fmt: skip
+def neighbours(
+    problem: Problem, optimizer: Optimizer, method: str, order: int, kind: str
+) -> list[tuple[str, int, str]]:
     """(method, order, kind) of what an error is estimated against: one above, or two below.
 
     >>> from shadowflow import zoo

@@ -30,8 +30,9 @@ def chosen(method: str, kind: str, order) -> Method:
     return found
 
 
-def conditions(method: Method, problem: Problem, optimizer: Optimizer, learning_rate,
-               spacing) -> None:  # fmt: skip
+def conditions(
+    method: Method, problem: Problem, optimizer: Optimizer, learning_rate, spacing
+) -> None:
     """Refuse mini-batches, a schedule or a spacing of nodes where the method cannot have them, and
     what an optax transformation cannot have."""
     checks.learning_rate(learning_rate)
@@ -97,8 +98,16 @@ class Field:
         return history.window_of(self.optimizer, dtype, self.tolerance, steps)
 
 
-def field_of(problem: Problem, optimizer: Optimizer, learning_rate, order, method: str, kind: str,
-             spacing, window) -> Field:  # fmt: skip
+def field_of(
+    problem: Problem,
+    optimizer: Optimizer,
+    learning_rate,
+    order,
+    method: str,
+    kind: str,
+    spacing,
+    window,
+) -> Field:
     """The ``Field`` of a method, or a refusal that says what to use."""
     found = chosen(method, kind, order)
     checks.instance("problem", problem, Problem)
@@ -111,14 +120,28 @@ def field_of(problem: Problem, optimizer: Optimizer, learning_rate, order, metho
         )
     conditions(found, problem, optimizer, learning_rate, spacing)
     refuse_window(problem, window)
-    return Field(problem, optimizer, learning_rate, direction_of(found, problem, optimizer, order,
-                 spacing), method, kind, order == 1, window)  # fmt: skip
+    return Field(
+        problem,
+        optimizer,
+        learning_rate,
+        direction_of(found, problem, optimizer, order, spacing),
+        method,
+        kind,
+        order == 1,
+        window,
+    )
 
 
-def direction_of(method: Method, problem: Problem, optimizer: Optimizer, order, spacing,
-                 origin: State | None = None) -> Callable:  # fmt: skip
+def direction_of(
+    method: Method,
+    problem: Problem,
+    optimizer: Optimizer,
+    order,
+    spacing,
+    origin: State | None = None,
+) -> Callable:
     """The direction function of a method that is a field; origin: where the run of a state map
-    began, None: fresh, at step 0."""  # fmt: skip
+    began, None: fresh, at step 0."""
     if isinstance(optimizer, Transformation):
         assert method.of_state_map is not None
         return method.of_state_map(optimizer, order, spacing, origin)
@@ -131,7 +154,7 @@ def direction_of(method: Method, problem: Problem, optimizer: Optimizer, order, 
 
 def refuse_transformation(method: Method, problem: Problem, optimizer: Optimizer) -> None:
     """Refuse a method that needs moments, and mini-batches, for an optax transformation."""
-    can = lambda m: m.of_state_map is not None or m.keeps_moments  # noqa: E731
+    can = lambda m: m.of_state_map is not None or m.keeps_moments
     if not can(method):
         able = [name for name, other in METHODS.items() if can(other)]
         raise ValueError(
@@ -157,9 +180,16 @@ def refuse_window(problem: Problem, window) -> None:
         )
 
 
-def memoryless_step(problem: Problem, optimizer: Optimizer, learning_rate, *,
-                    order: int | str = 2, method: str = "taylor", spacing: float | None = None,
-                    window: float | None = None) -> Field:  # fmt: skip
+def memoryless_step(
+    problem: Problem,
+    optimizer: Optimizer,
+    learning_rate,
+    *,
+    order: int | str = 2,
+    method: str = "taylor",
+    spacing: float | None = None,
+    window: float | None = None,
+) -> Field:
     """The memoryless iteration: ``move(step, params)`` → params_{n+1} − params_n.
 
     θ ← θ − h F_n(θ) − h² F_n^{(1)}(θ) for order 2 (the paper's (11), (63)), the first term
@@ -182,9 +212,16 @@ def memoryless_step(problem: Problem, optimizer: Optimizer, learning_rate, *,
     return field_of(problem, optimizer, learning_rate, order, method, "iteration", spacing, window)
 
 
-def modified_field(problem: Problem, optimizer: Optimizer, learning_rate, *,
-                   order: int | str = 2, method: str = "taylor", spacing: float | None = None,
-                   window: float | None = None) -> Field:  # fmt: skip
+def modified_field(
+    problem: Problem,
+    optimizer: Optimizer,
+    learning_rate,
+    *,
+    order: int | str = 2,
+    method: str = "taylor",
+    spacing: float | None = None,
+    window: float | None = None,
+) -> Field:
     """The modified equation: ``field(step, params)`` → d params / d time on [step, step + 1).
 
     θ' = −F_n(θ) − h [F_n^{(1)}(θ) + ½ DF_n(θ) F_n(θ)] for order 2 (the paper's (2)–(3), and with

@@ -59,8 +59,9 @@ def write_json(path: Path, content: Any) -> Path:
     return write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = True,
-                 durable: bool = False) -> Path:  # fmt: skip
+def write_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = True, durable: bool = False
+) -> Path:
     """An npz; "/" in a name is written as "|", which a zip file can hold."""
     import numpy as np
 

@@ -72,9 +72,17 @@ class ExactStep(eqx.Module):
         return (moved, state), (), finite
 
 
-def iterate(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate, steps: int,
-            *, state: State | None = None, save_every: int = 1,
-            progress: Callable[[int], Any] | None = None) -> Trajectory:  # fmt: skip
+def iterate(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    learning_rate,
+    steps: int,
+    *,
+    state: State | None = None,
+    save_every: int = 1,
+    progress: Callable[[int], Any] | None = None,
+) -> Trajectory:
     """What the optimizer does: ``steps`` steps from ``params``; step n sees its mini-batch.
 
     learning_rate: a positive float, or a schedule (step → float), read at the run's own steps.
@@ -180,8 +188,9 @@ class Run:
     failed: int | None
 
 
-def drive(chunks: Iterable[Chunk], params: PyTree, steps: int, save_every: int,
-          progress: Callable | None) -> Run:  # fmt: skip
+def drive(
+    chunks: Iterable[Chunk], params: PyTree, steps: int, save_every: int, progress: Callable | None
+) -> Run:
     """Take chunks from ``params`` on until one ends early, keeping every ``save_every``-th step."""
     saved, records, kept, done, carry = [_stacked(params)], [], [0], 0, None
     for chunk in chunks:
@@ -227,7 +236,7 @@ def _scan(advance, carry, rates: Array, active: Array):
         inner, alive = carry
         rate, wanted = inputs
         wanted = wanted & alive
-        rest = lambda inner, rate: (inner, blank, jnp.asarray(True))  # noqa: E731
+        rest = lambda inner, rate: (inner, blank, jnp.asarray(True))
         new, record, finite = jax.lax.cond(wanted, step, rest, inner, rate)
         return (new, alive & finite), (new[0], record, wanted & finite)
 

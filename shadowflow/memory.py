@@ -103,7 +103,7 @@ def ready(optimizer: Optimizer, learning_rate, step, dtype, kept: int | None = N
     """``at``, with all numbers as arrays: jit then compiles once for every step and rate."""
     rate = learning_rate if callable(learning_rate) else jnp.asarray(float(learning_rate))
     memory = at(traced(optimizer), rate, step, dtype, kept)
-    whole = lambda n: None if n is None else jnp.asarray(n, jnp.int32)  # noqa: E731
+    whole = lambda n: None if n is None else jnp.asarray(n, jnp.int32)
     faded = None if callable(rate) else whole(window(optimizer, dtype))
     return dataclasses.replace(memory, step=whole(memory.step), window=faded)
 

@@ -67,8 +67,13 @@ class Moment(eqx.Module):
     has_memory: bool = eqx.field(static=True)
     name: str | None = eqx.field(static=True)
 
-    def __init__(self, decay, transform: Callable = identity, bias_correction: bool = False,
-                 name: str | None = None):  # fmt: skip
+    def __init__(
+        self,
+        decay,
+        transform: Callable = identity,
+        bias_correction: bool = False,
+        name: str | None = None,
+    ):
         checks.decay("decay", decay)
         checks.function("transform", transform)
         leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32)
@@ -134,7 +139,7 @@ class Optimizer(eqx.Module):
         self.name = name
         leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32)
         probe = [jnp.ones(leaf.shape, leaf.dtype)] * (len(moments) + 1)
-        call = lambda: self.direction(tuple(probe[:-1]), probe[-1], jnp.zeros(()))  # noqa: E731
+        call = lambda: self.direction(tuple(probe[:-1]), probe[-1], jnp.zeros(()))
         checks.pointwise("combine", call, leaf)
 
     @property
@@ -163,7 +168,7 @@ class Optimizer(eqx.Module):
     def _reads(self) -> dict[str, bool]:
         leaf = jnp.ones((2,), jnp.float32)
         moments = tuple(leaf for _ in self.moments)
-        call = lambda params, step: self.combine(moments, params, step)  # noqa: E731
+        call = lambda params, step: self.combine(moments, params, step)
         jaxpr = jax.make_jaxpr(call)(leaf, leaf[0]).jaxpr
         used = [*jaxpr.outvars, *(var for eqn in jaxpr.eqns for var in eqn.invars)]
         names = ("params", "step")
@@ -279,15 +284,15 @@ def state_from_optax(optimizer: Optimizer, opt_state, params: PyTree, step=None)
 def _counts(opt_state) -> list[int]:
     """The numbers of updates that an optax state knows."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(opt_state)
-    named = lambda path: isinstance(path[-1], jax.tree_util.GetAttrKey)  # noqa: E731
+    named = lambda path: isinstance(path[-1], jax.tree_util.GetAttrKey)
     return [int(leaf) for path, leaf in leaves if path and named(path) and path[-1].name == "count"]
 
 
 def _averages(optimizer: Optimizer, opt_state, params: PyTree) -> tuple:
     """The moments of an optimizer among the averages that an optax state holds."""
-    known = lambda node: type(node).__name__ in OPTAX_STATES  # noqa: E731
+    known = lambda node: type(node).__name__ in OPTAX_STATES
     nodes = [node for node in jax.tree.leaves(opt_state, is_leaf=known) if known(node)]
-    found = lambda *names: [  # noqa: E731
+    found = lambda *names: [
         getattr(node, name) for node in nodes for name in names if name in node._fields
     ]
     memories = [moment for moment in optimizer.moments if moment.has_memory]
@@ -314,7 +319,7 @@ OPTAX_STATES = (
 
 def _counterpart(optimizer: Optimizer, values: list, params: PyTree) -> PyTree:
     """The one optax average that a moment has, in the parameters' dtypes."""
-    shapes = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
     alike = [value for value in values if jax.tree.structure(value) == jax.tree.structure(params)]
     if len(values) != 1 or not alike or shapes(alike[0]) != shapes(params):
         raise ValueError(
@@ -334,5 +339,5 @@ def rate_at(learning_rate, step):
 
 def traced(tree: PyTree) -> PyTree:
     """``tree`` with its Python floats as arrays, so that jit does not recompile for each value."""
-    to_array = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf  # noqa: E731
+    to_array = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf
     return jax.tree.map(to_array, tree)

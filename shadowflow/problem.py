@@ -54,8 +54,19 @@ class Problem(eqx.Module):
     traceable: bool = eqx.field(static=True)
     has_aux: bool = eqx.field(static=True)
 
-    def __init__(self, loss=None, *, grad=None, hvp=None, traceable: bool = True, batches=None,
-                 schedule=None, weights=None, key=None, has_aux: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        loss=None,
+        *,
+        grad=None,
+        hvp=None,
+        traceable: bool = True,
+        batches=None,
+        schedule=None,
+        weights=None,
+        key=None,
+        has_aux: bool = False,
+    ):
         if loss is None and grad is None:
             raise ValueError("loss: expected loss or grad to be given, got neither.")
         if not traceable and grad is None:
@@ -111,9 +122,7 @@ class Problem(eqx.Module):
     def linearize(self, params: PyTree, batch=None) -> tuple[PyTree, Callable]:
         """(∇E(θ), v ↦ H·v): the gradient and the Hessian-vector products that share its work."""
         if (hvp := self.hvp) is not None:
-            product = lambda v: self._like(  # noqa: E731
-                hvp(params, v, *self._inputs(batch)), params, "hvp"
-            )
+            product = lambda v: self._like(hvp(params, v, *self._inputs(batch)), params, "hvp")
             return self.gradient(params, batch), product
         self._needs_hvp()
         return jax.linearize(lambda p: self.gradient(p, batch), params)
@@ -129,20 +138,19 @@ class Problem(eqx.Module):
     def linearize_each(self, params: PyTree, which: Int[Array, " n"]) -> tuple[PyTree, Callable]:
         """(∇E_b(θ) stacked, stacked v ↦ H_b·v_b stacked) of several batches at one place."""
         if (hvp := self.hvp) is not None:
-            product = lambda b, v: self._like(  # noqa: E731
-                hvp(params, v, *self._inputs(b)), params, "hvp"
-            )
+            product = lambda b, v: self._like(hvp(params, v, *self._inputs(b)), params, "hvp")
             return self.gradients(params, which), lambda vs: self._each(product, which, vs)
         self._needs_hvp()
-        copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(which), *leaf.shape)),
-                              params)  # fmt: skip
+        copies = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (len(which), *leaf.shape)), params
+        )
         return jax.linearize(lambda places: self.gradients_at(places, which), copies)
 
     def whole(self) -> "Problem":
         """The full-batch problem: the mean of all batches, by their size where weights say it."""
         if not self.batched:
             return self
-        mean = lambda name, function: (  # noqa: E731
+        mean = lambda name, function: (
             None if function is None else jax.tree_util.Partial(_mean, self, name)
         )
         grad, hvp = mean("gradient", self.grad), mean("product", self.hvp)
@@ -174,7 +182,7 @@ class Problem(eqx.Module):
         if not self.batched:
             return self
         table = bt.table(self.schedule, self.count, steps)
-        is_none = lambda leaf: leaf is None  # noqa: E731
+        is_none = lambda leaf: leaf is None
         return eqx.tree_at(lambda problem: problem.schedule, self, table, is_leaf=is_none)
 
     def _inputs(self, batch) -> tuple:
@@ -254,8 +262,8 @@ def weighted(values, weights: Array) -> Array:
 
 def _mean(problem: Problem, name: str, params: PyTree, *vector: PyTree):
     """The mean over all batches of one of the problem's functions."""
-    call = lambda b: getattr(problem, name)(params, *vector, b)  # noqa: E731
+    call = lambda b: getattr(problem, name)(params, *vector, b)
     shares = jnp.asarray(bt.shares(problem.weights, problem.count), trees.real_dtype())
     values = problem._each(call, jnp.arange(problem.count))
-    mean = lambda leaf: jnp.tensordot(shares.astype(leaf.dtype), leaf, 1)  # noqa: E731
+    mean = lambda leaf: jnp.tensordot(shares.astype(leaf.dtype), leaf, 1)
     return jax.tree.map(mean, values)

@@ -47,8 +47,15 @@ class Shadow(Trajectory):
         return self.validity.verdict
 
 
-def settled_state(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate, *,
-                  order: int | str = 2, spacing: float | None = None) -> State:  # fmt: skip
+def settled_state(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    learning_rate,
+    *,
+    order: int | str = 2,
+    spacing: float | None = None,
+) -> State:
     """The state that a long run through ``params`` would have: moments on the slow manifold.
 
     Each moment averages the gradients of the past along the path of that order (method
@@ -76,12 +83,25 @@ def settled_state(problem: Problem, optimizer: Optimizer, params: PyTree, learni
     return State(moments, jnp.asarray(jnp.inf, trees.real_dtype()))
 
 
-def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate, steps: int, *,
-           order: int | str = 2, method: str = "displaced", kind: str | None = None,
-           start: int | None = 0, state: State | None = None, spacing: float | None = None,
-           window: float | None = None, curvature: float | None = None,
-           keep: Sequence[str | int] | None = None, save_every: int = 1,
-           progress: Callable[[int], Any] | None = None) -> Shadow:  # fmt: skip
+def shadow(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    learning_rate,
+    steps: int,
+    *,
+    order: int | str = 2,
+    method: str = "displaced",
+    kind: str | None = None,
+    start: int | None = 0,
+    state: State | None = None,
+    spacing: float | None = None,
+    window: float | None = None,
+    curvature: float | None = None,
+    keep: Sequence[str | int] | None = None,
+    save_every: int = 1,
+    progress: Callable[[int], Any] | None = None,
+) -> Shadow:
     """What the optimizer follows: ``steps`` steps of its modified flow or memoryless iteration.
 
     method: "taylor", "displaced", "linearized" (orders 1, 2; kinds "flow", "iteration"),
@@ -131,8 +151,9 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     save_every = checks.count("save_every", save_every, 1)
     optimizer = averages.seen(optimizer, params) if found.keeps_moments else optimizer
     moments = inertial.which(found.name, optimizer, keep, order)
-    start, state = _begin(problem, optimizer, params, learning_rate, start, state, found, order,
-                          moments)  # fmt: skip
+    start, state = _begin(
+        problem, optimizer, params, learning_rate, start, state, found, order, moments
+    )
     order, auto = _order(problem, optimizer, params, learning_rate, order, kind, spacing)
     first = start or 0
     table = rate_table(learning_rate, first + steps)
@@ -140,24 +161,36 @@ def shadow(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate
     if problem.batched:
         kept = history.window_of(optimizer, trees.finest_dtype(params), window, first + steps)
         problem = problem.tabulated(first + steps)
-    course = _Course(problem, optimizer, found, kind, order, learning_rate, table, start, spacing,
-                     kept, moments)  # fmt: skip
+    course = _Course(
+        problem, optimizer, found, kind, order, learning_rate, table, start, spacing, kept, moments
+    )
     run = drive(course.chunks(params, state), params, steps, save_every, progress)
     end = state if run.carry is None else run.carry[1]
     if isinstance(optimizer, averages.Averages):
         end = optimizer.given(end)
     path = trajectory(run, first, table, end if found.keeps_moments else None)
     correction, plain, *lowered = ((), ()) if run.records is None else run.records
-    said = [auto, *(validity.lower_remark(order, flags, first) for flags in lowered),
-            *_remarks(course, params, int(path.steps[-1]))]  # fmt: skip
+    said = [
+        auto,
+        *(validity.lower_remark(order, flags, first) for flags in lowered),
+        *_remarks(course, params, int(path.steps[-1])),
+    ]
     judged = validity.judge(
-        first + np.arange(len(correction)), correction, plain, params=path.params,
-        rates=table[first:], remarks=said, failed_at=path.failed_at, memoryless=course.eliminates,
-        past=validity.past_edge(optimizer, max(table[first:], default=0.0), curvature,
-                                course.eliminates),
-    )  # fmt: skip
-    return Shadow(path.steps, path.times, path.params, path.state, path.failed_at, judged,
-                  order, kept)  # fmt: skip
+        first + np.arange(len(correction)),
+        correction,
+        plain,
+        params=path.params,
+        rates=table[first:],
+        remarks=said,
+        failed_at=path.failed_at,
+        memoryless=course.eliminates,
+        past=validity.past_edge(
+            optimizer, max(table[first:], default=0.0), curvature, course.eliminates
+        ),
+    )
+    return Shadow(
+        path.steps, path.times, path.params, path.state, path.failed_at, judged, order, kept
+    )
 
 
 def default_kind(method: str) -> str:
@@ -213,8 +246,9 @@ def _remarks(course: "_Course", params: PyTree, end: int) -> list[str]:
     return remarks if course.window is None else [*remarks, course.window.remark]
 
 
-def _begin(problem, optimizer, params, learning_rate, start, state, method: Method, order,
-           kept) -> tuple:  # fmt: skip
+def _begin(
+    problem, optimizer, params, learning_rate, start, state, method: Method, order, kept
+) -> tuple:
     """(start, state) made consistent: where the run is, and its moments if the method has them."""
     if start is not None:
         start = checks.count("start", start)
@@ -316,7 +350,8 @@ class _Course:
         if own is not None and not isinstance(self.optimizer, Transformation):
             options = {} if self.kept is None else {"kept": self.kept}
             return own(self.problem, self.optimizer, self.order, self.spacing, **options)
-        direction = direction_of(self.method, self.problem, self.optimizer, self.order,
-                                 self.spacing, state)  # fmt: skip
+        direction = direction_of(
+            self.method, self.problem, self.optimizer, self.order, self.spacing, state
+        )
         kind = Iteration if self.kind == "iteration" else Flow
         return kind(self.problem, traced(self.optimizer), direction, self.order)

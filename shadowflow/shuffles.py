@@ -61,8 +61,15 @@ class ShuffleMean:
         return " ".join([*parts, f"{self.sampling}."])
 
 
-def over_shuffles(function: Callable, problem: Problem, *, epochs: int = 1, first: int = 0,
-                  samples: int | None = None, seed: int = 0) -> ShuffleMean:  # fmt: skip
+def over_shuffles(
+    function: Callable,
+    problem: Problem,
+    *,
+    epochs: int = 1,
+    first: int = 0,
+    samples: int | None = None,
+    seed: int = 0,
+) -> ShuffleMean:
     """The mean of ``function(problem)`` over the shuffles of ``epochs`` epochs.
 
     function: gets the problem with one shuffle as its schedule and returns a pytree of float
@@ -86,10 +93,21 @@ def over_shuffles(function: Callable, problem: Problem, *, epochs: int = 1, firs
     return ShuffleMean(mean, error, len(orders), exact, None, None, said)
 
 
-def shuffle_mean(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate, *,
-                 kind: str = ITERATES, order: int = 2, method: str = "taylor", epochs: int = 1,
-                 samples: int | None = None, seed: int = 0, state: State | None = None,
-                 window: float | None = None) -> ShuffleMean:  # fmt: skip
+def shuffle_mean(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    learning_rate,
+    *,
+    kind: str = ITERATES,
+    order: int = 2,
+    method: str = "taylor",
+    epochs: int = 1,
+    samples: int | None = None,
+    seed: int = 0,
+    state: State | None = None,
+    window: float | None = None,
+) -> ShuffleMean:
     """The mean over the shuffles of ``epochs`` epochs from ``params`` on.
 
     kind: "iterates", the mean end of the optimizer itself; "flow", "iteration", that of its
@@ -135,12 +153,16 @@ def shuffle_mean(problem: Problem, optimizer: Optimizer, params: PyTree, learnin
     if kind == ITERATES:
         call = _Ends(ExactStep(problem, traced(optimizer)), (params, state), rates)
     else:
-        course = _course(problem, optimizer, params, learning_rate, kind, order, method, window,
-                         table)  # fmt: skip
+        course = _course(
+            problem, optimizer, params, learning_rate, kind, order, method, window, table
+        )
         steps = jnp.arange(last - problem.count, last, dtype=jnp.int32)
         memory = course.memory(first, params)
-        call = (_Fields(course, params, steps) if kind == FIELD
-                else _Ends(course.runner, (params, memory), rates))  # fmt: skip
+        call = (
+            _Fields(course, params, steps)
+            if kind == FIELD
+            else _Ends(course.runner, (params, memory), rates)
+        )
     mean, error, records = _average(call, schedules, draws, problem)
     start = last - problem.count if kind == FIELD else first
     failed, judged = _judged(records, start, params, table)
@@ -178,7 +200,7 @@ def _after(problem: Problem, first: int, orders: np.ndarray) -> np.ndarray:
 
 
 def _scheduled(problem: Problem, schedule) -> Problem:
-    is_none = lambda leaf: leaf is None  # noqa: E731
+    is_none = lambda leaf: leaf is None
     return eqx.tree_at(lambda problem: problem.schedule, problem, schedule, is_leaf=is_none)
 
 
@@ -236,8 +258,17 @@ class _Course(eqx.Module):
         return eqx.tree_at(lambda m: m.step, found, jnp.asarray(step, jnp.int32))
 
 
-def _course(problem: Problem, optimizer: Optimizer, params: PyTree, learning_rate, kind: str,
-            order: int, method: str, window, table: np.ndarray) -> _Course:  # fmt: skip
+def _course(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    learning_rate,
+    kind: str,
+    order: int,
+    method: str,
+    window,
+    table: np.ndarray,
+) -> _Course:
     """The shadow of that method and order, or a refusal of what it does not offer."""
     found = chosen(method, "flow" if kind == FIELD else kind, order)
     conditions(found, problem, optimizer, learning_rate, None)
@@ -301,10 +332,12 @@ def _average(function: Callable, schedules: np.ndarray, draws: int, problem: Pro
     means = [zero + first / draws for zero, (first, _) in zip(origin, sums, strict=True)]
     errors = [np.zeros_like(mean) for mean in means]
     if each > 1:
-        errors = [np.sqrt(np.maximum(second - first**2 / draws, 0) / (draws * (draws - 1)))
-                  for first, second in sums]  # fmt: skip
+        errors = [
+            np.sqrt(np.maximum(second - first**2 / draws, 0) / (draws * (draws - 1)))
+            for first, second in sums
+        ]
     leaves, structure = jax.tree.flatten(like)
-    back = lambda found: structure.unflatten(  # noqa: E731
+    back = lambda found: structure.unflatten(
         [jnp.asarray(value, leaf.dtype) for value, leaf in zip(found, leaves, strict=True)]
     )
     return back(means), back(errors), jax.tree.map(lambda *rows: np.concatenate(rows), *kept)
@@ -314,8 +347,9 @@ def _draw_means(leaf: np.ndarray, each: int) -> np.ndarray:
     return np.asarray(leaf, float).reshape(-1, each, *leaf.shape[1:]).mean(axis=1)
 
 
-def _pieces(function: Callable, schedules: np.ndarray, each: int,
-            problem: Problem) -> Iterator[tuple]:  # fmt: skip
+def _pieces(
+    function: Callable, schedules: np.ndarray, each: int, problem: Problem
+) -> Iterator[tuple]:
     """``function`` of all schedules, a piece at a time, the leaves stacked."""
     if not problem.traceable:
         for start in range(0, len(schedules), each):
@@ -351,6 +385,12 @@ def _judged(records: tuple, start: int, params: PyTree, table: np.ndarray) -> tu
         ratio = np.nan_to_num(correction / plain, nan=np.inf)
     worst = np.argmax(np.where((correction == 0) & (plain == 0), 0, ratio), axis=0)
     each = np.arange(len(worst))
-    judged = validity.judge(start + each, correction[worst, each], plain[worst, each],
-                            params=params, rates=table[start:], failed_at=failed)  # fmt: skip
+    judged = validity.judge(
+        start + each,
+        correction[worst, each],
+        plain[worst, each],
+        params=params,
+        rates=table[start:],
+        failed_at=failed,
+    )
     return failed, judged

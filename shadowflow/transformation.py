@@ -59,7 +59,7 @@ class Transformation(Optimizer):
         """(state after the step, step taken)."""
         more = {"value": value} if self.reads_loss else {}
         updates, inner = self.make(learning_rate).update(grad, state.moments[0], params, **more)
-        like = lambda new, old: jnp.asarray(new, jnp.result_type(old))  # noqa: E731
+        like = lambda new, old: jnp.asarray(new, jnp.result_type(old))
         inner = jax.tree.map(like, inner, state.moments[0])
         return State((inner,), state.step + 1), jax.tree.map(like, updates, params)
 
@@ -77,8 +77,8 @@ class Transformation(Optimizer):
 
 def _without_rates(opt_state):
     """An optax state less what holds the learning rate: ``make`` gets a number at every step."""
-    injected = lambda node: hasattr(node, "hyperparams") and hasattr(node, "inner_state")  # noqa: E731
-    held = lambda node: injected(node) or isinstance(node, optax.ScaleByScheduleState)  # noqa: E731
+    injected = lambda node: hasattr(node, "hyperparams") and hasattr(node, "inner_state")
+    held = lambda node: injected(node) or isinstance(node, optax.ScaleByScheduleState)
 
     def less(node):
         if injected(node):

@@ -47,9 +47,18 @@ class Validity:
         return " ".join(f"{text}." for text in (self.reason, *self.remarks))
 
 
-def judge(steps, correction, plain, *, params: PyTree, rates, remarks: Sequence[str] = (),
-          failed_at: int | None = None, memoryless: bool = True,
-          past: str = "") -> Validity:  # fmt: skip
+def judge(
+    steps,
+    correction,
+    plain,
+    *,
+    params: PyTree,
+    rates,
+    remarks: Sequence[str] = (),
+    failed_at: int | None = None,
+    memoryless: bool = True,
+    past: str = "",
+) -> Validity:
     """The validity of a run from the sizes of its corrections and of its first-order steps.
 
     correction, plain: per step, in parameters per unit of time; rates: learning rates; params:
@@ -76,8 +85,14 @@ def judge(steps, correction, plain, *, params: PyTree, rates, remarks: Sequence[
     if past:
         level = "partly" if level in ("holds", "below rounding") else level
         reason = f"{past}; {reason}"
-    return Validity(np.asarray(steps), ratio, running, level, _sentence(level, reason),
-                    tuple(filter(None, remarks)))  # fmt: skip
+    return Validity(
+        np.asarray(steps),
+        ratio,
+        running,
+        level,
+        _sentence(level, reason),
+        tuple(filter(None, remarks)),
+    )
 
 
 def _level(steps: np.ndarray, ratio: np.ndarray, memoryless: bool) -> tuple[str, str]:

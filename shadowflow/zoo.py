@@ -145,8 +145,11 @@ def momentum(decay=0.9, form: str = "trace", bias_correction: bool = False) -> O
     ``form="ema"`` steps by m = (1 − decay) t instead. ``decay`` is the paper's β.
     """
     checks.decay("decay", decay)
-    return Optimizer([Moment(decay, bias_correction=bias_correction, name="mu")],
-                     Mixture(1.0, summed(decay, form)), "momentum")  # fmt: skip
+    return Optimizer(
+        [Moment(decay, bias_correction=bias_correction, name="mu")],
+        Mixture(1.0, summed(decay, form)),
+        "momentum",
+    )
 
 
 def nesterov(decay=0.9, form: str = "trace", bias_correction: bool = False) -> Optimizer:
@@ -183,8 +186,9 @@ def adam(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = True)
     return ratio_of_averages("adam", b1, b2, eps, eps_root, bias_correction, combine)
 
 
-def adamw(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, weight_decay=1e-4,
-          bias_correction: bool = True) -> Optimizer:  # fmt: skip
+def adamw(
+    b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, weight_decay=1e-4, bias_correction: bool = True
+) -> Optimizer:
     """AdamW: Adam's direction plus weight_decay · θ, as optax.adamw (decay times learning rate)."""
     checks.number("weight_decay", weight_decay, least=0)
     combine = Decayed(Ratio(eps, eps_root), weight_decay)

@@ -22,7 +22,7 @@ def record(settings, effect=1.0, reason="epochs"):
     b1, b2 = settings.arguments["b1"], settings.arguments["b2"]
     noise = np.random.default_rng([settings.seed, round(1e6 * b1), round(1e6 * b2)])
     share = np.arange(settings.epochs + 1) / settings.epochs
-    jitter = lambda size: np.exp(size * noise.standard_normal(len(share)))  # noqa: E731
+    jitter = lambda size: np.exp(size * noise.standard_normal(len(share)))
     strength = effect * np.log10((1 - b1) / (1 - b2))
     loss = 2.3 * np.exp(-6 * share) * jitter(0.005)
     norm = 12 * np.exp(-6 * share) * (1 + 0.05 * strength)
@@ -32,10 +32,13 @@ def record(settings, effect=1.0, reason="epochs"):
     tested = 0.5 * accuracy - 0.01 * strength + 0.001 * noise.standard_normal(len(share))
     seen = np.arange(len(share)) % settings.test_every == 0
     curves = {
-        "perturbed_one_norm": norm + PARAMETERS * 1e-4, "one_norm": norm, "train_loss": loss,
-        "train_accuracy": accuracy, "test_loss": np.where(seen, 0.7 + loss, np.nan),
+        "perturbed_one_norm": norm + PARAMETERS * 1e-4,
+        "one_norm": norm,
+        "train_loss": loss,
+        "train_accuracy": accuracy,
+        "test_loss": np.where(seen, 0.7 + loss, np.nan),
         "test_accuracy": np.where(seen, tested, np.nan),
-    }  # fmt: skip
+    }
     return Record(settings, reason, curves, PARAMETERS)
 
 

@@ -99,7 +99,7 @@ def nadam(b1, b2, eps, eps_root) -> Formula:
 
 def lion(b1, b2, eps_root) -> Formula:
     share = b1 / b2
-    mixed = lambda m: share * m[0] + (1 - share) * m[1]  # noqa: E731
+    mixed = lambda m: share * m[0] + (1 - share) * m[1]
 
     def partials(m, x, n):
         slope = eps_root / (mixed(m) ** 2 + eps_root) ** 1.5
@@ -275,8 +275,9 @@ def seen_averages(formula: Formula, visits, x, n: int) -> list:
 
 def seen_ways(formula: Formula, visits, x, rates: Callable, n: int) -> list:
     """v_{n,k} = Σ_{l=k}^{n−1} h_l F_l for k = 0 … n."""
-    moves = [rates(l) * formula.combine(seen_averages(formula, visits, x, l), x, l)
-             for l in range(n)]  # fmt: skip
+    moves = [
+        rates(l) * formula.combine(seen_averages(formula, visits, x, l), x, l) for l in range(n)
+    ]
     return [sum(moves[k:], np.zeros_like(x)) for k in range(n + 1)]
 
 
@@ -313,7 +314,7 @@ def batch_places(formula: Formula, visits, x, rates: Callable, n: int, phase: fl
             W = sum(share[k] for k in mine)
             if W == 0:
                 continue
-            mean = lambda values, mine=mine, W=W, share=share: (  # noqa: E731
+            mean = lambda values, mine=mine, W=W, share=share: (
                 sum(share[k] * values[k] for k in mine) / W
             )
             time = mean(times)

@@ -30,8 +30,9 @@ def distances(make, counts, *, cold, order=2):
         if not cold:
             state = sf.settled_state(BOWL, optimizer, PLACE, rate, order=order)
         run = sf.iterate(BOWL, optimizer, PLACE, rate, count, state=state)
-        follow = sf.shadow(BOWL, optimizer, PLACE, rate, count, method="inertial", order=order,
-                           state=state)  # fmt: skip
+        follow = sf.shadow(
+            BOWL, optimizer, PLACE, rate, count, method="inertial", order=order, state=state
+        )
         errors.append(sf.compare(run, follow).max_norm.max())
     return errors
 
@@ -53,9 +54,9 @@ CASES = {
 
 @pytest.mark.parametrize("cold", [True, False])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "rmsprop" else [pytest.mark.slow])
-             for name in CASES],
-)  # fmt: skip
+    "name",
+    [pytest.param(name, marks=[] if name == "rmsprop" else [pytest.mark.slow]) for name in CASES],
+)
 def test_the_order_is_two_from_any_start(name, cold):
     errors = distances(CASES[name], (128, 256), cold=cold)
     assert 1.85 < np.log2(errors[0] / errors[1]) < 2.15, errors
@@ -74,10 +75,12 @@ def test_it_is_the_inertial_flow_of_the_moments():
     own, gaps = sf.adam(**OPTIONS), {}
     for order, rates in ((2, (4e-3, 2e-3)), (4, (4e-3,))):
         gaps[order] = [
-            np.abs(sf.shadow(BILINEAR, ADAM, X, rate, 12, method="inertial", order=order).params
-                   - sf.shadow(BILINEAR, own, X, rate, 12, method="inertial", order=order).params
-                   ).max() for rate in rates
-        ]  # fmt: skip
+            np.abs(
+                sf.shadow(BILINEAR, ADAM, X, rate, 12, method="inertial", order=order).params
+                - sf.shadow(BILINEAR, own, X, rate, 12, method="inertial", order=order).params
+            ).max()
+            for rate in rates
+        ]
     assert gaps[2][0] / gaps[2][1] > 3.5
     assert gaps[4][0] < 1e-12 < gaps[2][1]
 
@@ -114,10 +117,12 @@ def test_a_flow_goes_on_and_the_run_goes_on_from_it():
         (optax.amsgrad, r"amsgrad, whose state leaf \[0\].nu_max.* is no average"),
         (optax.adabelief, r"adabelief, whose state leaf \[0\].nu.* is no average"),
         (lambda rate: optax.chain(optax.adam(rate), optax.clip(1e-3)), "proportional to the"),
-        (lambda rate: optax.chain(optax.add_noise(0.1, 0.5, 1), optax.sgd(rate, momentum=0.9)),
-         "rng_key is neither an average nor a count"),
+        (
+            lambda rate: optax.chain(optax.add_noise(0.1, 0.5, 1), optax.sgd(rate, momentum=0.9)),
+            "rng_key is neither an average nor a count",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_average_is_refused_by_its_name(make, words):
     with pytest.raises(ValueError, match=words):
         sf.shadow(BOWL, sf.from_optax(make), PLACE, 1e-3, 2, method="inertial")

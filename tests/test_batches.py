@@ -163,8 +163,8 @@ def test_what_weighs_nothing_may_be_nan():
 
 
 def test_the_whole_is_the_mean_of_the_batches_on_the_host_too():
-    grad = lambda p, c: np.asarray(c * p + np.cos(p))  # noqa: E731
-    hvp = lambda p, v, c: np.asarray(c * v - np.sin(p) * v)  # noqa: E731
+    grad = lambda p, c: np.asarray(c * p + np.cos(p))
+    hvp = lambda p, v, c: np.asarray(c * v - np.sin(p) * v)
     host = Problem(grad=grad, hvp=hvp, traceable=False, batches=DATA).whole()
     traced = Problem(loss, batches=DATA).whole()
     mean = float(DATA.mean())
@@ -189,11 +189,15 @@ WRONG = {
     "no whole numbers": ({"batches": DATA, "schedule": [0.5]}, ["schedule:", "whole numbers"]),
     "weights alone": ({"weights": jnp.ones((3, 2))}, ["weights:", "no batches"]),
     "weights of others": (
-        {"batches": DATA, "weights": jnp.ones((2, 2))}, ["weights:", "[3, size]"]),
+        {"batches": DATA, "weights": jnp.ones((2, 2))},
+        ["weights:", "[3, size]"],
+    ),
     "an empty batch": (
-        {"batches": DATA, "weights": jnp.asarray([[1.0], [0.0], [1.0]])}, ["weights:", "zeros"]),
+        {"batches": DATA, "weights": jnp.asarray([[1.0], [0.0], [1.0]])},
+        ["weights:", "zeros"],
+    ),
     "negative": ({"batches": DATA, "weights": -jnp.ones((3, 2))}, ["weights:", "at least 0"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -251,7 +255,7 @@ REASONS = {
 @pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].batched is None])
 def test_full_batch_methods_refuse_batches_with_the_reason(method):
     start = None if METHODS[method].settled else 0
-    call = lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, method=method, start=start)  # noqa: E731
+    call = lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, method=method, start=start)
     refused(call, "method:", "mini-batches", repr(method), REASONS[method], "whole()")
 
 

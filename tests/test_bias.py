@@ -40,8 +40,9 @@ def closed_potential(name, g):
     return np.sum(np.sqrt(g**2 + eps) - np.sqrt(eps))
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if "both" not in name
-                                  and name not in ("adamw", "nadam")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", [name for name in ROWS if "both" not in name and name not in ("adamw", "nadam")]
+)
 def test_the_penalized_potential_is_the_closed_form(name):
     got = analysed(name).potential.value
     np.testing.assert_allclose(got, closed_potential(name, GRAD(PLACE)), rtol=1e-10)
@@ -66,7 +67,7 @@ def test_weight_decay_is_left_out_of_the_potential_but_not_of_the_parts():
 @pytest.mark.parametrize("name", ["adam-inside", "rmsprop-outside", "momentum", "signum"])
 def test_the_rates_are_derivatives_along_the_parts(name):
     parts, shift = analysed(name), 1e-5
-    value = lambda x: closed_potential(name, np.asarray(GRAD(x)))  # noqa: E731
+    value = lambda x: closed_potential(name, np.asarray(GRAD(x)))
     for part, way in parts.parts.items():
         slope = (value(PLACE + shift * way) - value(PLACE - shift * way)) / (2 * shift)
         np.testing.assert_allclose(parts.potential.rates[part], slope, rtol=1e-6, atol=1e-9)
@@ -75,7 +76,7 @@ def test_the_rates_are_derivatives_along_the_parts(name):
 def test_the_perturbed_one_norm_and_its_rates():
     eps, shift = 0.03, 1e-5
     parts = analysed("nadam", eps_root=eps)
-    norm = lambda x: float(jnp.sum(jnp.sqrt(GRAD(x) ** 2 + eps)))  # noqa: E731
+    norm = lambda x: float(jnp.sum(jnp.sqrt(GRAD(x) ** 2 + eps)))
     np.testing.assert_allclose(parts.one_norm.value, norm(PLACE), rtol=1e-14)
     for part, way in parts.parts.items():
         slope = (norm(PLACE + shift * way) - norm(PLACE - shift * way)) / (2 * shift)
@@ -97,7 +98,7 @@ def test_the_strength_is_the_brace_of_equation_3(place):
 
 def test_the_strength_at_a_step_has_the_mean_ages_of_that_step():
     step, g = 3, np.asarray(GRAD(PLACE))
-    age = lambda b: b / (1 - b) - (step + 1) * b ** (step + 1) / (1 - b ** (step + 1))  # noqa: E731
+    age = lambda b: b / (1 - b) - (step + 1) * b ** (step + 1) / (1 - b ** (step + 1))
     first, second = 2 * age(0.5) + 1, 2 * age(0.7) + 1
     brace = first - second * g**2 / (g**2 + 0.1)
     np.testing.assert_allclose(analysed("adam-inside", step).strength, brace, rtol=1e-12)
@@ -150,7 +151,7 @@ def test_gradient_descent_penalizes_the_two_norm():
 
 
 def test_leaves_and_coordinates_add_up_to_the_totals():
-    loss = lambda p: smooth_loss(jnp.stack([*p["a"], p["b"]]))  # noqa: E731
+    loss = lambda p: smooth_loss(jnp.stack([*p["a"], p["b"]]))
     params = {"a": PLACE[:2], "b": PLACE[2]}
     parts = sf.implicit_bias(sf.Problem(loss), ROWS["adam-inside"](), params, H)
     flat = analysed("adam-inside")
@@ -166,9 +167,10 @@ def test_leaves_and_coordinates_add_up_to_the_totals():
 
 
 def test_the_verdict_comes_with_the_numbers():
-    small, large = analysed("adam-inside"), sf.implicit_bias(
-        SMOOTH, zoo.adam(0.9, 0.99, eps=0.0, eps_root=1e-6), PLACE, 1.0
-    )  # fmt: skip
+    small, large = (
+        analysed("adam-inside"),
+        sf.implicit_bias(SMOOTH, zoo.adam(0.9, 0.99, eps=0.0, eps_root=1e-6), PLACE, 1.0),
+    )
     assert small.verdict.startswith("holds")
     assert large.verdict.startswith("does not hold")
     assert large.verdict in large.describe()
@@ -179,8 +181,12 @@ def test_moments_of_ones_own_get_names_of_their_own():
     fourth = sf.Moment(0.5, lambda g: g**4)
     own = sf.Optimizer([sf.Moment(0.5), sf.Moment(0.6), fourth], lambda m, p, n: m[0] + m[1])
     assert bias.names(own) == [
-        "memoryless", "momentum", "momentum 2", "moment 3", "discretization",
-    ]  # fmt: skip
+        "memoryless",
+        "momentum",
+        "momentum 2",
+        "moment 3",
+        "discretization",
+    ]
 
 
 def test_a_dead_coordinate_is_no_nan():

@@ -22,13 +22,17 @@ def state(seed=0):
     """Parameters of two dtypes with odd numbers in them, an optimizer's state, a random key."""
     params = {"a": jnp.arange(6.0).reshape(2, 3) + seed, "b": [jnp.ones((), jnp.float32)]}
     params["odd"] = jnp.asarray([jnp.nan, -0.0, jnp.inf, 5e-324])
-    return {"params": params, "moments": zoo.adam().init(params), "key": jax.random.key(seed),
-            "position": np.int64(seed)}  # fmt: skip
+    return {
+        "params": params,
+        "moments": zoo.adam().init(params),
+        "key": jax.random.key(seed),
+        "position": np.int64(seed),
+    }
 
 
 def equal(one, other):
     """Bit by bit, with dtypes, keys and all."""
-    raw = lambda leaf: (  # noqa: E731
+    raw = lambda leaf: (
         np.asarray(jax.random.key_data(leaf))
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         else np.asarray(leaf)
@@ -47,7 +51,7 @@ def test_what_comes_back_is_bit_for_bit_the_same(tmp_path):
     assert (found.epoch, found.passed_over) == (7, ())
     assert equal(found.state, state(7))
     assert not equal(found.state, state(8))
-    draw = lambda tree: jax.random.normal(tree["key"])  # noqa: E731
+    draw = lambda tree: jax.random.normal(tree["key"])
     assert draw(found.state) == draw(state(7)) != draw(state(8))
 
 
@@ -55,8 +59,11 @@ def test_two_are_kept(tmp_path):
     for epoch in (1, 2, 3, 10):
         save(tmp_path, epoch, state(epoch), SETTINGS)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "00000003.json", "00000003.npz", "00000010.json", "00000010.npz",
-    ]  # fmt: skip
+        "00000003.json",
+        "00000003.npz",
+        "00000010.json",
+        "00000010.npz",
+    ]
     assert KEPT == 2
     assert restore(tmp_path, state(), SETTINGS).epoch == 10
 
@@ -145,8 +152,9 @@ def test_a_full_disk_leaves_the_old_ones(tmp_path, monkeypatch):
             with pytest.raises(ValueError, match=r"checkpoint: expected .*No space left"):
                 save(tmp_path, 2, state(2), SETTINGS)
         assert [path.name for path in sorted(tmp_path.iterdir())] == [
-            "00000001.json", "00000001.npz",
-        ]  # fmt: skip
+            "00000001.json",
+            "00000001.npz",
+        ]
     assert restore(tmp_path, state(), SETTINGS).epoch == 1
 
 
@@ -179,8 +187,9 @@ for epoch in (1, 2, 3, 4):
 )
 def test_a_kill_within_a_write_leaves_a_sound_one(tmp_path, when, before, left):
     """Before or after each of the two files of a checkpoint is put in place."""
-    script = KILLED.format(tests=str(ROOT / "tests"), when=when, before=before,
-                           folder=str(tmp_path))  # fmt: skip
+    script = KILLED.format(
+        tests=str(ROOT / "tests"), when=when, before=before, folder=str(tmp_path)
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     found = restore(tmp_path, state(), SETTINGS)

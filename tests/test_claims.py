@@ -46,9 +46,13 @@ def test_the_sides_of_the_claims_are_the_paper_s():
     """Larger ρ: larger norms and hills, lower accuracy; larger β: the other way round."""
     words = {trial.claim for name in TRAINED for trial in CLAIMS[name].tried("smoke", trained())}
     for start, side in (("larger ρ: larger", "smaller"), ("larger β: smaller", "larger")):
-        for rest in ("maximal perturbed one-norm after the initial fall",
-                     "perturbed one-norm at equal training loss (0.5)", "hill of the perturbed",
-                     "maximal Σ|g|", "Σ|g| at equal"):  # fmt: skip
+        for rest in (
+            "maximal perturbed one-norm after the initial fall",
+            "perturbed one-norm at equal training loss (0.5)",
+            "hill of the perturbed",
+            "maximal Σ|g|",
+            "Σ|g| at equal",
+        ):
             assert any(word.startswith(f"{start} {rest}") for word in words)
         assert f"{start.split(':')[0]}: {side} maximal test accuracy" in words
 
@@ -78,8 +82,10 @@ def test_a_failing_claim_is_a_finding_and_no_error(tmp_path, monkeypatch, capsys
     monkeypatch.setitem(
         CLAIMS, "second-order", claims.computed("Closer", "", lambda scale: [fails])
     )
-    assert cli.main(["claims", "--scale", "smoke", "--only", "second-order", "--out",
-                     str(tmp_path)]) == 0  # fmt: skip
+    assert (
+        cli.main(["claims", "--scale", "smoke", "--only", "second-order", "--out", str(tmp_path)])
+        == 0
+    )
     shown = capsys.readouterr().out
     assert f"{FAILS}: closer; here" in shown
     assert "1 trials: 0 holds, 1 does not hold here, 0 not enough power." in shown
@@ -94,7 +100,7 @@ def test_the_paper_s_scale_is_priced_first(tmp_path, monkeypatch, capsys):
     from shadowflow.report import cost
 
     monkeypatch.setattr(cost, "measured", lambda settings, data_dir: cost.Cost(3600.0, 2**30))
-    none = lambda wanted: pytest.fail("a run was started")  # noqa: E731
+    none = lambda wanted: pytest.fail("a run was started")
     with pytest.raises(ValueError, match="--yes: expected it before runs"):
         claims_job("paper", out=tmp_path, only=["hills"], runs=none)
     assert capsys.readouterr().out.count("hours") == len(claims.NETWORKS)
@@ -107,7 +113,7 @@ def test_table_1_holds_and_a_wrong_sign_would_not(monkeypatch):
     assert [len(trial.run["rows"]) for trial in found] == [7, 8]
     strengths = [row["expected"] for row in found[0].run["rows"] if row["tolerance"]]
     assert strengths == pytest.approx([19 - 3, 0, 19 - 1999, 1 - 1999], abs=1e-9)
-    swapped = lambda decay: (1 - decay) / (1 + decay)  # noqa: E731
+    swapped = lambda decay: (1 - decay) / (1 + decay)
     monkeypatch.setattr(claims, "age", swapped)
     assert [trial.verdict for trial in claims.regimes("smoke")] == [FAILS, FAILS]
 
@@ -126,8 +132,9 @@ def test_first_order_s_distance_is_that_of_the_sign_flow(monkeypatch):
         for _ in range(claims.STEPS):
             state, move = adam.update(state, problem.gradient(params), params, 1e-5)
             params = jax.tree.map(jnp.add, params, move)
-            plain = jax.tree.map(lambda p, g: p - 1e-5 * g / jnp.sqrt(g**2 + 1e-6), plain,
-                                 problem.gradient(plain))  # fmt: skip
+            plain = jax.tree.map(
+                lambda p, g: p - 1e-5 * g / jnp.sqrt(g**2 + 1e-6), plain, problem.gradient(plain)
+            )
         gaps = jax.tree.leaves(jax.tree.map(jnp.subtract, params, plain))
         distance = float(np.sqrt(sum(np.sum(np.square(gap)) for gap in gaps)))
     assert found[0] == pytest.approx(distance, rel=1e-9)

@@ -322,8 +322,14 @@ def test_settled_flow_on_a_quadratic_is_the_matrix_exponential(optimizer, linear
 
 # Displaced gradients: averages over every age by themselves
 
-UNIFORM = ("momentum-corrected", "rmsprop-corrected", "adam-inside", "adam-outside", "adam-both",
-           "adamw")  # fmt: skip
+UNIFORM = (
+    "momentum-corrected",
+    "rmsprop-corrected",
+    "adam-inside",
+    "adam-outside",
+    "adam-both",
+    "adamw",
+)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +342,7 @@ def test_displaced_gradients_average_over_every_age(row, method, scheduled):
     rule, linearized = rates if scheduled else constant, method == "linearized"
 
     def both(x, n):
-        line = lambda phase: oracles.line(formula, SURFACE, x, rule, n, phase, linearized)  # noqa: E731
+        line = lambda phase: oracles.line(formula, SURFACE, x, rule, n, phase, linearized)
         return -line(0.5), -rule(n) * line(0.0)
 
     fields, moves = everywhere(both)

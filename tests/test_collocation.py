@@ -81,13 +81,13 @@ def test_places_slope_and_shift_are_those_of_the_path_that_makes_the_steps(order
     """In exact arithmetic."""
     made = collocation.rule(zoo.sgd(), order, spacing)
     factors = [Fraction((-1) ** a, a + 2) for a in range(1, order + 1)]
-    path = lambda s: sum(c * s**a for a, c in enumerate(factors, 1))  # noqa: E731
-    step = lambda s: path(s + 1) - path(s)  # noqa: E731
+    path = lambda s: sum(c * s**a for a, c in enumerate(factors, 1))
+    step = lambda s: path(s + 1) - path(s)
     nodes = [Fraction(-spacing * j) for j in range(order)]
-    array = lambda values: jnp.asarray([float(v) for v in values])  # noqa: E731
+    array = lambda values: jnp.asarray([float(v) for v in values])
     steps = array(map(step, nodes))
     scale = float(jnp.abs(steps).max())
-    off = lambda matrix, wanted: np.abs(collocation.weighted(matrix, steps) - wanted).max()  # noqa: E731
+    off = lambda matrix, wanted: np.abs(collocation.weighted(matrix, steps) - wanted).max()
     assert off(made.shift, array(step(s + 1) for s in nodes)) < 1e-12 * scale
     assert off(made.slope, float(factors[0])) < 1e-12 * scale
     assert off(made.places, array(map(path, nodes))) < 1e-11 * scale * order * spacing
@@ -170,7 +170,7 @@ def heavy_ball(rate, b, mixed=10):
 @pytest.mark.parametrize("b", [0.0, 0.3])
 def test_order_three_is_the_published_equation_of_heavy_ball(b):
     optimizer = zoo.momentum(b) if b else zoo.sgd()
-    off = lambda order, **wrong: [  # noqa: E731
+    off = lambda order, **wrong: [
         distance(field(SMOOTH, optimizer, rate, PLACE, order), heavy_ball(rate, b, **wrong))
         for rate in RATES
     ]
@@ -192,7 +192,7 @@ def taylor_field(optimizer, rate):
 @pytest.mark.parametrize("row", ROWS)
 def test_order_two_agrees_with_the_paper_s_second_order(row):
     optimizer = with_leaves(ROWS[row]())
-    off = lambda order: [  # noqa: E731
+    off = lambda order: [
         distance(field(SMOOTH, optimizer, rate, PLACE, order), taylor_field(optimizer, rate))
         for rate in map(jnp.asarray, RATES)
     ]
@@ -210,8 +210,8 @@ NONLINEAR = ["adam-inside", "adam-both", "adam-outside", "adamw", "nadam", "rmsp
 @pytest.mark.parametrize("phase", [0.0, 0.5])
 def test_neighbouring_orders_differ_by_the_error_of_the_lower(row, phase):
     optimizer = ROWS[row]()
-    at = lambda rate, order: field(SMOOTH, optimizer, rate, PLACE, order, phase=phase)  # noqa: E731
-    gap = lambda rate, order: distance(at(rate, order), at(rate, order + 1))  # noqa: E731
+    at = lambda rate, order: field(SMOOTH, optimizer, rate, PLACE, order, phase=phase)
+    gap = lambda rate, order: distance(at(rate, order), at(rate, order + 1))
     assert orders_hold({order: [gap(rate, order) for rate in RATES] for order in (1, 2, 3, 4)})
 
 
@@ -285,8 +285,17 @@ def test_a_run_stops_where_the_loss_is_not_finite():
     """Though the gradient is, there and at every node."""
     x, rate = jnp.asarray(1.0), 0.1
     problem = Problem(lambda x: jnp.where(x < 0.7, jnp.inf, 0.5 * x**2), grad=lambda x: x)
-    run = shadow(problem, zoo.momentum(0.0), x, rate, 9, method="collocation", order=3,
-                 kind="iteration", start=None)  # fmt: skip
+    run = shadow(
+        problem,
+        zoo.momentum(0.0),
+        x,
+        rate,
+        9,
+        method="collocation",
+        order=3,
+        kind="iteration",
+        start=None,
+    )
     assert run.failed_at == 4 and np.allclose(run.params, 0.9 ** np.arange(5), rtol=1e-14)
 
 
@@ -296,8 +305,17 @@ def test_the_flow_has_the_order_over_a_run(order):
     optimizer, errors = ROWS["adamw"](), []
     for count in (64, 128, 256, 512):
         rate = HORIZON / count
-        follow = shadow(BILINEAR, optimizer, BILINEAR_START, rate, count, start=None,
-                        method="collocation", kind="flow", order=order)  # fmt: skip
+        follow = shadow(
+            BILINEAR,
+            optimizer,
+            BILINEAR_START,
+            rate,
+            count,
+            start=None,
+            method="collocation",
+            kind="flow",
+            order=order,
+        )
         real = settled_run(optimizer, order, rate, count)
         errors.append(float(np.abs(follow.params - real).max()))
     assert has_order(errors, order), (slope(errors), errors)
@@ -324,7 +342,7 @@ def test_the_past_moments_are_those_of_a_long_run(row):
 def test_the_distance_of_the_nodes_matters_at_the_order_only(order):
     optimizer = ROWS["adam-both"](b2=0.8)
     assert collocation.default_spacing(optimizer) == pytest.approx(4)
-    at = lambda rate, spacing: field(SMOOTH, optimizer, rate, PLACE, order, spacing=spacing)  # noqa: E731
+    at = lambda rate, spacing: field(SMOOTH, optimizer, rate, PLACE, order, spacing=spacing)
     errors = [distance(at(rate, None), at(rate, 1.0)) for rate in RATES / 2]
     assert has_order(errors, order), (slope(errors), errors)
 
@@ -334,7 +352,7 @@ def test_wide_nodes_keep_float32_where_narrow_ones_lose_it():
     low = PLACE.astype(jnp.float32)
 
     def off(order, spacing):
-        at = lambda x: field(BUMPY, optimizer, 1e-4, x, order, spacing=spacing)  # noqa: E731
+        at = lambda x: field(BUMPY, optimizer, 1e-4, x, order, spacing=spacing)
         return distance(at(low).astype(float), at(low.astype(float)))
 
     assert all(0 < off(order, None) < 2e-6 for order in (2, 3, 4, 5))

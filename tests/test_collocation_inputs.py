@@ -33,14 +33,23 @@ TREE = {"w": jnp.asarray([[0.3, -0.7, 1.1], [0.2, 0.9, -0.4]]), "b": jnp.asarray
 def test_every_leaf_keeps_its_dtype(dtypes):
     params = {name: TREE[name].astype(d) for name, d in zip("wb", dtypes, strict=True)}
     optimizer, problem = with_leaves(ROWS["adamw"]()), Problem(tree_loss)
-    wide = lambda tree: jax.tree.map(lambda leaf: leaf.astype(float), tree)  # noqa: E731
+    wide = lambda tree: jax.tree.map(lambda leaf: leaf.astype(float), tree)
     reference = directions(problem, optimizer, 0.01, wide(params), 3)
     found = directions(problem, optimizer, 0.01, params, 3)
     memory = settled(optimizer, 0.01, params)
     moments = collocation.past_moments(problem, optimizer, memory, params, 3)
-    run = shadow(problem, optimizer, params, 0.01, 5, method="collocation", order=3,
-                 kind="iteration", start=None)  # fmt: skip
-    kinds = lambda tree: jax.tree.map(lambda leaf: str(leaf.dtype), tree)  # noqa: E731
+    run = shadow(
+        problem,
+        optimizer,
+        params,
+        0.01,
+        5,
+        method="collocation",
+        order=3,
+        kind="iteration",
+        start=None,
+    )
+    kinds = lambda tree: jax.tree.map(lambda leaf: str(leaf.dtype), tree)
     assert kinds(params) == kinds(found[1]) == kinds(moments[0]) == kinds(run.last)
     assert 0 < distance(wide(found), reference) < 1e-4
 
@@ -74,8 +83,17 @@ def test_a_host_function_gives_the_same_from_the_fewest_gradients(row):
         assert len(calls) == len(set(calls)) == 1 + (order - 1) ** 2
         assert distance(own, directions(BILINEAR, optimizer, rate, BILINEAR_START, order)) < 1e-13
     calls.clear()
-    follow = shadow(problem, optimizer, BILINEAR_START, rate, 6, method="collocation",
-                    order=4, kind="iteration", start=None)  # fmt: skip
+    follow = shadow(
+        problem,
+        optimizer,
+        BILINEAR_START,
+        rate,
+        6,
+        method="collocation",
+        order=4,
+        kind="iteration",
+        start=None,
+    )
     assert len(calls) == 10 + 4 * 6
     assert np.abs(follow.params - followed(optimizer, 4, rate, 6)).max() < 1e-13
 
@@ -153,14 +171,18 @@ def test_bad_input_is_refused_in_a_sentence(function, given, message):
 
 def test_the_order_may_be_chosen_and_the_verdict_says_which():
     optimizer = ROWS["adam-inside"]()
-    follow = shadow(SMOOTH, optimizer, PLACE, 1e-3, 5, method="collocation", order="auto",
-                    start=None)  # fmt: skip
+    follow = shadow(
+        SMOOTH, optimizer, PLACE, 1e-3, 5, method="collocation", order="auto", start=None
+    )
     assert follow.order > 2 and f"Order {follow.order} was chosen" in follow.verdict
-    named = shadow(SMOOTH, optimizer, PLACE, 1e-3, 5, method="collocation", order=follow.order,
-                   start=None)  # fmt: skip
+    named = shadow(
+        SMOOTH, optimizer, PLACE, 1e-3, 5, method="collocation", order=follow.order, start=None
+    )
     assert np.array_equal(follow.params, named.params) and "was chosen" not in named.verdict
-    field = {order: modified_field(SMOOTH, optimizer, 1e-3, method="collocation", order=order)
-             for order in ("auto", follow.order, 1)}  # fmt: skip
+    field = {
+        order: modified_field(SMOOTH, optimizer, 1e-3, method="collocation", order=order)
+        for order in ("auto", follow.order, 1)
+    }
     found = {order: np.asarray(field[order](None, PLACE)) for order in field}
     np.testing.assert_allclose(found["auto"], found[follow.order], rtol=1e-14)
     assert np.abs(found["auto"] - found[1]).max() > 1e-4
@@ -168,6 +190,14 @@ def test_the_order_may_be_chosen_and_the_verdict_says_which():
 
 def test_far_past_the_edge_not_even_order_two_improves_and_that_is_said():
     steep = Problem(lambda x: 50.0 * jnp.sum(x**2))
-    follow = shadow(steep, zoo.momentum(0.9, "ema"), jnp.ones(2), 5e-3, 3, method="collocation",
-                    order="auto", start=None)  # fmt: skip
+    follow = shadow(
+        steep,
+        zoo.momentum(0.9, "ema"),
+        jnp.ones(2),
+        5e-3,
+        3,
+        method="collocation",
+        order="auto",
+        start=None,
+    )
     assert follow.order == 1 and "Not even order 2 improves on order 1" in follow.verdict

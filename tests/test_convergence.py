@@ -50,8 +50,14 @@ def rows(optimizer, **options):
 
 def test_the_table_has_a_row_for_all_that_is_declared():
     found = rows(zoo.sgd())
-    expected = {(name, kind, order) for name, method in METHODS.items() if not method.settled
-                for kind in method.kinds for order in method.measured if order <= 2}  # fmt: skip
+    expected = {
+        (name, kind, order)
+        for name, method in METHODS.items()
+        if not method.settled
+        for kind in method.kinds
+        for order in method.measured
+        if order <= 2
+    }
     assert {(row.method, row.kind, row.order) for row in found} == expected
     assert all(row.holds for row in found)
     assert all(row.exact for row in found if row.kind == "iteration")
@@ -71,17 +77,25 @@ def test_a_first_order_shadow_does_not_pass_for_second_order():
 def test_from_a_settled_start_every_method_is_measured():
     found = rows(zoo.adam(0.3, 0.5, 0.0, 0.1), orders=[2], start=None)
     assert {row.method for row in found} == {n for n, m in METHODS.items() if m.offers(2)}
-    high = rows(zoo.adam(0.3, 0.5, 0.0, 0.1), methods=["collocation", "inertial"], orders=[3],
-                start=None)  # fmt: skip
+    high = rows(
+        zoo.adam(0.3, 0.5, 0.0, 0.1), methods=["collocation", "inertial"], orders=[3], start=None
+    )
     assert all(row.holds for row in [*found, *high])
 
 
 def test_with_mini_batches_the_methods_that_take_them_are_measured():
     centres = jnp.asarray([[1.5, 2.0], [1.2, 1.8], [1.9, 2.3]])
-    loss = lambda x, c: 0.5 * (c[0] - c[1] * x[0] * x[1]) ** 2 / 100  # noqa: E731
+    loss = lambda x, c: 0.5 * (c[0] - c[1] * x[0] * x[1]) ** 2 / 100
     problem = sf.Problem(loss, batches=centres)
-    found = sf.convergence(problem, zoo.adam(0.3, 0.5, 0.0, 0.1), BILINEAR_START, 0.4, RATES,
-                           kinds=["iteration"], orders=[2])  # fmt: skip
+    found = sf.convergence(
+        problem,
+        zoo.adam(0.3, 0.5, 0.0, 0.1),
+        BILINEAR_START,
+        0.4,
+        RATES,
+        kinds=["iteration"],
+        orders=[2],
+    )
     assert {row.method for row in found} == {n for n, m in METHODS.items() if m.batched}
     assert all(row.holds for row in found)
 

@@ -61,8 +61,9 @@ print(json.dumps(found))
 def test_two_devices_are_one_to_rounding(tmp_path):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     for name in ("mlp", "cnn", "moving"):

@@ -56,9 +56,7 @@ def test_adam_s_closed_form():
     b1, b2, n = 0.5, 0.7, 6
     run = shadow(SMOOTH, zoo.adam(b1, b2, 0.0, 0.1), PLACE, RATE, n + 1, method="differences")
     g, last = (SURFACE.gradient(run.params[k]) for k in (n, n - 1))
-    mean = lambda b, p: sum(  # noqa: E731
-        oracles.weights(b, n, True)[n - a] * a**p for a in range(n + 1)
-    )
+    mean = lambda b, p: sum(oracles.weights(b, n, True)[n - a] * a**p for a in range(n + 1))
     m = g + mean(b1, 1) * (last - g)
     nu = g**2 + 2 * mean(b2, 1) * g * (last - g) + mean(b2, 2) * (last - g) ** 2
     step = run.params[n + 1] - run.params[n]
@@ -66,7 +64,7 @@ def test_adam_s_closed_form():
 
 
 def test_it_follows_schedules_by_itself():
-    rates = lambda n: RATE * (1.5 if n % 5 < 2 else 0.5)  # noqa: E731
+    rates = lambda n: RATE * (1.5 if n % 5 < 2 else 0.5)
     run = shadow(SMOOTH, ROWS["adam-both"](), PLACE, rates, 9, method="differences")
     np.testing.assert_allclose(run.params, by_hand("adam-both", 9, rates), rtol=1e-11)
 
@@ -93,8 +91,9 @@ def slope(schedule):
     for count in (256, 512, 1024, 2048):
         rate = schedule(0.5 / count)
         real = iterate(BILINEAR, ROWS["adam-inside"](), BILINEAR_START, rate, count)
-        run = shadow(BILINEAR, ROWS["adam-inside"](), BILINEAR_START, rate, count,
-                     method="differences")  # fmt: skip
+        run = shadow(
+            BILINEAR, ROWS["adam-inside"](), BILINEAR_START, rate, count, method="differences"
+        )
         errors.append(float(np.abs(run.params - real.params).max()))
     return float(np.log2(errors[0] / errors[-1]) / 3)
 
@@ -117,7 +116,7 @@ def test_counting_steps_instead_of_time_costs_an_order_where_the_rate_alternates
         for n in range(count):
             g = np.asarray(gradient(x))
             d = np.zeros(2) if last is None else last - g
-            mean = lambda b, p, n=n: sum(  # noqa: E731
+            mean = lambda b, p, n=n: sum(
                 oracles.weights(b, n, True)[n - a] * a**p for a in range(n + 1)
             )
             m = g + mean(b1, 1) * d
@@ -168,8 +167,11 @@ def test_validity_and_first_order():
 
 
 def test_it_is_no_field_and_no_flow():
-    refused(lambda: memoryless_step(SMOOTH, zoo.adam(), RATE, method="differences"),
-            "method:", "shadow(…, method='differences')")  # fmt: skip
+    refused(
+        lambda: memoryless_step(SMOOTH, zoo.adam(), RATE, method="differences"),
+        "method:",
+        "shadow(…, method='differences')",
+    )
     refused(lambda: follow("adam-both", 3, kind="flow"), "kind (method 'differences'):")
 
 

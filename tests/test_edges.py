@@ -159,8 +159,20 @@ def test_adam_s_formula_is_wrong_for_the_others():
         assert flow_threshold(optimizer) > 1.02 * (1 - decay**0.5) / (1 + decay**0.5)
 
 
-LINEAR = ["sgd", "momentum", "momentum-corrected", "nesterov", "adam-outside", "adam-inside",
-          "adam-uncorrected", "adamw", "nadam", "lion", "signum", "rmsprop-inside"]  # fmt: skip
+LINEAR = [
+    "sgd",
+    "momentum",
+    "momentum-corrected",
+    "nesterov",
+    "adam-outside",
+    "adam-inside",
+    "adam-uncorrected",
+    "adamw",
+    "nadam",
+    "lion",
+    "signum",
+    "rmsprop-inside",
+]
 
 
 def real_run(row, share, edge, steps, **changes):
@@ -201,7 +213,7 @@ def test_the_preconditioning_moment_s_decay_is_of_no_account_and_the_averages_is
 
 def test_the_verdict_knows_the_edges_where_it_knows_the_curvature():
     adam = zoo.adam(0.9, 0.95, 0.0, 0.1)
-    run = lambda **k: shadow(BILINEAR, adam, BILINEAR_START, 1e-4, 20, **k)  # noqa: E731
+    run = lambda **k: shadow(BILINEAR, adam, BILINEAR_START, 1e-4, 20, **k)
     plain = run()
     assert plain.validity.level == "holds" and "edge" not in plain.verdict
     assert run(curvature=10.0).validity.level == "holds"

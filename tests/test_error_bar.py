@@ -23,9 +23,13 @@ def both(order, method, kind, rate=1e-2, steps=60, optimizer=MOMENTUM, **options
 
 @pytest.mark.parametrize(
     ("order", "method", "kind"),
-    [(1, "taylor", "flow"), (2, "taylor", "iteration"), (2, "displaced", "flow"),
-     (2, "inertial", "flow")],
-)  # fmt: skip
+    [
+        (1, "taylor", "flow"),
+        (2, "taylor", "iteration"),
+        (2, "displaced", "flow"),
+        (2, "inertial", "flow"),
+    ],
+)
 def test_the_estimate_is_the_error_within_a_factor(order, method, kind):
     """In both norms; and it is no run of the optimizer, whose distance would be exact."""
     bar, gap = both(order, method, kind)
@@ -71,8 +75,9 @@ def test_in_float32_rounding_is_in_it():
         sf.iterate(problem, sf.sgd(), x.astype(dtype), 1e-2, 50).last.astype(float)
         for dtype in (jnp.float32, jnp.float64)
     ]
-    bar = sf.error_bar(problem, sf.sgd(), x.astype(jnp.float32), 1e-2, 50, method="taylor",
-                       kind="iteration")  # fmt: skip
+    bar = sf.error_bar(
+        problem, sf.sgd(), x.astype(jnp.float32), 1e-2, 50, method="taylor", kind="iteration"
+    )
     rounded = np.linalg.norm(runs[0] - runs[1])
     assert rounded / 3 < bar.rounding[-1] < 3 * rounded and bar.two_norm[-1] >= bar.rounding[-1]
 
@@ -82,11 +87,19 @@ def test_past_the_flow_edge_it_says_that_it_cannot_be_trusted():
     optimizer = sf.momentum(0.6, form="ema")
     rate = 0.2
     state = sf.settled_state(QUADRATIC, optimizer, X, rate, order=1)
-    bar, _ = both(2, "collocation", "iteration", rate=rate, optimizer=optimizer, start=None,
-                  state=state)  # fmt: skip
+    bar, _ = both(
+        2, "collocation", "iteration", rate=rate, optimizer=optimizer, start=None, state=state
+    )
     assert not bar.trusted[-1] and "no more than a sign" in bar.verdict
-    calm, _ = both(2, "collocation", "iteration", rate=1e-3, optimizer=optimizer, start=None,
-                   state=sf.settled_state(QUADRATIC, optimizer, X, 1e-3))  # fmt: skip
+    calm, _ = both(
+        2,
+        "collocation",
+        "iteration",
+        rate=1e-3,
+        optimizer=optimizer,
+        start=None,
+        state=sf.settled_state(QUADRATIC, optimizer, X, 1e-3),
+    )
     assert np.all(calm.trusted)
 
 
@@ -113,8 +126,9 @@ def test_auto_is_refused():
 @pytest.mark.slow
 def test_over_a_table_most_trusted_bars_are_right_and_few_too_small():
     """A neighbour of lower order, as a bar, would be right about far fewer of order 2."""
-    table = bars.cases(["waves"], ["momentum .9", "adam .9 .95", "adam .9 .999"], [1e-4, 1e-3],
-                       ["float64"])  # fmt: skip
+    table = bars.cases(
+        ["waves"], ["momentum .9", "adam .9 .95", "adam .9 .999"], [1e-4, 1e-3], ["float64"]
+    )
     rows = bars.measured(table)
     trusted = [row for row in rows if row["trusted"]]
     found = bars.summary(trusted)

@@ -61,14 +61,18 @@ def test_the_scales_are_what_they_are_said_to_be(name):
             assert run.arguments["eps"] == 0 and run.arguments["eps_root"] == 1e-8
         assert all(len(sweep.values) >= 4 for sweep in grid.sweeps.values())
     paper = scales["paper"].runs()
-    assert all((run.images, run.ghost_batch, run.augment, run.width) == (None, 500, True, 1)
-               for run in paper)  # fmt: skip
+    assert all(
+        (run.images, run.ghost_batch, run.augment, run.width) == (None, 500, True, 1)
+        for run in paper
+    )
     assert {run.learning_rate for run in paper} == {7.5e-5, 1e-4}
 
 
 def test_figures_of_one_network_share_their_runs():
-    keys = {name: {run.key() for run in FIGURES[name].runs(FIGURES[name].SCALES["laptop"])}
-            for name in PAPER}  # fmt: skip
+    keys = {
+        name: {run.key() for run in FIGURES[name].runs(FIGURES[name].SCALES["laptop"])}
+        for name in PAPER
+    }
     assert keys["fig4"] | keys["fig5"] == keys["fig6"]
     assert keys["fig4"] & keys["fig5"]  # the cell where the two sweeps meet
     assert (keys["fig4"], keys["fig5"]) == (keys["fig11"], keys["fig12"])
@@ -149,8 +153,9 @@ def test_arrays_hold_every_run_in_its_place():
         for i, value in enumerate(sweep.values):
             for j, seed in enumerate(SEEDS):
                 curve = made_up.record(sweep.training(value, seed)).curves[PERTURBED]
-                np.testing.assert_array_equal(arrays[f"{name}/{PERTURBED}"][i, j],
-                                              curve.astype(np.float32))  # fmt: skip
+                np.testing.assert_array_equal(
+                    arrays[f"{name}/{PERTURBED}"][i, j], curve.astype(np.float32)
+                )
 
 
 def test_runs_of_other_lengths_end_in_nan_and_missing_ones_are_refused():
@@ -163,8 +168,9 @@ def test_runs_of_other_lengths_end_in_nan_and_missing_ones_are_refused():
     assert np.all(np.isfinite(arrays["rho/train_loss"][0, 1]))
     with pytest.raises(ValueError, match="records: expected one of mlp-digits-adam-"):
         arrays_of(grid, found[1:])
-    empty = [dataclasses.replace(record, curves=dict.fromkeys(MEASURES, np.empty(0)))
-             for record in found]  # fmt: skip
+    empty = [
+        dataclasses.replace(record, curves=dict.fromkeys(MEASURES, np.empty(0))) for record in found
+    ]
     assert arrays_of(grid, empty)["rho/train_loss"].shape == (3, 2, 0)
 
 
@@ -176,8 +182,9 @@ def verdicts(effect, **changes):
     arrays = arrays_of(grid, made_up.runs(effect)(grid.runs()))
     return {
         (sweep, name): sweeps.tried(arrays, grid, sweep, name)
-        for sweep in grid.sweeps for name in OUTCOMES
-    }  # fmt: skip
+        for sweep in grid.sweeps
+        for name in OUTCOMES
+    }
 
 
 def test_what_is_put_in_is_found():
@@ -236,8 +243,10 @@ def test_every_value_is_in_the_caption_and_on_the_picture(name):
     with style.styled():
         picture = figure.draw(arrays, grid)
         picture.draw_without_rendering()
-        shown = " ".join(text.get_text() for text in picture.findobj(match=lambda artist: hasattr(
-            artist, "get_text")))  # fmt: skip
+        shown = " ".join(
+            text.get_text()
+            for text in picture.findobj(match=lambda artist: hasattr(artist, "get_text"))
+        )
     for sweep in figure.sweeps:
         row = grid.sweeps[sweep]
         assert f"{row.symbol} = {', '.join(f'{value:g}' for value in row.values)} at" in words
@@ -267,8 +276,10 @@ def test_short_runs_are_said_to_be_short():
 
 def test_a_grid_without_a_single_number_is_still_drawn():
     grid = made_up.grid()
-    empty = [Record(run, "non-finite", dict.fromkeys(MEASURES, np.full(3, np.nan)), 0)
-             for run in grid.runs()]  # fmt: skip
+    empty = [
+        Record(run, "non-finite", dict.fromkeys(MEASURES, np.full(3, np.nan)), 0)
+        for run in grid.runs()
+    ]
     arrays = arrays_of(grid, empty)
     for kind in ("fig7", "fig8", "fig11"):
         figure = FIGURES[kind]
@@ -296,16 +307,18 @@ def test_reproduce_writes_and_redraws_figures_of_runs(tmp_path, capsys):
     folder = tmp_path / "fig7-smoke"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(before) == {"arrays.npz", "evidence.json", "figure.pdf", "figure.png"}
-    assert cli.main(["reproduce", "fig7", "--scale", "smoke", "--out", str(tmp_path),
-                     "--redraw"]) == 0  # fmt: skip
+    assert (
+        cli.main(["reproduce", "fig7", "--scale", "smoke", "--out", str(tmp_path), "--redraw"]) == 0
+    )
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert f"claim {HOLDS}: larger ρ" in capsys.readouterr().out
 
 
 def test_a_run_that_fails_makes_the_figure_fail_and_a_claim_does_not(tmp_path):
     assert reproduced(tmp_path, "fig7")[0]
-    broken = lambda wanted: [dataclasses.replace(made_up.record(run), reason="non-finite")  # noqa: E731
-                             for run in wanted]  # fmt: skip
+    broken = lambda wanted: [
+        dataclasses.replace(made_up.record(run), reason="non-finite") for run in wanted
+    ]
     assert not reproduce_job(["fig7"], "smoke", out=tmp_path, quiet=True, runs=broken)
     opposite = made_up.runs(-1.0)
     assert reproduce_job(["fig7"], "smoke", out=tmp_path, quiet=True, runs=opposite)
@@ -319,7 +332,7 @@ def test_scales_that_a_figure_does_not_have_are_refused(tmp_path, capsys):
 
 def test_the_paper_s_sizes_start_only_when_asked_to(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cost, "measured", lambda settings, data_dir: cost.Cost(36.0, 2**30))
-    none = lambda wanted: pytest.fail("a run was started")  # noqa: E731
+    none = lambda wanted: pytest.fail("a run was started")
     with pytest.raises(ValueError, match=r"--yes: expected it before runs of about 900 hours"):
         reproduce_job(["fig4"], "paper", out=tmp_path, quiet=True, runs=none)
     shown = capsys.readouterr().out
@@ -342,12 +355,17 @@ def test_the_cost_of_a_run_is_measured_on_a_few_images():
 
 @pytest.mark.slow
 def test_the_smoke_scale_trains_and_is_found_again(tmp_path, capsys):
-    assert cli.main(["reproduce", "fig4", "--scale", "smoke", "--out", str(tmp_path),
-                     "--quiet"]) == 0  # fmt: skip
+    assert (
+        cli.main(["reproduce", "fig4", "--scale", "smoke", "--out", str(tmp_path), "--quiet"]) == 0
+    )
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/history.jsonl")}
     assert len(before) == 6
-    assert cli.main(["reproduce", "fig11", "fig8", "--scale", "smoke", "--out", str(tmp_path),
-                     "--quiet"]) == 0  # fmt: skip
+    assert (
+        cli.main(
+            ["reproduce", "fig11", "fig8", "--scale", "smoke", "--out", str(tmp_path), "--quiet"]
+        )
+        == 0
+    )
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/history.jsonl")}
     assert before.items() <= after.items()
     assert len(after) == 10

@@ -26,7 +26,7 @@ def by_pieces(optimizer, method, order, steps, settled=False):
     field = jax.jit(function) if not settled else jax.jit(lambda step, x: function(None, x))
     path = [np.asarray(BILINEAR_START)]
     for n in range(steps):
-        piece = lambda t, x, n=n: np.asarray(field(jnp.asarray(n), x))  # noqa: E731
+        piece = lambda t, x, n=n: np.asarray(field(jnp.asarray(n), x))
         path.append(solved(piece, path[-1], n * RATE, (n + 1) * RATE))
     return np.stack(path)
 
@@ -51,8 +51,9 @@ def test_the_solver_errs_ten_times_less_than_the_model(row, method, order):
 def test_a_settled_flow_in_strides_is_solved_as_well(row, order):
     state = sf.settled_state(BILINEAR, ROWS[row](), BILINEAR_START, RATE)
     real = sf.iterate(BILINEAR, ROWS[row](), BILINEAR_START, RATE, STEPS, state=state)
-    follow = sf.shadow(BILINEAR, ROWS[row](), BILINEAR_START, RATE, STEPS, start=None,
-                       method="taylor", order=order)  # fmt: skip
+    follow = sf.shadow(
+        BILINEAR, ROWS[row](), BILINEAR_START, RATE, STEPS, start=None, method="taylor", order=order
+    )
     solver = gap(follow.params, by_pieces(ROWS[row](), "taylor", order, STEPS, settled=True))
     assert solver < gap(real.params, follow.params) / 10
 
@@ -101,7 +102,7 @@ def inertial_by_hand(betas, transforms, combine, corrected, steps, settled=False
 
 
 same, square = lambda g: g, lambda g: g**2
-ratio = lambda m, v: m / np.sqrt(v + 0.1)  # noqa: E731
+ratio = lambda m, v: m / np.sqrt(v + 0.1)
 
 
 @pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.99), (0.5, 0.7)])
@@ -172,8 +173,9 @@ CLIFF = sf.Problem(lambda x: jnp.sum(x + 0 * jnp.sqrt(x - 0.9)))  # no number be
     [("taylor", "flow"), ("taylor", "iteration"), ("displaced", "flow"), ("inertial", "flow")],
 )
 def test_a_flow_stops_where_nan_begins_and_keeps_what_came_before(method, kind, start):
-    follow = sf.shadow(CLIFF, zoo.sgd(), jnp.ones(2), 0.03, 100, method=method, kind=kind,
-                       start=start)  # fmt: skip
+    follow = sf.shadow(
+        CLIFF, zoo.sgd(), jnp.ones(2), 0.03, 100, method=method, kind=kind, start=start
+    )
     assert follow.failed_at == (3 if kind == "flow" else 4)  # a flow looks ahead within its step
     assert follow.steps[-1] == follow.failed_at
     assert np.all(np.isfinite(follow.params))
@@ -190,10 +192,11 @@ def test_a_failure_late_in_a_run_is_placed_exactly():
     assert follow.steps[-1] == 151
 
 
-@pytest.mark.parametrize("options", [{"kind": "iteration"}, {}, {"start": None},
-                                     {"method": "inertial"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [{"kind": "iteration"}, {}, {"start": None}, {"method": "inertial"}]
+)
 def test_a_loss_that_is_no_number_stops_a_run_even_where_its_gradient_is_one(options):
-    loss = lambda x: jnp.where(x[0] > 0.9, 1.0, jnp.nan) + jnp.sum(x)  # noqa: E731
+    loss = lambda x: jnp.where(x[0] > 0.9, 1.0, jnp.nan) + jnp.sum(x)
     problem = sf.Problem(loss, grad=lambda x: jnp.ones_like(x))
     follow = sf.shadow(problem, zoo.sgd(), jnp.ones(1), 0.03, 100, **options)
     assert follow.failed_at == 4
@@ -208,13 +211,15 @@ def test_every_leaf_keeps_its_dtype(method, start):
     def loss(p):
         return jnp.sum((p["a"].astype(jnp.float64) * p["b"][0]) ** 2) / 2
 
-    follow = sf.shadow(sf.Problem(loss), ROWS["rmsprop-both"](), params, 1e-3, 3, method=method,
-                       start=start)  # fmt: skip
+    follow = sf.shadow(
+        sf.Problem(loss), ROWS["rmsprop-both"](), params, 1e-3, 3, method=method, start=start
+    )
     assert follow.params["a"].dtype == np.float32
     assert follow.params["b"].dtype == np.float64
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    fine = sf.shadow(sf.Problem(loss), ROWS["rmsprop-both"](), wide, 1e-3, 3, method=method,
-                     start=start)  # fmt: skip
+    fine = sf.shadow(
+        sf.Problem(loss), ROWS["rmsprop-both"](), wide, 1e-3, 3, method=method, start=start
+    )
     np.testing.assert_allclose(follow.params["b"], fine.params["b"], rtol=1e-6)
 
 
@@ -231,8 +236,15 @@ def test_saving_less_saves_the_same(start):
 def test_progress_counts_every_step_once():
     for options in ({}, {"start": None}, {"method": "inertial"}):
         told = []
-        sf.shadow(BILINEAR, ROWS["adam-inside"](), BILINEAR_START, RATE, 300, progress=told.append,
-                  **options)  # fmt: skip
+        sf.shadow(
+            BILINEAR,
+            ROWS["adam-inside"](),
+            BILINEAR_START,
+            RATE,
+            300,
+            progress=told.append,
+            **options,
+        )
         assert sum(told) == 300
 
 

@@ -53,8 +53,17 @@ def horizon(row: str, problem: sf.Problem) -> float:
 def measured(problem, optimizer, start, time, kind, order, exponents) -> sf.convergence:
     """The row of an order, at the learning rates time / 2^k."""
     rates = [time * 2.0**-k for k in exponents]
-    return sf.convergence(problem, optimizer, start, time, rates, methods=["collocation"],
-                          kinds=[kind], orders=[order], start=None)[0]  # fmt: skip
+    return sf.convergence(
+        problem,
+        optimizer,
+        start,
+        time,
+        rates,
+        methods=["collocation"],
+        kinds=[kind],
+        orders=[order],
+        start=None,
+    )[0]
 
 
 def of_moments(row: str, problem: sf.Problem, kind: str, order: int):
@@ -82,18 +91,24 @@ FLOWS = ("sgd", "momentum", "adam, inside", "adam, outside", "lion")
 CASES = [
     *((row, BILINEAR, "iteration") for row in zoo(1.0)),
     *((row, BILINEAR, "flow") for row in FLOWS),
-    *((row, SMOOTH, kind) for row, kind in (("nesterov", "flow"), ("adam, inside", "iteration"),
-      ("lion", "flow"))),
-]  # fmt: skip
+    *(
+        (row, SMOOTH, kind)
+        for row, kind in (("nesterov", "flow"), ("adam, inside", "iteration"), ("lion", "flow"))
+    ),
+]
 CLEAN = {"rmsprop", "adam, inside", "adam, outside", "adamw", "nadam", "lion"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "problem", "kind"),
-    [pytest.param(*case, id=f"{case[0]}-{'smooth' if case[1] is SMOOTH else 'bilinear'}-{case[2]}")
-     for case in CASES],
-)  # fmt: skip
+    [
+        pytest.param(
+            *case, id=f"{case[0]}-{'smooth' if case[1] is SMOOTH else 'bilinear'}-{case[2]}"
+        )
+        for case in CASES
+    ],
+)
 def test_orders_five_to_eight(row, problem, kind):
     """And where the errors are clean, no order passes for the next one."""
     found = {order: of_moments(row, problem, kind, order) for order in ORDERS}
@@ -107,12 +122,15 @@ def test_orders_five_to_eight(row, problem, kind):
 def test_only_steps_that_land_on_the_times_are_exact_there():
     """A rotation: between longer steps the solution is interpolated, which a high order sees."""
     times = np.arange(33.0)
-    wave = lambda y: 0.2 * jnp.stack([-y[1], y[0]])  # noqa: E731
+    wave = lambda y: 0.2 * jnp.stack([-y[1], y[0]])
     exact = np.stack([np.cos(0.2 * times), np.sin(0.2 * times)], axis=1)
     gap = [
-        np.abs(solver.over_many(wave, jnp.asarray([1.0, 0.0]), jnp.asarray(times), landing=landing)
-               - exact).max() for landing in (True, False)
-    ]  # fmt: skip
+        np.abs(
+            solver.over_many(wave, jnp.asarray([1.0, 0.0]), jnp.asarray(times), landing=landing)
+            - exact
+        ).max()
+        for landing in (True, False)
+    ]
     assert gap[0] < 2e-14 and gap[1] > 5 * gap[0], gap
 
 
@@ -125,14 +143,18 @@ MAKES = {  # the transformation, the horizon
     "adam": (functools.partial(optax.adam, **ADAM), 0.4),
     "adamw": (functools.partial(optax.adamw, **ADAM, weight_decay=0.1), 0.4),
     "clip + adam": (
-        lambda rate: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate, **ADAM)), 0.4),
+        lambda rate: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate, **ADAM)),
+        0.4,
+    ),
     "muon": (functools.partial(optax.contrib.muon, beta=0.5, adam_b1=0.5, adam_b2=0.7), 0.4),
     "lamb": (functools.partial(optax.lamb, b1=0.5, b2=0.7, weight_decay=1e-2), 0.1),
-}  # fmt: skip
+}
 WALKS = [
-    *((name, "iteration") for name in MAKES), ("adam", "flow"), ("clip + adam", "flow"),
+    *((name, "iteration") for name in MAKES),
+    ("adam", "flow"),
+    ("clip + adam", "flow"),
     ("muon", "flow"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.slow

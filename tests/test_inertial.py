@@ -82,7 +82,7 @@ def solved(formula, displaced=0.5):
     y = np.concatenate([BILINEAR_START, *[np.zeros(2)] * len(formula.moments)])
     path = [y[:2]]
     for n in range(STEPS):
-        piece = lambda s, y, n=n: field(s, n, y)  # noqa: E731
+        piece = lambda s, y, n=n: field(s, n, y)
         done = solve_ivp(piece, (n, n + 1), y, method="DOP853", rtol=1e-11, atol=1e-12)
         y = done.y[:, -1]
         path.append(y[:2])
@@ -192,8 +192,15 @@ def test_gradient_descent_reads_its_gradient_half_a_step_ahead():
     def field(t, x):
         return -SURFACE.gradient(x + RATE / 2 * SURFACE.gradient(x))
 
-    done = solve_ivp(field, (0, RATE * STEPS), BILINEAR_START, method="DOP853", rtol=1e-12,
-                     atol=1e-13, t_eval=RATE * np.arange(STEPS + 1))  # fmt: skip
+    done = solve_ivp(
+        field,
+        (0, RATE * STEPS),
+        BILINEAR_START,
+        method="DOP853",
+        rtol=1e-12,
+        atol=1e-13,
+        t_eval=RATE * np.arange(STEPS + 1),
+    )
     follow = shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATE, STEPS, method="inertial")
     np.testing.assert_allclose(follow.params, done.y.T, rtol=1e-8)
 
@@ -213,7 +220,7 @@ def test_at_real_decays_it_is_far_closer_than_any_memoryless_flow():
 
 def test_a_schedule_enters_the_step_and_not_the_memory():
     """The averages fade per step, whatever the learning rate: a rate of zero stands still."""
-    pause = lambda step: RATE if step != 5 else 0.0  # noqa: E731
+    pause = lambda step: RATE if step != 5 else 0.0
     optimizer = ROWS["adam-both"]()
     follow = shadow(BILINEAR, optimizer, BILINEAR_START, pause, 10, method="inertial")
     run = iterate(BILINEAR, optimizer, BILINEAR_START, pause, 10)

@@ -26,8 +26,17 @@ def distance(row, count, order, *, cold, keep=None, horizon=HORIZON) -> float:
     if not cold:
         state = settled_state(BILINEAR, optimizer, BILINEAR_START, rate, order=max(4, order))
     run = iterate(BILINEAR, optimizer, BILINEAR_START, rate, count, state=state)
-    follow = shadow(BILINEAR, optimizer, BILINEAR_START, rate, count, method="inertial",
-                    order=order, state=state, keep=keep)  # fmt: skip
+    follow = shadow(
+        BILINEAR,
+        optimizer,
+        BILINEAR_START,
+        rate,
+        count,
+        method="inertial",
+        order=order,
+        state=state,
+        keep=keep,
+    )
     return float(np.abs(run.params - follow.params).max())
 
 
@@ -37,26 +46,40 @@ def slope(errors) -> float:
 
 def rows(*names):
     """The first of them fast, the others slow."""
-    return [pytest.param(name, marks=[] if name == names[0] else [pytest.mark.slow])
-            for name in names]  # fmt: skip
+    return [
+        pytest.param(name, marks=[] if name == names[0] else [pytest.mark.slow]) for name in names
+    ]
 
 
-@pytest.mark.parametrize("row", rows("momentum", "adam-both", "nesterov", "nadam", "lion", "sgd",
-                                     "rmsprop-both", "rmsprop-corrected", "adamw"))  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    rows(
+        "momentum",
+        "adam-both",
+        "nesterov",
+        "nadam",
+        "lion",
+        "sgd",
+        "rmsprop-both",
+        "rmsprop-corrected",
+        "adamw",
+    ),
+)
 def test_from_a_settled_start_the_error_has_the_declared_order(row):
     found = {}
     for order in (2, 3, 4):
         horizon = 2.0 if order == 4 else HORIZON
-        errors = [distance(row, count, order, cold=False, horizon=horizon)
-                  for count in COUNTS[-2:]]  # fmt: skip
+        errors = [distance(row, count, order, cold=False, horizon=horizon) for count in COUNTS[-2:]]
         found[order] = slope(errors)
     for order, seen in found.items():
         assert abs(seen - order) < 0.15, found
         assert abs(seen - order + 1) > 0.5
 
 
-@pytest.mark.parametrize("row", rows("momentum", "adam-both", "nesterov", "momentum-corrected",
-                                     "rmsprop-corrected", "adamw"))  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    rows("momentum", "adam-both", "nesterov", "momentum-corrected", "rmsprop-corrected", "adamw"),
+)
 def test_a_cold_start_costs_nothing_in_the_higher_orders(row):
     """Its first steps are followed more closely than the rest, whose order is the declared one."""
     for order in (3, 4):
@@ -66,11 +89,14 @@ def test_a_cold_start_costs_nothing_in_the_higher_orders(row):
             assert cold < distance(row, count, order - 1, cold=True) + 1e-13
 
 
-@pytest.mark.parametrize(("row", "order"), [
-    ("rmsprop-corrected", 4),
-    pytest.param("rmsprop-corrected", 3, marks=pytest.mark.slow),
-    pytest.param("adam-both", 4, marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "order"),
+    [
+        ("rmsprop-corrected", 4),
+        pytest.param("rmsprop-corrected", 3, marks=pytest.mark.slow),
+        pytest.param("adam-both", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_a_cold_start_has_the_order_once_most_of_the_run_is_past_it(row, order):
     errors = [distance(row, count, order, cold=True, horizon=4.0) for count in (1024, 2048)]
     assert abs(slope(errors) - order) < 0.15, errors
@@ -89,8 +115,9 @@ def test_moments_that_rise_from_zero_keep_order_three(row, monkeypatch):
     for count, cold in zip((256, 512), right, strict=True):
         assert cold < 1.2 * distance(row, count, 3, cold=False, horizon=2.0)
     rules = onward.rules
-    monkeypatch.setattr(onward, "rules", lambda decays, order, dtype, rising: rules(
-        decays, order, dtype, False))  # fmt: skip
+    monkeypatch.setattr(
+        onward, "rules", lambda decays, order, dtype, rising: rules(decays, order, dtype, False)
+    )
     assert distance(row, 512, 3, cold=True, horizon=2.0) > 1.1 * right[1]
 
 
@@ -117,7 +144,7 @@ def test_a_host_function_is_followed_to_the_same_places():
 
 
 def test_a_pause_and_a_schedule_are_followed():
-    pause = lambda step: 0.0 if step == 5 else 0.02 / (1 + 0.001 * step)  # noqa: E731
+    pause = lambda step: 0.0 if step == 5 else 0.02 / (1 + 0.001 * step)
     adam = ROWS["adam-both"]()
     run = iterate(BILINEAR, adam, BILINEAR_START, pause, 9)
     far = []
@@ -149,7 +176,7 @@ def test_the_pull_makes_the_average_of_whole_steps(decay):
     pull = onward.weights([onward.pulled(decay)], [1.0] * 4, nodes)[0]
     ages = np.arange(40_000)
     share = (1 - decay) * decay**ages
-    average = lambda s: share @ (s - 1.0 - ages) ** 2  # noqa: E731
+    average = lambda s: share @ (s - 1.0 - ages) ** 2
     slope = share @ (2 * (0.0 - 1 - ages))
     expected = average(0.0) - slope / np.log(decay)
     np.testing.assert_allclose(pull @ nodes**2, expected, rtol=1e-6, atol=1e-7)
@@ -171,19 +198,29 @@ def test_equal_numbers_make_the_sum_exact_on_powers_times_the_decay():
 
 def test_all_moments_named_is_none_left_out():
     adam = ROWS["adam-both"]()
-    by = [shadow(BILINEAR, adam, BILINEAR_START, 1e-2, 20, method="inertial", keep=keep)
-          for keep in (None, ("mu", "nu"), (1, "mu"), ("nu",))]  # fmt: skip
+    by = [
+        shadow(BILINEAR, adam, BILINEAR_START, 1e-2, 20, method="inertial", keep=keep)
+        for keep in (None, ("mu", "nu"), (1, "mu"), ("nu",))
+    ]
     assert np.array_equal(by[0].params, by[1].params)
     assert np.array_equal(by[0].params, by[2].params)
     assert np.abs(by[0].params - by[3].params).max() > 1e-6
 
 
-@pytest.mark.parametrize(("row", "start", "tolerance"), [
-    ("adam-both", 0, 1e-10),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in [
-        ("adam-both", None, 1e-10), ("lion", None, 1e-10), ("lion", 0, 1e-6),
-    ]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "start", "tolerance"),
+    [
+        ("adam-both", 0, 1e-10),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("adam-both", None, 1e-10),
+                ("lion", None, 1e-10),
+                ("lion", 0, 1e-6),
+            ]
+        ),
+    ],
+)
 def test_no_moment_kept_is_the_memoryless_flow(row, start, tolerance):
     """To the rounding of two solvers where all F_l are one, else to second order."""
     args = (BILINEAR, ROWS[row](), BILINEAR_START, 1e-3, 40)
@@ -193,13 +230,24 @@ def test_no_moment_kept_is_the_memoryless_flow(row, start, tolerance):
     assert np.abs(none.params - shadow(*args, method="inertial", start=start).params).max() > 1e-8
 
 
-@pytest.mark.parametrize(("row", "keep"), [
-    ("adam-both", ("nu",)),
-    *(pytest.param(row, keep, marks=pytest.mark.slow) for row, keep in [
-        ("adam-both", ("mu",)), ("adam-uncorrected", ("nu",)), ("adam-uncorrected", ("mu",)),
-        ("nadam", ("nu",)), ("adamw", ("nu",)), ("lion", ()), ("rmsprop-both", ()),
-    ]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "keep"),
+    [
+        ("adam-both", ("nu",)),
+        *(
+            pytest.param(row, keep, marks=pytest.mark.slow)
+            for row, keep in [
+                ("adam-both", ("mu",)),
+                ("adam-uncorrected", ("nu",)),
+                ("adam-uncorrected", ("mu",)),
+                ("nadam", ("nu",)),
+                ("adamw", ("nu",)),
+                ("lion", ()),
+                ("rmsprop-both", ()),
+            ]
+        ),
+    ],
+)
 @pytest.mark.parametrize("cold", [True, False])
 def test_with_moments_left_out_the_order_is_two(row, keep, cold):
     errors = [distance(row, count, 2, cold=cold, keep=keep) for count in (512, 1024)]
@@ -238,8 +286,9 @@ def test_what_keep_cannot_have_is_refused():
     with pytest.raises(ValueError, match="order: expected 2 with keep"):
         shadow(*args, method="inertial", keep=("nu",), order=3)
     with pytest.raises(ValueError, match=r"keep .* got 0"):  # the present gradient is no state
-        shadow(BILINEAR, ROWS["rmsprop-both"](), BILINEAR_START, 1e-2, 3, method="inertial",
-               keep=(0,))  # fmt: skip
+        shadow(
+            BILINEAR, ROWS["rmsprop-both"](), BILINEAR_START, 1e-2, 3, method="inertial", keep=(0,)
+        )
     plain = Optimizer([Moment(0.5), Moment(0.7)], lambda m, p, n: m[0] + m[1])
     assert inertial.kept_moments(plain, (1,), 2) == (False, True)
     zero = Optimizer([Moment(jnp.asarray(0.0))], lambda m, p, n: m[0])

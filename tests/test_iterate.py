@@ -279,7 +279,7 @@ def test_a_failure_is_found_where_it_began(bad, at):
 
 @pytest.mark.parametrize("at", FAILS_AT)
 def test_a_parameter_that_overflows_is_found_where_it_would_begin(at):
-    rates = lambda n: 1e308 if n == at else 1.0  # noqa: E731
+    rates = lambda n: 1e308 if n == at else 1.0
     problem = Problem(grad=lambda x: jnp.full_like(x, -2.0))
     run = iterate(problem, zoo.sgd(), jnp.zeros(1), rates, 90)
     assert run.failed_at == at
@@ -354,7 +354,7 @@ def test_no_other_number_is_compiled_again(caplog):
     def loss(x):
         return jnp.sum(x**4)
 
-    run = lambda optimizer, rate, steps, **options: iterate(  # noqa: E731
+    run = lambda optimizer, rate, steps, **options: iterate(
         Problem(loss), optimizer, jnp.ones(7), rate, steps, **options
     )
     assert compilations(caplog, lambda: run(zoo.adam(), 0.01, 10)) > 0

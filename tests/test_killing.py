@@ -58,9 +58,14 @@ history.append, os.replace, checkpoint.save = mortal_append, mortal_replace, mor
 train(dataclasses.replace(SMALL, epochs=16), Path({folder!r}), checkpoint_every=3)
 """
 POINTS = (
-    ("within the line", 1), ("before the checkpoint", 3), ("before the manifest", 6),
-    ("after the checkpoint", 6), ("after it", 8), ("before the line", 9), ("within the line", 11),
-)  # fmt: skip
+    ("within the line", 1),
+    ("before the checkpoint", 3),
+    ("before the manifest", 6),
+    ("after the checkpoint", 6),
+    ("after it", 8),
+    ("before the line", 9),
+    ("within the line", 11),
+)
 
 
 @pytest.mark.slow
@@ -78,8 +83,9 @@ def test_killed_between_any_two_writes_it_goes_on_to_the_bit(tmp_path):
 
 def run_to(runs, point, epoch):
     """The folder of the run, gone on with in a process of its own until it dies there."""
-    script = MORTAL.format(tests=str(Path(__file__).parent), point=point, epoch=epoch,
-                           folder=str(runs))  # fmt: skip
+    script = MORTAL.format(
+        tests=str(Path(__file__).parent), point=point, epoch=epoch, folder=str(runs)
+    )
     done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == (0 if point == "nowhere" else -signal.SIGKILL), (point, epoch)
     (folder,) = runs.iterdir()

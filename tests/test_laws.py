@@ -153,8 +153,9 @@ def test_derivatives_by_decays_and_eps(method, step):
     """Against central differences, in forward and in reverse mode."""
     field = field_of(method, step)
     options = {name: jnp.asarray(value) for name, value in TRACED.items()}
-    value, forward, reverse = jax.jit(lambda o: (field(o), jax.jacfwd(field)(o),
-                                                 jax.jacrev(field)(o)))(options)  # fmt: skip
+    value, forward, reverse = jax.jit(
+        lambda o: (field(o), jax.jacfwd(field)(o), jax.jacrev(field)(o))
+    )(options)
     jitted = jax.jit(field)
     np.testing.assert_allclose(value, jitted(options), rtol=1e-12)
     for name, at in options.items():
@@ -208,8 +209,14 @@ def test_steps_in_one_vectorized_call():
 
 def test_every_number_of_an_optimizer_changes_its_field():
     """No option is accepted and then forgotten, in any method."""
-    changes = {"decay": 0.05, "b1": 0.05, "b2": 0.05, "eps": 0.1, "eps_root": 0.1,
-               "weight_decay": 0.1}  # fmt: skip
+    changes = {
+        "decay": 0.05,
+        "b1": 0.05,
+        "b2": 0.05,
+        "eps": 0.1,
+        "eps_root": 0.1,
+        "weight_decay": 0.1,
+    }
     seen = set()
     for row, (_, options) in ROWS.items():
         before = every_answer(SMOOTH, ROWS[row](), RATE, 3, PLACES)
@@ -238,10 +245,11 @@ def forgets(row, name, case) -> bool:
 def test_every_choice_of_method_kind_and_order_is_another_run(method, kind, order):
     """No choice is accepted and then ignored: all end at different places."""
     ends = {
-        case: shadow(SMOOTH, ROWS["adam-both"](), PLACE, RATE, 8, method=case[0], kind=case[1],
-                     order=case[2]).last
+        case: shadow(
+            SMOOTH, ROWS["adam-both"](), PLACE, RATE, 8, method=case[0], kind=case[1], order=case[2]
+        ).last
         for case in {(method, kind, order), ("taylor", "flow", 2), ("displaced", "iteration", 2)}
-    }  # fmt: skip
+    }
     mine = ends.pop((method, kind, order))
     for other in ends.values():
         assert np.abs(mine - other).max() > 1e-5

@@ -131,11 +131,17 @@ def test_files_and_functions_are_short(path):
         "import shadowflow.report.settings",
         *(
             f"from shadowflow.cli import main\ntry: main({words})\nexcept SystemExit: pass"
-            for words in (["--help"], ["shadow", "--help"], ["reproduce", "--help"],
-                          ["claims", "--help"], ["data", "get", "--help"], ["derive", "--help"])
+            for words in (
+                ["--help"],
+                ["shadow", "--help"],
+                ["reproduce", "--help"],
+                ["claims", "--help"],
+                ["data", "get", "--help"],
+                ["derive", "--help"],
+            )
         ),
     ],
-)  # fmt: skip
+)
 def test_jax_is_not_loaded_before_it_is_needed(code):
     heavy = "{'jax', 'numpy', 'matplotlib', 'sklearn', 'sympy'}"
     check = f"\nimport sys\nassert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"

@@ -22,8 +22,13 @@ from shadowflow.problem import Problem
 RATE, STEPS = 0.01, 12
 START = {"a": jnp.asarray([[0.9, 1.4], [-0.7, 0.3]]), "b": jnp.asarray(0.8)}
 EFFECTS = {"memoryless", "momentum", "second moment", "discretization", "bias"}
-OF_TWO = {"predicted_deviation", "cosine", "slope", "beyond_nu_edge",
-          *(f"effect/{name}" for name in EFFECTS)}  # fmt: skip
+OF_TWO = {
+    "predicted_deviation",
+    "cosine",
+    "slope",
+    "beyond_nu_edge",
+    *(f"effect/{name}" for name in EFFECTS),
+}
 
 
 def loss(p):
@@ -79,8 +84,11 @@ def by_numpy(row, name_of_leaf=None) -> dict:
     """The measures written out, on all coordinates or on one leaf."""
     path, _ = run(row)
     formula, options = oracles.formula(row, ROWS[row].options), ROWS[row].options
-    pick = (lambda p: np.ravel(p[name_of_leaf])) if name_of_leaf else (
-        lambda p: np.concatenate([np.ravel(p["a"]), np.ravel(p["b"])]))  # fmt: skip
+    pick = (
+        (lambda p: np.ravel(p[name_of_leaf]))
+        if name_of_leaf
+        else (lambda p: np.concatenate([np.ravel(p["a"]), np.ravel(p["b"])]))
+    )
     grads = [pick(gradient(place(path, k))) for k in range(STEPS + 1)]
     g, last, theta, n = grads[-1], grads[-2], pick(place(path, STEPS)), STEPS
     moments, line, change, forward = [], [], [], []
@@ -134,7 +142,7 @@ def by_numpy(row, name_of_leaf=None) -> dict:
 
 def integral(formula, n, g) -> float:
     """∫_0^g Φ for one coordinate, what weight decay adds left out."""
-    driven = lambda y: formula.combine(oracles.averages(formula, y, n), 0.0, n)  # noqa: E731
+    driven = lambda y: formula.combine(oracles.averages(formula, y, n), 0.0, n)
     return quad(driven, 0, g, epsabs=1e-13, epsrel=1e-12)[0]
 
 
@@ -163,8 +171,9 @@ def test_gradient_descent_has_no_deviation():
     assert "lag" not in total and "beyond_nu_edge" not in total
 
 
-@pytest.mark.parametrize("row", ["adam-inside", "adam-outside", "rmsprop-corrected", "lion",
-                                 "momentum-corrected"])  # fmt: skip
+@pytest.mark.parametrize(
+    "row", ["adam-inside", "adam-outside", "rmsprop-corrected", "lion", "momentum-corrected"]
+)
 def test_the_effects_are_those_of_the_bias_up_to_one_step(row):
     """Hessian-vector products replaced by a difference along the run: an error of O(h).
 
@@ -199,8 +208,11 @@ def test_prediction_and_deviation_agree_as_the_step_shrinks():
 def test_a_gradient_of_other_data_predicts_nothing():
     """Negative control: with another batch's gradient the difference is noise."""
     optimizer, memory, params, grad, state, last = inputs("adam-inside", 2e-4, 60)
-    other = jax.tree.map(lambda g, k: g * jnp.cos(k), last, {"a": jnp.arange(4.0).reshape(2, 2),
-                                                            "b": jnp.asarray(2.0)})  # fmt: skip
+    other = jax.tree.map(
+        lambda g, k: g * jnp.cos(k),
+        last,
+        {"a": jnp.arange(4.0).reshape(2, 2), "b": jnp.asarray(2.0)},
+    )
     noisy = measured(optimizer, memory, params, grad, state, other).total
     assert float(found("adam-inside", 2e-4, 60).total["cosine"]) > 0.9999
     assert abs(float(noisy["cosine"])) < 0.5
@@ -219,13 +231,16 @@ def test_along_a_schedule_the_line_is_one_in_time():
         if rate is not rates[-1] or memory.step < n:
             params = jax.tree.map(jnp.add, params, move)
             last, memory = grad, mem.advance(adam, memory)
-    total = run_measures(adam, memory, before, grad, state, last_grad=last, last_rate=rates[-2],
-                         potential=False).total  # fmt: skip
+    total = run_measures(
+        adam, memory, before, grad, state, last_grad=last, last_rate=rates[-2], potential=False
+    ).total
     g, old = (np.concatenate([np.ravel(x["a"]), np.ravel(x["b"])]) for x in (grad, last))
     back = np.array([sum(rates[k:n]) for k in range(n + 1)])
     line = [g + time * (old - g) / rates[-2] for time in back]
-    m, v = (sum(w * x**p for w, x in zip(oracles.weights(b, n, True), line, strict=True))
-            for b, p in ((0.5, 1), (0.7, 2)))  # fmt: skip
+    m, v = (
+        sum(w * x**p for w, x in zip(oracles.weights(b, n, True), line, strict=True))
+        for b, p in ((0.5, 1), (0.7, 2))
+    )
     predicted = m / (np.sqrt(v) + 0.1) - g / (np.abs(g) + 0.1)
     assert float(total["predicted_deviation"]) == pytest.approx(np.linalg.norm(predicted), rel=1e-9)
 
@@ -337,8 +352,11 @@ def test_dead_units_are_counted_and_no_nan(dtype):
     assert float(found.total["lag"]) == pytest.approx(np.median(np.asarray(g["w"][1:]) ** 2 / nu))
     moving = {**x, "dead": jnp.ones(3, dtype)}
     state, _ = adam.update(adam.init(x), moving, x, 0.1)
-    assert np.isinf(run_measures(adam, mem.ready(adam, 0.1, 0, dtype), x, moving, state)
-                    .leaves["update_ratio"]["dead"])  # fmt: skip
+    assert np.isinf(
+        run_measures(adam, mem.ready(adam, 0.1, 0, dtype), x, moving, state).leaves["update_ratio"][
+            "dead"
+        ]
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
@@ -374,9 +392,16 @@ def test_what_is_not_finite_stays_so(bad):
 
 def test_what_does_not_fit_is_refused():
     optimizer, memory, params, grad, state, _ = inputs("adam-inside")
-    call = lambda **k: run_measures(**{  # noqa: E731
-        "optimizer": optimizer, "memory": memory, "params": params, "grad": grad, "state": state,
-        **k})  # fmt: skip
+    call = lambda **k: run_measures(
+        **{
+            "optimizer": optimizer,
+            "memory": memory,
+            "params": params,
+            "grad": grad,
+            "state": state,
+            **k,
+        }
+    )
     refused(lambda: call(grad=grad["a"]), "grad:", "like params")
     refused(lambda: call(last_grad={"a": grad["b"], "b": grad["b"]}), "last_grad:", "shapes")
     refused(lambda: call(state=optimizer.init(params)), "state:", "came out of the update")

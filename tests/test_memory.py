@@ -125,7 +125,7 @@ def test_a_step_may_be_any_kind_of_whole_number(sums_at, step):
 
 def test_a_traced_decay_gives_the_same_sums():
     """With a decay that is not known beforehand nothing can be cut; the sums are the same."""
-    sums = lambda b2, n: mem.at(adam(0.9, b2), RATE, n, jnp.float64).sums[1]  # noqa: E731
+    sums = lambda b2, n: mem.at(adam(0.9, b2), RATE, n, jnp.float64).sums[1]
     found = jax.jit(jax.vmap(sums, (0, None)))(jnp.asarray(DECAYS), 30)
     expected = [dense_sums(decay, rates_of(RATE, 30), 30) for decay in DECAYS]
     np.testing.assert_allclose(found, expected, rtol=1e-13)
@@ -135,7 +135,7 @@ def test_the_sums_are_differentiable_in_the_decay_and_the_rate():
     def second(decay, rate):
         return mem.at(several((decay,)), rate, jnp.asarray(9), jnp.float64).sums[0][2]
 
-    exact = lambda decay, rate: dense_sums(decay, np.full(9, rate), 9)[2]  # noqa: E731
+    exact = lambda decay, rate: dense_sums(decay, np.full(9, rate), 9)[2]
     slopes = jax.jit(jax.jacfwd(second, argnums=(0, 1)))(0.8, RATE)
     step = 1e-5
     differences = (

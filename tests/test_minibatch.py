@@ -61,8 +61,9 @@ def everywhere(row, method, rate, expected, rtol=1e-11):
 
 def ours(row, method, step, rate="constant", problem=PROBLEM):
     """(field, move) at two places, with the step as an array, so that all steps share one jit."""
-    answers = _answers(problem, jax.tree.map(jnp.asarray, ROWS[row]()), jnp.asarray(step), method,
-                       rate)  # fmt: skip
+    answers = _answers(
+        problem, jax.tree.map(jnp.asarray, ROWS[row]()), jnp.asarray(step), method, rate
+    )
     return [np.asarray(answer) for answer in answers]
 
 
@@ -93,8 +94,12 @@ THEOREMS = {
 @pytest.mark.parametrize("name", THEOREMS)
 def test_the_paper_s_four_theorems_with_mini_batches(name):
     row, decays, place = THEOREMS[name]
-    everywhere(row, "taylor", "constant", lambda x, n: oracles.theorem(
-        VISITS, x, RATE, n, **decays, **EPS[place]))  # fmt: skip
+    everywhere(
+        row,
+        "taylor",
+        "constant",
+        lambda x, n: oracles.theorem(VISITS, x, RATE, n, **decays, **EPS[place]),
+    )
 
 
 def test_the_theorems_see_which_batch_came_when():
@@ -111,8 +116,9 @@ def test_the_theorems_see_which_batch_came_when():
 @pytest.mark.parametrize("row", [row for row in ROWS if row != "sgd"])
 def test_taylor_is_the_direct_sum_over_past_steps(row, rate):
     formula = oracles.formula(row, ROWS[row].options)
-    everywhere(row, "taylor", rate, lambda x, n: oracles.batch_sums(
-        formula, VISITS, x, RATES[rate][1], n))  # fmt: skip
+    everywhere(
+        row, "taylor", rate, lambda x, n: oracles.batch_sums(formula, VISITS, x, RATES[rate][1], n)
+    )
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -122,8 +128,9 @@ def test_displaced_is_every_batch_at_its_mean_place(row, rate):
     rule = RATES[rate][1]
 
     def both(x, n):
-        flow, iteration = (oracles.batch_places(formula, VISITS, x, rule, n, phase)
-                           for phase in (0.5, 0.0))  # fmt: skip
+        flow, iteration = (
+            oracles.batch_places(formula, VISITS, x, rule, n, phase) for phase in (0.5, 0.0)
+        )
         return -flow, -rule(n) * iteration
 
     everywhere(row, "displaced", rate, both, 1e-10)
@@ -155,8 +162,9 @@ def test_copies_of_one_batch_are_the_full_batch(row):
         np.testing.assert_allclose(*fields, rtol=1e-11)
     gaps = []
     for rate in (RATE / 8, RATE / 32):
-        fields = [modified_field(p, optimizer, rate, method="displaced")(7, PLACE)
-                  for p in (copies, full)]  # fmt: skip
+        fields = [
+            modified_field(p, optimizer, rate, method="displaced")(7, PLACE) for p in (copies, full)
+        ]
         gaps.append(float(np.abs(fields[0] - fields[1]).max()))
     assert gaps[1] < 1e-13 or gaps[0] / gaps[1] > 11, gaps
 
@@ -194,13 +202,23 @@ def run(name, row, count):
 def errors_of(name, row, method, kind, order=2, followed=None):
     problem = problem_with(followed or name)
     return [
-        float(np.abs(
-            run(name, row, count).params
-            - shadow(problem, ROWS[row](), BILINEAR_START, HORIZON / count, count, method=method,
-                     kind=kind, order=order).params
-        ).max())
+        float(
+            np.abs(
+                run(name, row, count).params
+                - shadow(
+                    problem,
+                    ROWS[row](),
+                    BILINEAR_START,
+                    HORIZON / count,
+                    count,
+                    method=method,
+                    kind=kind,
+                    order=order,
+                ).params
+            ).max()
+        )
         for count in COUNTS
-    ]  # fmt: skip
+    ]
 
 
 def slope(errors):
@@ -208,14 +226,26 @@ def slope(errors):
 
 
 CASES = [
-    pytest.param(name, row, method, kind,
-                 marks=[] if (name, row) == ("cyclic", "adam-inside") else [pytest.mark.slow])
-    for name, row in [("cyclic", "adam-inside"), ("cyclic", "adam-outside"),
-                      ("cyclic", "rmsprop-inside"), ("cyclic", "rmsprop-outside"),
-                      ("given", "nadam"), ("shuffled", "adamw"), ("replaced", "momentum"),
-                      ("shuffled", "lion")]
-    for method in BATCHED for kind in METHODS[method].kinds
-]  # fmt: skip
+    pytest.param(
+        name,
+        row,
+        method,
+        kind,
+        marks=[] if (name, row) == ("cyclic", "adam-inside") else [pytest.mark.slow],
+    )
+    for name, row in [
+        ("cyclic", "adam-inside"),
+        ("cyclic", "adam-outside"),
+        ("cyclic", "rmsprop-inside"),
+        ("cyclic", "rmsprop-outside"),
+        ("given", "nadam"),
+        ("shuffled", "adamw"),
+        ("replaced", "momentum"),
+        ("shuffled", "lion"),
+    ]
+    for method in BATCHED
+    for kind in METHODS[method].kinds
+]
 
 
 @pytest.mark.parametrize(("name", "row", "method", "kind"), CASES)
@@ -337,8 +367,9 @@ def test_the_number_of_gradients_does_not_depend_on_n(method, gradients, product
         host = Counted()
         problem = Problem(grad=host.grad, hvp=host.hvp, traceable=False, batches=DATA)
         found = memoryless_step(problem, ROWS["adam-inside"](), RATE, method=method)(n, PLACE)
-        same = memoryless_step(Problem(batch_loss, batches=DATA), ROWS["adam-inside"](), RATE,
-                               method=method)(n, PLACE)  # fmt: skip
+        same = memoryless_step(
+            Problem(batch_loss, batches=DATA), ROWS["adam-inside"](), RATE, method=method
+        )(n, PLACE)
         np.testing.assert_allclose(found, same, rtol=1e-12)
         counts.append((host.gradients, host.products))
     assert counts == [(gradients, products)] * 2
@@ -348,11 +379,13 @@ def test_the_host_loop_follows_mini_batches_too():
     host = Counted()
     problem = Problem(grad=host.grad, hvp=host.hvp, traceable=False, batches=DATA, schedule=ORDER)
     real = iterate(problem, ROWS["adam-inside"](), PLACE, RATE, 6)
-    np.testing.assert_allclose(real.params, iterate(PROBLEM, ROWS["adam-inside"](), PLACE, RATE,
-                                                    6).params, rtol=1e-12)  # fmt: skip
+    np.testing.assert_allclose(
+        real.params, iterate(PROBLEM, ROWS["adam-inside"](), PLACE, RATE, 6).params, rtol=1e-12
+    )
     for kind in ("iteration", "flow"):
-        one, other = (shadow(p, ROWS["adam-inside"](), PLACE, RATE, 3, kind=kind)
-                      for p in (problem, PROBLEM))  # fmt: skip
+        one, other = (
+            shadow(p, ROWS["adam-inside"](), PLACE, RATE, 3, kind=kind) for p in (problem, PROBLEM)
+        )
         np.testing.assert_allclose(one.params, other.params, rtol=1e-9)
 
 
@@ -362,8 +395,9 @@ def test_the_bounded_form_stays_nearer_than_taylor_where_eps_is_small():
     problem, worst = problem_with("cyclic"), {}
     real = iterate(problem, optimizer, BILINEAR_START, 1e-2, 400)
     for method in BATCHED:
-        follow = shadow(problem, optimizer, BILINEAR_START, 1e-2, 400, method=method,
-                        kind="iteration")  # fmt: skip
+        follow = shadow(
+            problem, optimizer, BILINEAR_START, 1e-2, 400, method=method, kind="iteration"
+        )
         seen = len(follow.params)
         worst[method] = float(np.abs(follow.params - real.params[:seen]).max())
     assert worst["displaced"] < worst["taylor"], worst

@@ -39,8 +39,8 @@ def drawn(network, seed=0):
     """Parameters and state with no number at its initial value, without compiling `init`."""
     rng = np.random.default_rng(seed)
     params, state = shapes(network)
-    draw = lambda leaf: rng.normal(size=leaf.shape)  # noqa: E731
-    fan = lambda leaf: np.sqrt(np.prod(leaf.shape[:-1]))  # noqa: E731
+    draw = lambda leaf: rng.normal(size=leaf.shape)
+    fan = lambda leaf: np.sqrt(np.prod(leaf.shape[:-1]))
     params = jax.tree.map(
         lambda a: draw(a) / fan(a) if len(a.shape) > 1 else 0.5 + 0.2 * draw(a), params
     )
@@ -99,9 +99,15 @@ def test_parameters_are_counted_exactly(name):
 
 def test_shapes_along_the_cnn():
     assert [row.shape for row in build("cnn", shape=(28, 28, 1)).layers()] == [
-        *[(28, 28, 32)] * 2, (14, 14, 32), *[(14, 14, 64)] * 2, (7, 7, 64),
-        *[(7, 7, 128)] * 2, (3, 3, 128), (512,), (10,),
-    ]  # fmt: skip
+        *[(28, 28, 32)] * 2,
+        (14, 14, 32),
+        *[(14, 14, 64)] * 2,
+        (7, 7, 64),
+        *[(7, 7, 128)] * 2,
+        (3, 3, 128),
+        (512,),
+        (10,),
+    ]
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("resnet50", 6), ("resnet101", 23)])
@@ -223,11 +229,11 @@ def symmetric_hessian(name):
 
     @quick_jit
     def product(vector):
-        gradient = lambda params: jax.grad(loss, has_aux=True)(params)[0]  # noqa: E731
+        gradient = lambda params: jax.grad(loss, has_aux=True)(params)[0]
         return jax.jvp(gradient, (params,), (vector,))[1]
 
     u, v = drawn(network, 5)[0], drawn(network, 6)[0]
-    inner = lambda a, b: sum(map(np.vdot, jax.tree.leaves(a), jax.tree.leaves(b)))  # noqa: E731
+    inner = lambda a, b: sum(map(np.vdot, jax.tree.leaves(a), jax.tree.leaves(b)))
     return float(inner(u, product(v))), float(inner(v, product(u)))
 
 

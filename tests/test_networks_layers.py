@@ -41,7 +41,7 @@ def test_batch_norm_in_evaluation_by_hand():
 
 def test_no_gradient_passes_through_the_running_statistics():
     params, state = layers.batch_norm_init(2, jnp.float64)
-    moved = lambda x: layers.batch_norm(params, state, x, True)[1]["variance"].sum()  # noqa: E731
+    moved = lambda x: layers.batch_norm(params, state, x, True)[1]["variance"].sum()
     assert not jax.grad(moved)(jnp.asarray(random(5, 2))).any()
 
 
@@ -72,7 +72,7 @@ def test_conv_is_a_sum_over_the_window(size, stride):
     values, weight, bias = random(2, 5, 6, 3), random(size, size, 3, 4, seed=1), random(4, seed=2)
     pad = size // 2
     padded = np.pad(values, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    window = lambda i, j: padded[:, i : i + 5 : stride, j : j + 6 : stride]  # noqa: E731
+    window = lambda i, j: padded[:, i : i + 5 : stride, j : j + 6 : stride]
     expected = sum(window(i, j) @ weight[i, j] for i in range(size) for j in range(size))
     found = layers.conv({"weight": weight, "bias": bias}, values, stride)
     np.testing.assert_allclose(found, expected + bias, rtol=1e-11)

@@ -170,9 +170,9 @@ def test_an_update_keeps_the_structure_and_the_dtypes(row, dtypes):
     optimizer = ROWS[row]()
     params = {"a": jnp.ones((2, 3), dtypes[0]), "b": [jnp.ones((), dtypes[1])]}
     state = optimizer.init(params)
-    update = lambda state: optimizer.update(state, params, params, 0.1)  # noqa: E731
+    update = lambda state: optimizer.update(state, params, params, 0.1)
     after, move = jax.eval_shape(update, state)
-    of = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)  # noqa: E731
+    of = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
     assert of(after) == of(state)
     assert of(move) == of(params)
     assert all(of(moment) == of(params) for moment in state.moments if moment is not None)
@@ -207,8 +207,15 @@ def test_many_steps_under_scan_are_many_steps():
 
 # --- what an optimizer says about itself
 
-UNIFORM = {"sgd", "momentum-corrected", "rmsprop-corrected", "adam-inside", "adam-outside",
-           "adam-both", "adamw"}  # fmt: skip
+UNIFORM = {
+    "sgd",
+    "momentum-corrected",
+    "rmsprop-corrected",
+    "adam-inside",
+    "adam-outside",
+    "adam-both",
+    "adamw",
+}
 
 
 @pytest.mark.parametrize("row", ROWS)

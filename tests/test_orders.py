@@ -19,8 +19,7 @@ SHORT = (64, 128, 256, 512)
 SCHEDULED = (128, 256, 512, 1024)
 FLOOR = 1e-12  # well above what rounding adds up to in 4096 steps
 
-RISING = {"rmsprop-inside", "rmsprop-outside", "rmsprop-both", "adam-uncorrected", "signum",
-          "lion"}  # fmt: skip
+RISING = {"rmsprop-inside", "rmsprop-outside", "rmsprop-both", "adam-uncorrected", "signum", "lion"}
 
 
 @functools.cache
@@ -48,11 +47,19 @@ def errors_of(row: str, method: str, kind: str, order: int) -> list:
     return [
         worst(
             real(row, count),
-            shadow(BILINEAR, ROWS[row](), BILINEAR_START, HORIZON / count, count,
-                   method=method, kind=kind, order=order),
+            shadow(
+                BILINEAR,
+                ROWS[row](),
+                BILINEAR_START,
+                HORIZON / count,
+                count,
+                method=method,
+                kind=kind,
+                order=order,
+            ),
         )
         for count in COUNTS
-    ]  # fmt: skip
+    ]
 
 
 SAMPLE = {
@@ -67,8 +74,12 @@ SAMPLE = {
     ("rmsprop-outside", "displaced", "iteration", 2),
     ("nadam", "taylor", "iteration", 2),
 }
-TABLE = [(row, *case) for row in ROWS for case in CASES
-         if (row, case[1]) != ("sgd", "iteration") and case[2] <= 2]  # fmt: skip
+TABLE = [
+    (row, *case)
+    for row in ROWS
+    for case in CASES
+    if (row, case[1]) != ("sgd", "iteration") and case[2] <= 2
+]
 FAMILIES = {"adam-both", "adamw", "rmsprop-outside", "momentum", "nadam", "lion"}
 
 
@@ -102,15 +113,26 @@ def test_the_error_has_the_declared_order(row, method, kind, order):
 @pytest.mark.parametrize("method", MEMORYLESS)
 def test_the_iteration_of_gradient_descent_is_gradient_descent(method):
     for order in (1, 2):
-        follow = shadow(BILINEAR, ROWS["sgd"](), BILINEAR_START, HORIZON / 512, 512,
-                        method=method, kind="iteration", order=order)  # fmt: skip
+        follow = shadow(
+            BILINEAR,
+            ROWS["sgd"](),
+            BILINEAR_START,
+            HORIZON / 512,
+            512,
+            method=method,
+            kind="iteration",
+            order=order,
+        )
         assert worst(real("sgd", 512), follow) < 1e-13
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, marks=[] if row == "rmsprop-both" else [pytest.mark.slow])
-            for row in sorted(RISING)],
-)  # fmt: skip
+    "row",
+    [
+        pytest.param(row, marks=[] if row == "rmsprop-both" else [pytest.mark.slow])
+        for row in sorted(RISING)
+    ],
+)
 def test_moments_that_rise_from_zero_cost_the_inertial_flow_no_order(row, monkeypatch):
     """A nonlinear combine of them has another mean over a step: left alone it costs O(h)."""
     assert has_order(errors_of(row, "inertial", "flow", 2), 2)
@@ -119,8 +141,9 @@ def test_moments_that_rise_from_zero_cost_the_inertial_flow_no_order(row, monkey
         rate = HORIZON / count
         state = settled_state(BILINEAR, ROWS[row](), BILINEAR_START, rate)
         run = iterate(BILINEAR, ROWS[row](), BILINEAR_START, rate, count, state=state)
-        follow = shadow(BILINEAR, ROWS[row](), BILINEAR_START, rate, count,
-                        method="inertial", start=None)  # fmt: skip
+        follow = shadow(
+            BILINEAR, ROWS[row](), BILINEAR_START, rate, count, method="inertial", start=None
+        )
         warm.append(worst(run, follow))
     assert has_order(warm, 2), slope(warm)
     monkeypatch.setattr(onward, "transient", lambda *parts: None)
@@ -216,8 +239,9 @@ def continued(row, count, *, method, kind, with_state=False):
     before = iterate(BILINEAR, optimizer, BILINEAR_START, rate, 20)
     after = iterate(BILINEAR, optimizer, before.last, rate, count, state=before.state)
     begin = {"state": before.state} if with_state else {"start": 20}
-    follow = shadow(BILINEAR, optimizer, before.last, rate, count, method=method, kind=kind,
-                    **begin)  # fmt: skip
+    follow = shadow(
+        BILINEAR, optimizer, before.last, rate, count, method=method, kind=kind, **begin
+    )
     assert follow.steps[0] == 20 and np.isclose(follow.times[0], 20 * rate)
     return worst(after, follow)
 
@@ -283,8 +307,9 @@ def scheduled_errors(row, method, kind, followed=wave):
     for count in SCHEDULED:
         rate = HORIZON / count
         run = iterate(BILINEAR, ROWS[row](), BILINEAR_START, wave(rate), count)
-        follow = shadow(BILINEAR, ROWS[row](), BILINEAR_START, followed(rate), count,
-                        method=method, kind=kind)  # fmt: skip
+        follow = shadow(
+            BILINEAR, ROWS[row](), BILINEAR_START, followed(rate), count, method=method, kind=kind
+        )
         errors.append(worst(run, follow))
     return errors
 

@@ -54,8 +54,9 @@ BEGIN = jnp.array([1.0, 1.0])
 def test_a_method_leaves_at_the_first_step_farther_than_a_tenth_of_the_way(tmp_path, capsys):
     """By brute force from the trajectories; past the flow edge .026 of a mode, at rate .05."""
     optimizer = sf.momentum(0.9, form="ema")
-    plan = orders.Plan(orders.lines(("taylor", "inertial"), (2,), QUADRATIC), (1e-4, 0.05), 30, 40,
-                       0.05, 60)  # fmt: skip
+    plan = orders.Plan(
+        orders.lines(("taylor", "inertial"), (2,), QUADRATIC), (1e-4, 0.05), 30, 40, 0.05, 60
+    )
     orders.orders_job(plan, QUADRATIC, optimizer, BEGIN, out=tmp_path, quiet=True)
     found = json.loads((tmp_path / "numbers.json").read_text())
     real = sf.iterate(QUADRATIC, optimizer, BEGIN, 0.05, 60)

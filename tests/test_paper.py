@@ -101,7 +101,7 @@ def test_figure_2_is_optax(bilinear):
     """The path and its end, by optax's own Adam; the end lies on the hyperbola."""
     curve = Curve(0.95, 0.9, 1e-3)
     tx = optax.adam(curve.rate, curve.b1, curve.b2, eps=0.0, eps_root=SHORT.eps_root)
-    loss = lambda x: 0.5 * (1.5 - 2 * x[0] * x[1]) ** 2  # noqa: E731
+    loss = lambda x: 0.5 * (1.5 - 2 * x[0] * x[1]) ** 2
 
     def step(carry, _):
         x, state = carry
@@ -157,8 +157,14 @@ ROLES = figure3.Settings(
 
 def invented(**changes):
     """Arrays in which everything that Figure 3 claims holds, but for the changes."""
-    ends = {figure3.FIRST: 1.0, "displaced 2": 0.2, "differences 2": 0.2, "inertial": 1e-3,
-            "collocation 2": 0.2, "collocation 3": 0.1}  # fmt: skip
+    ends = {
+        figure3.FIRST: 1.0,
+        "displaced 2": 0.2,
+        "differences 2": 0.2,
+        "inertial": 1e-3,
+        "collocation 2": 0.2,
+        "collocation 3": 0.1,
+    }
     arrays = {}
     for case in ROLES.cases:
         arrays[f"{case.key}/moved"] = np.linspace(0, 1, 9)
@@ -225,8 +231,9 @@ def test_figure_3_by_hand_on_the_real_mnist():
         real = optax.apply_updates(real, updates)
         memoryless = jax.tree.map(
             lambda x, g: x - case.rate * g / jnp.sqrt(g**2 + case.eps_root),
-            memoryless, grad(memoryless),
-        )  # fmt: skip
+            memoryless,
+            grad(memoryless),
+        )
         apart = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), real, memoryless)
         gaps.append(max(map(float, jax.tree.leaves(apart))))
     np.testing.assert_allclose(
@@ -239,8 +246,10 @@ def test_figure_3_by_hand_on_the_real_mnist():
 def test_what_is_drawn_is_in_the_arrays(potentials, bilinear, tmp_path):
     """Drawing needs nothing but arrays, twice gives the same file, and embeds real fonts."""
     for module, arrays, settings in (
-        (figure1, potentials, SMALL), (figure2, bilinear, SHORT), (figure3, invented(), ROLES),
-    ):  # fmt: skip
+        (figure1, potentials, SMALL),
+        (figure2, bilinear, SHORT),
+        (figure3, invented(), ROLES),
+    ):
         folders = [tmp_path / f"{module.__name__}-{index}" for index in range(2)]
         with style.styled():
             for folder in folders:

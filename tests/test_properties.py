@@ -60,7 +60,7 @@ def filled(structure, value):
 @given(any_optimizer, structures, st.floats(1e-4, 1.0))
 def test_an_update_keeps_structure_shapes_and_dtypes(optimizer, structure, rate):
     params, grads = filled(structure, 0.5), filled(structure, -0.25)
-    kinds = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    kinds = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
     state = optimizer.init(params)
     for _ in range(2):
         after, move = optimizer.update(state, grads, params, rate)
@@ -123,7 +123,7 @@ scales = st.floats(1e-3, 1e3)
 @LAW
 @given(memories, memories, st.floats(1e-3, 1.0), flags, scales)
 def test_scaling_the_loss_and_eps_root_leaves_adam_unchanged(b1, b2, eps_root, corrected, size):
-    adam = lambda root: zoo.adam(b1, b2, 0.0, root, corrected)  # noqa: E731
+    adam = lambda root: zoo.adam(b1, b2, 0.0, root, corrected)
     here = path(landscape(), adam(eps_root))
     there = path(landscape(size), adam(size**2 * eps_root))
     np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-11)
@@ -132,7 +132,7 @@ def test_scaling_the_loss_and_eps_root_leaves_adam_unchanged(b1, b2, eps_root, c
 @LAW
 @given(memories, st.floats(1e-3, 1.0), flags, scales)
 def test_scaling_the_loss_and_eps_root_leaves_rmsprop_unchanged(decay, eps_root, corrected, size):
-    rmsprop = lambda root: zoo.rmsprop(decay, 0.0, root, corrected)  # noqa: E731
+    rmsprop = lambda root: zoo.rmsprop(decay, 0.0, root, corrected)
     here = path(landscape(), rmsprop(eps_root))
     there = path(landscape(size), rmsprop(size**2 * eps_root))
     np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-11)

@@ -36,10 +36,20 @@ def refused(call, *parts, error=ValueError):
 # --- numbers of an optimizer
 
 DECAYS = [
-    ("decay", Moment), ("decay", zoo.momentum), ("decay", zoo.nesterov), ("decay", zoo.rmsprop),
-    ("decay", zoo.signum), ("b1", zoo.adam), ("b2", zoo.adam), ("b1", zoo.adamw),
-    ("b2", zoo.adamw), ("b1", zoo.nadam), ("b2", zoo.nadam), ("b1", zoo.lion), ("b2", zoo.lion),
-]  # fmt: skip
+    ("decay", Moment),
+    ("decay", zoo.momentum),
+    ("decay", zoo.nesterov),
+    ("decay", zoo.rmsprop),
+    ("decay", zoo.signum),
+    ("b1", zoo.adam),
+    ("b2", zoo.adam),
+    ("b1", zoo.adamw),
+    ("b2", zoo.adamw),
+    ("b1", zoo.nadam),
+    ("b2", zoo.nadam),
+    ("b1", zoo.lion),
+    ("b2", zoo.lion),
+]
 
 
 @pytest.mark.parametrize("value", [1.0, 1.5, -0.1, NAN, INF, True])
@@ -69,10 +79,15 @@ def test_lion_needs_a_second_decay_above_zero():
 
 
 NON_NEGATIVE = [
-    *[(name, build) for name in ("eps", "eps_root") for build in
-      (zoo.rmsprop, zoo.adam, zoo.adamw, zoo.nadam)],
-    ("weight_decay", zoo.adamw), ("eps_root", zoo.signum), ("eps_root", zoo.lion),
-]  # fmt: skip
+    *[
+        (name, build)
+        for name in ("eps", "eps_root")
+        for build in (zoo.rmsprop, zoo.adam, zoo.adamw, zoo.nadam)
+    ],
+    ("weight_decay", zoo.adamw),
+    ("eps_root", zoo.signum),
+    ("eps_root", zoo.lion),
+]
 
 
 @pytest.mark.parametrize("value", [-1e-8, NAN, INF])
@@ -164,7 +179,7 @@ def test_a_learning_rate_is_one_number(call, value):
 @pytest.mark.parametrize("value", [-0.1, NAN, INF])
 @pytest.mark.parametrize("call", RUNS)
 def test_a_schedule_gives_finite_rates(call, value):
-    schedule = lambda n: value if n == 2 else 0.1  # noqa: E731
+    schedule = lambda n: value if n == 2 else 0.1
     refused(lambda: RUNS[call](schedule), "learning_rate:", str(value), "step 2", "at least 0")
 
 
@@ -234,12 +249,14 @@ def test_an_unknown_method_is_answered_with_the_known_ones():
 
 def test_an_unknown_kind_is_answered_with_the_known_ones():
     for method, known in (("displaced", ["'flow'", "'iteration'"]), ("inertial", ["'flow'"])):
-        call = lambda m=method: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, method=m, kind="ode")  # noqa: E731
+        call = lambda m=method: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, method=m, kind="ode")
         refused(call, "kind", method, "'ode'", *known)
     refused(
         lambda: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, method="inertial", kind="iteration"),
-        "kind", "'iteration'", "'flow'",
-    )  # fmt: skip
+        "kind",
+        "'iteration'",
+        "'flow'",
+    )
 
 
 @pytest.mark.parametrize("order", [0, 3, 1.5, 2.0, "2", None])
@@ -321,7 +338,7 @@ def test_a_gradient_of_a_host_function_is_like_the_parameters():
 
 def test_a_product_is_like_the_parameters():
     problem = Problem(grad=lambda x: x, hvp=lambda x, v: v[:1])
-    call = lambda: memoryless_step(problem, zoo.momentum(), 0.1)(3, PARAMS)  # noqa: E731
+    call = lambda: memoryless_step(problem, zoo.momentum(), 0.1)(3, PARAMS)
     refused(call, "hvp:", "shape (2,)", "got shape (1,)")
 
 
@@ -330,8 +347,11 @@ def test_a_method_with_products_needs_them_from_a_host_function():
     for method in ("taylor", "linearized"):
         refused(
             lambda m=method: shadow(problem, ADAM, PARAMS, 0.1, 3, method=m),
-            "hvp:", "None", "displaced", "inertial",
-        )  # fmt: skip
+            "hvp:",
+            "None",
+            "displaced",
+            "inertial",
+        )
 
 
 # --- states
@@ -379,5 +399,7 @@ def test_a_start_that_is_not_that_of_the_state_is_refused():
     refused(lambda: shadow(problem, ADAM, TREE, 0.1, 3, start=5, state=state), "start:", "3", "5")
     refused(
         lambda: shadow(problem, ADAM, TREE, 0.1, 3, start=5, method="inertial"),
-        "state:", "start=5", "None",
-    )  # fmt: skip
+        "state:",
+        "start=5",
+        "None",
+    )

@@ -22,9 +22,11 @@ PAIRS = {
     "slow rmsprop": (SLOW_RMS, sf.rmsprop(decay=0.95, eps=0.0, eps_root=0.1)),
     "momentum": (functools.partial(optax.sgd, momentum=0.6), sf.momentum(0.6)),
     "nadam": (functools.partial(optax.nadam, **OPTIONS), sf.nadam(**OPTIONS)),
-    "adamw": (functools.partial(optax.adamw, weight_decay=0.2, **OPTIONS),
-              sf.adamw(weight_decay=0.2, **OPTIONS)),
-}  # fmt: skip
+    "adamw": (
+        functools.partial(optax.adamw, weight_decay=0.2, **OPTIONS),
+        sf.adamw(weight_decay=0.2, **OPTIONS),
+    ),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +65,7 @@ def test_at_every_step_it_agrees_with_the_moments(name):
 
 
 def test_at_a_step_with_a_schedule_it_agrees_with_the_moments():
-    schedule = lambda step: 2e-3 / (1.0 + 0.3 * step)  # noqa: E731
+    schedule = lambda step: 2e-3 / (1.0 + 0.3 * step)
     make, moments = PAIRS["adamw"]
     for step in (2, 9):
         walked, exact, first = (
@@ -95,8 +97,9 @@ def test_at_a_step_with_a_schedule_it_agrees_with_the_moments():
 def test_from_a_cold_start_the_order_is_two(make, kind):
     """And what is declared of first order has order one."""
     rates = [0.1 * 2.0**-k for k in (6, 7, 8, 9)]
-    rows = sf.convergence(BOWL, sf.from_optax(make), PLACE, 0.1, rates, methods=["displaced"],
-                          kinds=[kind])  # fmt: skip
+    rows = sf.convergence(
+        BOWL, sf.from_optax(make), PLACE, 0.1, rates, methods=["displaced"], kinds=[kind]
+    )
     for row in rows:
         assert row.slopes[-1] == pytest.approx(row.order, abs=0.15)
 
@@ -107,11 +110,12 @@ def test_with_a_schedule_the_order_is_two():
     make = functools.partial(optax.adam, **OPTIONS)
     errors = {1: [], 2: []}
     for steps in (160, 320):
-        schedule = lambda n, s=steps: 0.4 / s / (1.0 + 3.0 * n / s)  # noqa: E731
+        schedule = lambda n, s=steps: 0.4 / s / (1.0 + 3.0 * n / s)
         real = sf.iterate(BOWL, sf.from_optax(make), PLACE, schedule, steps)
         for order, found in errors.items():
-            follow = sf.shadow(BOWL, sf.from_optax(make), PLACE, schedule, steps, order=order,
-                               kind="iteration")  # fmt: skip
+            follow = sf.shadow(
+                BOWL, sf.from_optax(make), PLACE, schedule, steps, order=order, kind="iteration"
+            )
             found.append(sf.compare(real, follow).max_norm[-1])
             assert follow.times[-1] == pytest.approx(real.times[-1])
     for order, found in errors.items():
@@ -138,10 +142,14 @@ def test_it_goes_on_from_the_state_of_a_run(injected):
         own = optax.apply_updates(own, updates)
     assert distance(jax.tree.map(jnp.asarray, real.last), own) < 1e-8  # its rates are float32's
     errors = [
-        sf.compare(real, sf.shadow(BOWL, optimizer, params, schedule, 6, state=state, order=order,
-                                   kind="iteration")).max_norm[-1]
+        sf.compare(
+            real,
+            sf.shadow(
+                BOWL, optimizer, params, schedule, 6, state=state, order=order, kind="iteration"
+            ),
+        ).max_norm[-1]
         for order in (1, 2)
-    ]  # fmt: skip
+    ]
     assert errors[1] < errors[0] / 30
 
 
@@ -258,8 +266,9 @@ def test_its_bias_is_that_of_the_moments(step):
         assert walked.potential.value == pytest.approx(known.potential.value, rel=1e-9)
         for measure in ("potential", "one_norm"):
             rates, parts = (getattr(bias, measure).rates for bias in (walked, known))
-            memory = sum(rate for name, rate in parts.items()
-                         if name not in ("memoryless", "discretization"))  # fmt: skip
+            memory = sum(
+                rate for name, rate in parts.items() if name not in ("memoryless", "discretization")
+            )
             assert rates["memoryless"] == pytest.approx(parts["memoryless"], rel=1e-9)
             assert rates["memory"] == pytest.approx(memory, rel=0.01)
             assert rates["discretization"] == pytest.approx(parts["discretization"], rel=0.06)

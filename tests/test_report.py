@@ -41,11 +41,30 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_says_and_writes_what_it_did(run):
-    code, said, (folder,) = run("quadratic", "opt:adam", "--opt.b2", "0.95", "--opt.eps", "0",
-                                "--opt.eps-root", "1e-6", "--steps", "20")  # fmt: skip
+    code, said, (folder,) = run(
+        "quadratic",
+        "opt:adam",
+        "--opt.b2",
+        "0.95",
+        "--opt.eps",
+        "0",
+        "--opt.eps-root",
+        "1e-6",
+        "--steps",
+        "20",
+    )
     assert code == 0
-    for text in ("m ← 0.9 m + 0.1 g", "v ← 0.95 v + 0.05 g²", "taylor", "displaced", "inertial",
-                 "anti-penalizes", "perturbed one-norm", "verdict", str(folder)):  # fmt: skip
+    for text in (
+        "m ← 0.9 m + 0.1 g",
+        "v ← 0.95 v + 0.05 g²",
+        "taylor",
+        "displaced",
+        "inertial",
+        "anti-penalizes",
+        "perturbed one-norm",
+        "verdict",
+        str(folder),
+    ):
         assert text in said
     numbers = json.loads((folder / "numbers.json").read_text())
     assert numbers["setting"]["arguments"]["b2"] == 0.95
@@ -58,8 +77,21 @@ def test_a_run_says_and_writes_what_it_did(run):
 
 
 def test_from_a_settled_start_collocation_chooses_its_order(run):
-    flags = ("opt:adam", "--opt.b2", "0.95", "--opt.eps", "0", "--opt.eps-root", "1e-2", "--steps",
-             "12", "--settled", "--methods", "taylor", "collocation")  # fmt: skip
+    flags = (
+        "opt:adam",
+        "--opt.b2",
+        "0.95",
+        "--opt.eps",
+        "0",
+        "--opt.eps-root",
+        "1e-2",
+        "--steps",
+        "12",
+        "--settled",
+        "--methods",
+        "taylor",
+        "collocation",
+    )
     code, said, (folder,) = run("quadratic", *flags)
     rows = json.loads((folder / "numbers.json").read_text())["rows"]
     chosen = [row for row in rows if row["method"] == "collocation"]
@@ -118,11 +150,13 @@ def test_a_host_problem_without_hvp_gets_the_methods_that_need_gradients_only(ru
         (zoo.rmsprop(), "θ ← θ - 0.1 · [g / (sqrt(v) + 1e-08)]"),
         (zoo.adamw(), "θ ← θ - 0.1 · [m̂ / (sqrt(v̂) + 1e-08) + 0.0001 θ]"),
         (zoo.signum(0.5, 0.1), "θ ← θ - 0.1 · [m / sqrt(m² + 0.1)]"),
-        (zoo.nadam(0.5, 0.6, 0.0, 0.1),
-         "θ ← θ - 0.1 · [(0.5 m / (1 - 0.5^(n+2)) + 0.5 g / (1 - 0.5^(n+1))) / sqrt(v̂ + 0.1)]"),
+        (
+            zoo.nadam(0.5, 0.6, 0.0, 0.1),
+            "θ ← θ - 0.1 · [(0.5 m / (1 - 0.5^(n+2)) + 0.5 g / (1 - 0.5^(n+1))) / sqrt(v̂ + 0.1)]",
+        ),
         (sf.Optimizer([sf.Moment(0.5)], lambda m, p, n: m[0]), "θ ← θ - 0.1 · [combine(m)]"),
     ],
-)  # fmt: skip
+)
 def test_the_equation_is_written_with_its_numbers(optimizer, last):
     assert words.equation(optimizer, 0.1)[-1] == last
 

@@ -16,8 +16,17 @@ import shadowflow as sf
 from shadowflow import shuffles
 from shadowflow.shuffles import over_shuffles, shuffle_mean
 
-DATA = jnp.asarray([[1.0, 0.3, -0.4], [0.8, -0.5, 0.6], [1.2, 0.2, 0.1], [0.9, -0.1, 0.5],
-                    [1.1, 0.4, 0.3], [0.7, 0.1, -0.2], [1.3, -0.3, -0.1]])  # fmt: skip
+DATA = jnp.asarray(
+    [
+        [1.0, 0.3, -0.4],
+        [0.8, -0.5, 0.6],
+        [1.2, 0.2, 0.1],
+        [0.9, -0.1, 0.5],
+        [1.1, 0.4, 0.3],
+        [0.7, 0.1, -0.2],
+        [1.3, -0.3, -0.1],
+    ]
+)
 RATE = 0.02
 SHADOWS = ("flow", "iteration")
 SLOW = pytest.mark.slow
@@ -62,24 +71,42 @@ def test_the_mean_of_the_iterates_is_that_of_every_run(row):
     np.testing.assert_allclose(found.mean, np.mean([r.last for r in runs], axis=0), rtol=1e-13)
     before = sf.iterate(with_order(3, past), optimizer, PLACE, RATE, 4)
     state, place = before.state, jnp.asarray(before.last)
-    ends = [sf.iterate(with_order(3, past + order), optimizer, place, RATE, 3, state=state).last
-            for order in orders(3)]  # fmt: skip
+    ends = [
+        sf.iterate(with_order(3, past + order), optimizer, place, RATE, 3, state=state).last
+        for order in orders(3)
+    ]
     found = shuffle_mean(with_order(3, past), optimizer, place, RATE, state=state)
     np.testing.assert_allclose(found.mean, np.mean(ends, axis=0), rtol=1e-13)
 
 
-@pytest.mark.parametrize(("kind", "method"), [
-    ("iteration", "taylor"), pytest.param("flow", "displaced", marks=SLOW),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("iteration", "taylor"),
+        pytest.param("flow", "displaced", marks=SLOW),
+    ],
+)
 def test_the_mean_of_the_shadows_is_that_of_every_shadow(kind, method):
     """From within a run, whose past the memory sees, with a schedule of the learning rate."""
     optimizer, past = ROWS["adam-inside"](), [2, 0, 0, 1]
     rate = optax.exponential_decay(RATE, 1, 0.9)
     state = sf.iterate(with_order(3, past), optimizer, PLACE, rate, 4).state
-    runs = [sf.shadow(with_order(3, past + order), optimizer, PLACE, rate, 3, method=method,
-                      kind=kind, start=4) for order in orders(3)]  # fmt: skip
-    found = shuffle_mean(with_order(3, past), optimizer, PLACE, rate, kind=kind, method=method,
-                         state=state)  # fmt: skip
+    runs = [
+        sf.shadow(
+            with_order(3, past + order),
+            optimizer,
+            PLACE,
+            rate,
+            3,
+            method=method,
+            kind=kind,
+            start=4,
+        )
+        for order in orders(3)
+    ]
+    found = shuffle_mean(
+        with_order(3, past), optimizer, PLACE, rate, kind=kind, method=method, state=state
+    )
     np.testing.assert_allclose(found.mean, np.mean([r.last for r in runs], axis=0), rtol=1e-13)
     worst = np.max([run.validity.ratio for run in runs], axis=0)
     np.testing.assert_allclose(found.validity.ratio, worst, rtol=1e-10)
@@ -124,8 +151,9 @@ def test_optax_and_the_zoo_have_the_same_mean():
 @pytest.mark.parametrize("kind", ["iterates", "field", pytest.param("flow", marks=SLOW)])
 def test_host_functions_go_the_same_way(kind):
     grad = jax.grad(batch_loss)
-    slow = sf.Problem(grad=lambda x, c: np.asarray(grad(x, jnp.asarray(c))), traceable=False,
-                      batches=DATA[:2])  # fmt: skip
+    slow = sf.Problem(
+        grad=lambda x, c: np.asarray(grad(x, jnp.asarray(c))), traceable=False, batches=DATA[:2]
+    )
     means = [
         shuffle_mean(p, ROWS["adam-inside"](), PLACE, RATE, kind=kind, method="displaced").mean
         for p in (slow, problem(2))
@@ -168,9 +196,13 @@ def modified_end(count, rate, noise):
     time = count * rate
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, x, args: -modified_gradient(x, count, rate, noise)),
-        diffrax.Dopri8(), 0.0, time, time / 4, PLACE,
+        diffrax.Dopri8(),
+        0.0,
+        time,
+        time / 4,
+        PLACE,
         stepsize_controller=diffrax.PIDController(rtol=1e-12, atol=1e-13),
-    )  # fmt: skip
+    )
     return solution.ys[0]
 
 
@@ -203,7 +235,7 @@ def test_where_the_flow_of_the_mean_field_is_the_mean(row, order):
     for rate in TINY:
         end = PLACE
         for n in range(3):
-            every = lambda x, n=n, rate=rate: [field(o, rate, n, x) for o in orders(3)]  # noqa: E731
+            every = lambda x, n=n, rate=rate: [field(o, rate, n, x) for o in orders(3)]
             end = runge_kutta(lambda x, every=every: np.mean(every(x), axis=0), end, rate)
         real = shuffle_mean(problem(3), ROWS[row](), PLACE, rate).mean
         errors.append(float(np.abs(end - real).max()))
@@ -223,15 +255,24 @@ SMALL = [2.0**-k for k in range(8, 11)]
 
 
 @pytest.mark.parametrize("kind", SHADOWS)
-@pytest.mark.parametrize("row", ["adam-inside", *(
-    pytest.param(row, marks=SLOW)
-    for row in ("adam-outside", "rmsprop-inside", "momentum-ema"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [
+        "adam-inside",
+        *(
+            pytest.param(row, marks=SLOW)
+            for row in ("adam-outside", "rmsprop-inside", "momentum-ema")
+        ),
+    ],
+)
 def test_the_mean_of_the_shadows_is_the_mean_to_order_3(row, kind):
     optimizer, errors = ROWS[row](), {}
     ends = [shuffle_mean(problem(3), optimizer, PLACE, rate).mean for rate in SMALL]
     for order in (1, 2):
-        follow = [shuffle_mean(problem(3), optimizer, PLACE, rate, kind=kind, order=order).mean
-                  for rate in SMALL]  # fmt: skip
+        follow = [
+            shuffle_mean(problem(3), optimizer, PLACE, rate, kind=kind, order=order).mean
+            for rate in SMALL
+        ]
         errors[order] = [float(np.abs(a - b).max()) for a, b in zip(ends, follow, strict=True)]
     assert abs(slope(errors[2]) - 3) < 0.15, errors
     assert abs(slope(errors[1]) - 2) < 0.15, errors
@@ -264,8 +305,10 @@ def test_standard_errors_cover_the_exact_mean_as_often_as_they_should(row):
 
 
 def test_standard_errors_shrink_as_one_over_the_root_of_the_draws():
-    sizes = [np.mean([drawn("adam-inside", n, seed).standard_error for seed in range(8)])
-             for n in (32, 512)]  # fmt: skip
+    sizes = [
+        np.mean([drawn("adam-inside", n, seed).standard_error for seed in range(8)])
+        for n in (32, 512)
+    ]
     np.testing.assert_allclose(sizes[0] / sizes[1], 4, rtol=0.1)
 
 
@@ -273,10 +316,12 @@ def test_a_reversed_order_takes_what_differs_at_order_2_away():
     """Of gradient descent; of independent orders the standard error is of order 2."""
     paired, alone = [], []
     for rate in HALVED:
-        paired.append(np.max(shuffle_mean(problem(4), sf.sgd(), PLACE, rate, samples=64)
-                             .standard_error))  # fmt: skip
-        ends = [sf.iterate(with_order(4, order), sf.sgd(), PLACE, rate, 4).last
-                for order in orders(4)]  # fmt: skip
+        paired.append(
+            np.max(shuffle_mean(problem(4), sf.sgd(), PLACE, rate, samples=64).standard_error)
+        )
+        ends = [
+            sf.iterate(with_order(4, order), sf.sgd(), PLACE, rate, 4).last for order in orders(4)
+        ]
         alone.append(np.max(np.std(ends, axis=0)))
     assert abs(slope(paired) - 3) < 0.15, paired
     assert abs(slope(alone) - 2) < 0.15, alone
@@ -302,10 +347,12 @@ def test_copies_of_one_batch_have_no_spread(kind):
     assert np.all(found.standard_error < 1e-16) and not found.exact
     expected = {
         "iterates": lambda: sf.iterate(full, optimizer, PLACE, RATE, 8).last,
-        "field": lambda: np.mean([sf.modified_field(full, optimizer, RATE)(n, PLACE)
-                                  for n in range(8)], axis=0),
-    }.get(kind, lambda: sf.shadow(full, optimizer, PLACE, RATE, 8, method="taylor",
-                                  kind=kind).last)()  # fmt: skip
+        "field": lambda: np.mean(
+            [sf.modified_field(full, optimizer, RATE)(n, PLACE) for n in range(8)], axis=0
+        ),
+    }.get(
+        kind, lambda: sf.shadow(full, optimizer, PLACE, RATE, 8, method="taylor", kind=kind).last
+    )()
     np.testing.assert_allclose(found.mean, expected, rtol=1e-10)
 
 
@@ -328,15 +375,17 @@ def test_any_function_of_the_problem_has_a_mean():
 
 def test_the_dtype_is_the_parameters():
     params = {"x": PLACE.astype(jnp.float32)}
-    loss = lambda p, c: batch_loss(p["x"], c.astype(jnp.float32))  # noqa: E731
+    loss = lambda p, c: batch_loss(p["x"], c.astype(jnp.float32))
     found = shuffle_mean(sf.Problem(loss, batches=DATA[:3]), sf.sgd(), params, 0.01, samples=4)
     assert found.mean["x"].dtype == found.standard_error["x"].dtype == jnp.float32
 
 
 def test_what_is_not_finite_is_said_with_its_step():
     """Where batch 2 comes last its logarithm is taken of a negative number."""
-    logs = sf.Problem(lambda x, c: jnp.sum(-c[0] * jnp.log(x) + c[1] * x),
-                      batches=jnp.asarray([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]))  # fmt: skip
+    logs = sf.Problem(
+        lambda x, c: jnp.sum(-c[0] * jnp.log(x) + c[1] * x),
+        batches=jnp.asarray([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]),
+    )
     found = shuffle_mean(logs, sf.sgd(), jnp.ones(1), 0.6)
     assert found.failed_at == 2
     assert found.verdict.startswith("Does not hold: a non-finite number began at step 2")
@@ -345,31 +394,64 @@ def test_what_is_not_finite_is_said_with_its_step():
 
 
 REFUSALS = [
-    (lambda: shuffle_mean(sf.Problem(batch_loss), sf.sgd(), PLACE, RATE), ValueError,
-     "problem: expected mini-batches"),
-    (lambda: over_shuffles(lambda p: PLACE, sf.Problem(batch_loss)), ValueError,
-     "problem: expected mini-batches"),
+    (
+        lambda: shuffle_mean(sf.Problem(batch_loss), sf.sgd(), PLACE, RATE),
+        ValueError,
+        "problem: expected mini-batches",
+    ),
+    (
+        lambda: over_shuffles(lambda p: PLACE, sf.Problem(batch_loss)),
+        ValueError,
+        "problem: expected mini-batches",
+    ),
     (lambda: over_shuffles(3, problem(3)), TypeError, "function: expected a function"),
     (lambda: shuffle_mean(batch_loss, sf.sgd(), PLACE, RATE), TypeError, "problem: expected a"),
-    (lambda: shuffle_mean(problem(3), optax.sgd(0.1), PLACE, RATE), TypeError,
-     "optimizer: expected a"),
+    (
+        lambda: shuffle_mean(problem(3), optax.sgd(0.1), PLACE, RATE),
+        TypeError,
+        "optimizer: expected a",
+    ),
     (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, -1.0), ValueError, "learning_rate: "),
-    (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, kind="iterate"), ValueError,
-     "kind: expected one of 'iterates', 'flow', 'iteration', 'field'"),
-    (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, kind="flow", method="inertial"),
-     ValueError, "expected one that takes mini-batches"),
-    (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, kind="flow", order=3), ValueError,
-     "order"),
-    (lambda: shuffle_mean(problem(3), sf.from_optax(optax.sgd), PLACE, RATE, kind="field"),
-     ValueError, "problem: expected a full batch for the optax transformation"),
-    (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, samples=1), ValueError,
-     "samples: expected a whole number of at least 2"),
+    (
+        lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, kind="iterate"),
+        ValueError,
+        "kind: expected one of 'iterates', 'flow', 'iteration', 'field'",
+    ),
+    (
+        lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, kind="flow", method="inertial"),
+        ValueError,
+        "expected one that takes mini-batches",
+    ),
+    (
+        lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, kind="flow", order=3),
+        ValueError,
+        "order",
+    ),
+    (
+        lambda: shuffle_mean(problem(3), sf.from_optax(optax.sgd), PLACE, RATE, kind="field"),
+        ValueError,
+        "problem: expected a full batch for the optax transformation",
+    ),
+    (
+        lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, samples=1),
+        ValueError,
+        "samples: expected a whole number of at least 2",
+    ),
     (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, epochs=0), ValueError, "epochs: "),
     (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, seed=-1), ValueError, "seed: "),
-    (lambda: shuffle_mean(problem(3), sf.momentum(0.5), PLACE, RATE, state=sf.State(
-        (PLACE,), jnp.asarray(jnp.inf))), ValueError, "state: expected the number of a step"),
+    (
+        lambda: shuffle_mean(
+            problem(3),
+            sf.momentum(0.5),
+            PLACE,
+            RATE,
+            state=sf.State((PLACE,), jnp.asarray(jnp.inf)),
+        ),
+        ValueError,
+        "state: expected the number of a step",
+    ),
     (lambda: shuffle_mean(problem(3), sf.sgd(), jnp.arange(3), RATE), TypeError, "params"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), REFUSALS)

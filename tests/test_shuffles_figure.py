@@ -14,8 +14,17 @@ from shadowflow.lab.models import cross_entropy, mlp_apply, mlp_init, perceptron
 from shadowflow.paper import shuffles as figure, style
 from shadowflow.report.reproduce import figure_of
 
-TINY = figure.Settings(seeds=(0, 1), stages=(20,), batches=(1, 3), b2s=(0.5,), b1s=(0.3,), b1=0.3,
-                       b2=0.5, draws=2, steps=2)  # fmt: skip
+TINY = figure.Settings(
+    seeds=(0, 1),
+    stages=(20,),
+    batches=(1, 3),
+    b2s=(0.5,),
+    b1s=(0.3,),
+    b1=0.3,
+    b2=0.5,
+    draws=2,
+    steps=2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +50,12 @@ def by_fields(seed):
     params = jax.tree.map(jnp.asarray, params)
     parts = np.random.default_rng(seed).permutation(1797).reshape(3, 599)
     data = jnp.asarray(images[parts].astype(float)), jnp.asarray(labels[parts])
-    loss = lambda p, batch: cross_entropy(mlp_apply(p, batch[0]), batch[1])  # noqa: E731
+    loss = lambda p, batch: cross_entropy(mlp_apply(p, batch[0]), batch[1])
     each = [jax.grad(loss)(params, jax.tree.map(lambda leaf, k=k: leaf[k], data)) for k in range(3)]
-    whole = lambda p: sum(loss(p, (x, y)) for x, y in zip(*data, strict=True)) / 3  # noqa: E731
+    whole = lambda p: sum(loss(p, (x, y)) for x, y in zip(*data, strict=True)) / 3
     slope = jax.grad(lambda p: perturbed_norm(jax.grad(whole)(p)))(params)
     root = jax.tree.map(lambda *gs: jnp.sqrt(sum(g**2 for g in gs) / 3 + TINY.eps_root), *each)
-    inner = lambda a, b: sum(  # noqa: E731
+    inner = lambda a, b: sum(
         jnp.vdot(*pair) for pair in zip(*map(jax.tree.leaves, (a, b)), strict=True)
     )
     kept, adam = figure.past((0.3, 0.5)), figure.adam(TINY, (0.3, 0.5))
@@ -107,7 +116,7 @@ def broken(name, change):
 
 def test_evidence_can_fail():
     settings = figure.SCALES["full"]
-    holds = lambda arrays: [row.holds for row in figure.evidence(arrays, settings)]  # noqa: E731
+    holds = lambda arrays: [row.holds for row in figure.evidence(arrays, settings)]
     with np.errstate(invalid="ignore"):
         good = invented()
         for stage in settings.stages:  # where the brace is 0 a relative difference needs a number

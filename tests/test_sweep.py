@@ -32,8 +32,11 @@ def test_a_grid_is_the_product_of_its_axes_the_last_one_fastest():
     axes = dict(map(axis, ["opt.b2=0.9,0.99", "--learning-rate=1e-3,1e-4", "augment=true"]))
     found = cells(SMALL, [Block(axes)])
     assert [(c.settings.arguments["b2"], c.settings.learning_rate) for c in found] == [
-        (0.9, 1e-3), (0.9, 1e-4), (0.99, 1e-3), (0.99, 1e-4),
-    ]  # fmt: skip
+        (0.9, 1e-3),
+        (0.9, 1e-4),
+        (0.99, 1e-3),
+        (0.99, 1e-4),
+    ]
     assert all(cell.settings.augment for cell in found)
     assert [cell.index for cell in found] == [0, 1, 2, 3]
     assert {cell.settings.width for cell in found} == {0.25}
@@ -55,8 +58,10 @@ def test_blocks_are_united_and_what_they_share_is_one_cell(tmp_path):
         opt.b2 = 0.999
     """)
     base, options, blocks = read(file)
-    found = [(cell.settings.arguments["b1"], cell.settings.arguments["b2"])
-             for cell in cells(base, blocks)]  # fmt: skip
+    found = [
+        (cell.settings.arguments["b1"], cell.settings.arguments["b2"])
+        for cell in cells(base, blocks)
+    ]
     assert found == [(0.9, 0.9), (0.9, 0.999), (0.5, 0.999)]
     assert (base.model, str(options["data_dir"])) == ("cnn", "somewhere")
     assert base.arguments["eps"] == 0.0
@@ -335,8 +340,7 @@ def test_the_export_has_all_histories(tmp_path):
     assert len(frame) == 2 * 5
     assert frame["opt.b2"].to_list() == [0.9] * 5 + [0.99] * 5
     for cell in made.cells:
-        told = [row["train_loss"] for row in history.read(
-            made.folder_of(cell) / "history.jsonl")]  # fmt: skip
+        told = [row["train_loss"] for row in history.read(made.folder_of(cell) / "history.jsonl")]
         assert frame.filter(polars.col("cell") == cell.index)["train_loss"].to_list() == told
     assert frame["cosine"].null_count() == 2  # of the first epoch of each
     assert set(frame["model"]) == {"mlp"}

@@ -50,8 +50,13 @@ def alone(tmp_path_factory):
     found = []
     for seed in (0, 1, 2):
         command = [sys.executable, "-m", "shadowflow.cli", "train", *WORDS, "--seed", str(seed)]
-        subprocess.run([*command, "--quiet", "--run-dir", str(folder)], cwd=ROOT, check=True,
-                       env=os.environ | {"NPROC": "1"}, stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(
+            [*command, "--quiet", "--run-dir", str(folder)],
+            cwd=ROOT,
+            check=True,
+            env=os.environ | {"NPROC": "1"},
+            stdout=subprocess.DEVNULL,
+        )
         found.append(contents(sweep(folder).folder_of(sweep(folder).cells[seed])))
     return found
 
@@ -106,9 +111,25 @@ def test_ray(tmp_path, alone, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_it_leaves_nobody_behind_and_goes_on(tmp_path, alone, number):
-    command = [sys.executable, "-m", "shadowflow.cli", "sweep", "--grid", "seed=0,1,2", "--quiet",
-               "--workers", "2", "--threads", "1", "--patience", "2", "--run-dir", str(tmp_path),
-               "train", *WORDS]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "shadowflow.cli",
+        "sweep",
+        "--grid",
+        "seed=0,1,2",
+        "--quiet",
+        "--workers",
+        "2",
+        "--threads",
+        "1",
+        "--patience",
+        "2",
+        "--run-dir",
+        str(tmp_path),
+        "train",
+        *WORDS,
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     made = sweep(tmp_path)
     while not any(row.epoch > 20 for row in table.standings(made)):

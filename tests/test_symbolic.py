@@ -21,7 +21,7 @@ from shadowflow.symbolic.steps import FACTOR, RATIO_NOW, RATIO_PAST, direction_a
 PUSHED = derivation.PUSHED
 B, R, E0 = sp.symbols("β ρ ε", positive=True)
 N = sp.Symbol("n", integer=True, nonnegative=True)
-C = lambda decay: (1 + decay) / (1 - decay)  # noqa: E731
+C = lambda decay: (1 + decay) / (1 - decay)
 LEARNING_RATE = 0.02
 
 
@@ -170,10 +170,12 @@ def landscape(place):
 def in_g(model, expression, g, theta, extra=None):
     """An expression in y per coordinate, as numbers; odd ones are to be given the sign."""
     values = {**model.numbers(), **(extra or {})}
-    return np.array([
-        float(sp.sympify(expression).subs(values).subs(model.y, abs(x)).subs(THETA, t))
-        for x, t in zip(g, theta, strict=True)
-    ])  # fmt: skip
+    return np.array(
+        [
+            float(sp.sympify(expression).subs(values).subs(model.y, abs(x)).subs(THETA, t))
+            for x, t in zip(g, theta, strict=True)
+        ]
+    )
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -184,7 +186,7 @@ def test_the_sums_at_step_n_are_the_numerical_field(row, n):
     model, part = found.model, found.at_step
     g, hessian = landscape(tuple(PLACE.tolist()))
     theta = np.asarray(PLACE)
-    signed = lambda e, at: _signed(model, e, g, theta, at)  # noqa: E731
+    signed = lambda e, at: _signed(model, e, g, theta, at)
     directions = [signed(direction_at(model, STEP), l) for l in range(n + 1)]
     total = np.zeros(3)
     for average, rise, older in zip(model.averages, part.slopes, part.shares, strict=True):
@@ -238,8 +240,14 @@ def test_the_short_form_at_step_n_is_the_numerical_field(row):
     assert row == "sgd" or np.max(np.abs(settled - expected)) > 1e-6
 
 
-UNCORRECTED = {"rmsprop-inside", "rmsprop-outside", "rmsprop-both", "adam-uncorrected", "signum",
-               "lion"}  # fmt: skip
+UNCORRECTED = {
+    "rmsprop-inside",
+    "rmsprop-outside",
+    "rmsprop-both",
+    "adam-uncorrected",
+    "signum",
+    "lion",
+}
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -249,32 +257,38 @@ def test_the_mini_batch_form_is_the_numerical_field(row):
     model, part, theta = found.model, found.batched, np.asarray(PLACE)
     gradients = [np.asarray(SURFACES[b].gradient(theta)) for b in ORDER[: n + 1]]
     hessians = [np.asarray(SURFACES[b].hessian(theta)) for b in ORDER[: n + 1]]
-    weights = lambda a, step: [  # noqa: E731
-        float(w.subs(model.numbers())) for w in _weights(a, step)
-    ]
+    weights = lambda a, step: [float(w.subs(model.numbers())) for w in _weights(a, step)]
 
     def moments(step):
         return [
-            sum(w * np.asarray(psi(g)) for w, g in zip(weights(a, step), gradients[: step + 1],
-                                                        strict=True))
+            sum(
+                w * np.asarray(psi(g))
+                for w, g in zip(weights(a, step), gradients[: step + 1], strict=True)
+            )
             for a, psi in zip(model.averages, [m.transform for m in optimizer.moments], strict=True)
-        ]  # fmt: skip
+        ]
 
     forces = [
         np.asarray(optimizer.combine(tuple(moments(l)), PLACE, jnp.asarray(float(l))))
         for l in range(n + 1)
     ]
-    values = {sp.Symbol("F_n"): forces[n], sp.Symbol("H_n F_n"): hessians[n] @ forces[n],
-              sp.Symbol("g_n", real=True): gradients[n], THETA: theta}  # fmt: skip
+    values = {
+        sp.Symbol("F_n"): forces[n],
+        sp.Symbol("H_n F_n"): hessians[n] @ forces[n],
+        sp.Symbol("g_n", real=True): gradients[n],
+        THETA: theta,
+    }
     values |= dict(zip(part.moments, moments(n), strict=True))
-    for a, m, p, bar, scale in zip(model.averages, optimizer.moments, part.moving, part.still,
-                                   part.scales, strict=True):  # fmt: skip
+    for a, m, p, bar, scale in zip(
+        model.averages, optimizer.moments, part.moving, part.still, part.scales, strict=True
+    ):
         if p is None:
             continue
         slopes = [jax.vmap(jax.grad(m.transform))(jnp.asarray(g)) / float(scale) for g in gradients]
         ws = weights(a, n)
-        values[p] = sum(ws[k] * slopes[k] * (hessians[k] @ sum(forces[k:n], np.zeros(3)))
-                        for k in range(n + 1))  # fmt: skip
+        values[p] = sum(
+            ws[k] * slopes[k] * (hessians[k] @ sum(forces[k:n], np.zeros(3))) for k in range(n + 1)
+        )
         values[bar] = sum(ws[k] * slopes[k] * (hessians[k] @ forces[n]) for k in range(n + 1))
     whole = -part.direction + LEARNING_RATE * part.correction
     for symbol, meaning in reversed(part.definitions):
@@ -284,11 +298,13 @@ def test_the_mini_batch_form_is_the_numerical_field(row):
         if not meaning.has(sp.Sum):
             whole = whole.subs(symbol, meaning)
     ours = [
-        float(whole.subs({STEP: n, **model.numbers()}).subs(
-            {s: float(np.asarray(v)[j]) for s, v in values.items()}
-        ))
+        float(
+            whole.subs({STEP: n, **model.numbers()}).subs(
+                {s: float(np.asarray(v)[j]) for s, v in values.items()}
+            )
+        )
         for j in range(3)
-    ]  # fmt: skip
+    ]
     expected = modified_field(PROBLEM, optimizer, LEARNING_RATE)(n, PLACE)
     np.testing.assert_allclose(ours, expected, rtol=1e-10)
 
@@ -342,8 +358,14 @@ def test_the_limit_with_weight_decay_is_a_gradient():
     kappa, strength = part.small.preconditioner, part.small.strength
     direction = kappa * grad + pull * x
     flow = -kappa * (grad + H / 2 * strength * hessian * direction) - pull * (x + H / 2 * direction)
-    there = loss.subs({penalty.LOSS: energy, penalty.SQUARE: grad.dot(grad),
-                       penalty.PARAMETERS: x.dot(x), penalty.TURNED: x.dot(grad)})  # fmt: skip
+    there = loss.subs(
+        {
+            penalty.LOSS: energy,
+            penalty.SQUARE: grad.dot(grad),
+            penalty.PARAMETERS: x.dot(x),
+            penalty.TURNED: x.dot(grad),
+        }
+    )
     for v, component in zip(x, flow, strict=True):
         same(-sp.diff(there, v), component)
 
@@ -412,8 +434,12 @@ def check_own(optimizer, places=PLACES, rtol=1e-10):
 def test_numbers_of_a_module_become_symbols():
     found = check_own(own())
     assert {h.symbol.name: h.value for h in found.model.hypers} == {
-        "β": 0.5, "β₂": 0.8, "γ": 0.6, "power": 0.25, "mixture": 0.7,
-    }  # fmt: skip
+        "β": 0.5,
+        "β₂": 0.8,
+        "γ": 0.6,
+        "power": 0.25,
+        "mixture": 0.7,
+    }
     assert "tanh" in found.text() and r"\mathrm{power}" in found.latex()
 
 

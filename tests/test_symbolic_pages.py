@@ -15,8 +15,12 @@ from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.symbolic.dialects import Latex, MathML, Text
 from shadowflow.symbolic.layout import write
 
-EVERY = {**ROWS, "own": own, "branch": lambda: sf.Optimizer(CORRECTED, FUNCTIONS["a branch"]),
-         "sharp": lambda: sf.lion(eps_root=0.0)}  # fmt: skip
+EVERY = {
+    **ROWS,
+    "own": own,
+    "branch": lambda: sf.Optimizer(CORRECTED, FUNCTIONS["a branch"]),
+    "sharp": lambda: sf.lion(eps_root=0.0),
+}
 
 KATEX = {
     *("beta rho gamma varepsilon lambda theta nu Phi nabla infty kappa Lambda partial").split(),
@@ -63,17 +67,24 @@ def adam_text():
     ("row", "lines"),
     [
         ("sgd", ["θ′ = −(g + (h/4) ∇‖∇E‖²)", "Ẽ  = E + (h/4) ‖∇E‖²", "hΛ = 2 "]),
-        ("momentum", ["θ′ = −∇Ẽ/(1 − β)", "Ẽ  = E + h (1 + β)/(4 (1 − β)²) ‖∇E‖²",
-                      "− 4 (n + 1) β^(n+1)"]),
-        ("rmsprop-inside", ["1 − (1 + ρ)/(1 − ρ) + (1 + ρ)/(1 − ρ) · ε/(g² + ε)",
-                            "θ′  = −g_n/R + h (g_n (2 P + P̄)/(2 R³) − 1/(2 R) H_n F_n)",
-                            "r_k = (1 − ρ) ρ^(n−k)\n"]),
+        (
+            "momentum",
+            ["θ′ = −∇Ẽ/(1 − β)", "Ẽ  = E + h (1 + β)/(4 (1 − β)²) ‖∇E‖²", "− 4 (n + 1) β^(n+1)"],
+        ),
+        (
+            "rmsprop-inside",
+            [
+                "1 − (1 + ρ)/(1 − ρ) + (1 + ρ)/(1 − ρ) · ε/(g² + ε)",
+                "θ′  = −g_n/R + h (g_n (2 P + P̄)/(2 R³) − 1/(2 R) H_n F_n)",
+                "r_k = (1 − ρ) ρ^(n−k)\n",
+            ],
+        ),
         ("adamw", ["− λ (θ + (h/2) Φ)", "HΦ = ∇J + λ ∇(θ·∇E − E)"]),
         ("signum", ["θ′ = −Φ(∇Ẽ)", "(1 + β)/(1 − β) · ε/(g² + ε)"]),
         ("lion", ["(1 + 2 β₁ − β₂)/(1 − β₂) · ε/(g² + ε)", "(1 − β₂)/(1 + √β₁)²"]),
         ("nadam", ["(1 − β + 2 β²)/(1 − β)", "A_m = Σ_{l=0..n−1}"]),
     ],
-)  # fmt: skip
+)
 def test_the_other_optimizers_print_theirs(row, lines):
     text = page(row).text()
     for line in lines:

@@ -24,13 +24,27 @@ from shadowflow.lab.training import Training
 from shadowflow.problem import Problem
 from shadowflow.report.training import description, forward_flops
 
-SMALL = Training(width=0.25, images=120, test_images=40, epochs=6, ghost_batch=50,
-                 arguments={"b2": 0.95, "eps_root": 1e-6}, learning_rate=3e-3)  # fmt: skip
+SMALL = Training(
+    width=0.25,
+    images=120,
+    test_images=40,
+    epochs=6,
+    ghost_batch=50,
+    arguments={"b2": 0.95, "eps_root": 1e-6},
+    learning_rate=3e-3,
+)
 
 
 def run_of(settings, folder, **options):
-    return Run(settings, network_of(settings), images_of(settings), settings.build(),
-               rates_of(settings), folder, **options)  # fmt: skip
+    return Run(
+        settings,
+        network_of(settings),
+        images_of(settings),
+        settings.build(),
+        rates_of(settings),
+        folder,
+        **options,
+    )
 
 
 def records(folder):
@@ -65,15 +79,37 @@ def test_bad_settings_are_refused(change, words):
 
 
 def test_every_field_is_in_the_name():
-    other = {"model": "cnn", "width": 0.5, "dataset": "mnist", "images": 100, "test_images": 30,
-             "optimizer": "lion", "arguments": {"b2": 0.9}, "learning_rate": 1e-4,
-             "schedule": "cosine", "warmup": 1, "loss": "mse", "epochs": 7, "ghost_batch": 60,
-             "ghost": "reshuffled", "micro_batch": 10, "test_every": 2, "stop_accuracy": 0.5,
-             "precision": "bfloat16", "seed": 1, "standardize": "all", "augment": True, "pool": 2,
-             "measure_every": 5, "devices": 2}  # fmt: skip
+    other = {
+        "model": "cnn",
+        "width": 0.5,
+        "dataset": "mnist",
+        "images": 100,
+        "test_images": 30,
+        "optimizer": "lion",
+        "arguments": {"b2": 0.9},
+        "learning_rate": 1e-4,
+        "schedule": "cosine",
+        "warmup": 1,
+        "loss": "mse",
+        "epochs": 7,
+        "ghost_batch": 60,
+        "ghost": "reshuffled",
+        "micro_batch": 10,
+        "test_every": 2,
+        "stop_accuracy": 0.5,
+        "precision": "bfloat16",
+        "seed": 1,
+        "standardize": "all",
+        "augment": True,
+        "pool": 2,
+        "measure_every": 5,
+        "devices": 2,
+    }
     assert set(other) == {field.name for field in dataclasses.fields(Training)}
-    changed = [dataclasses.replace(SMALL, **{"arguments": {}, name: value})
-               for name, value in other.items()]  # fmt: skip
+    changed = [
+        dataclasses.replace(SMALL, **{"arguments": {}, name: value})
+        for name, value in other.items()
+    ]
     assert len({SMALL.key(), *(settings.key() for settings in changed)}) == len(other) + 1
     assert dataclasses.replace(SMALL).key() == SMALL.key()
 
@@ -112,7 +148,7 @@ def test_the_loop_takes_the_steps_of_iterate(tmp_path):
         np.testing.assert_allclose(one, other, atol=3e-5)
         assert one.dtype == jnp.float32
     told = [record["train_loss"] for record in records(tmp_path)]
-    place_of = lambda n: jax.tree.map(lambda leaf: jnp.asarray(leaf[n]), real.params)  # noqa: E731
+    place_of = lambda n: jax.tree.map(lambda leaf: jnp.asarray(leaf[n]), real.params)
     np.testing.assert_allclose(told, [float(loss(place_of(n))) for n in range(7)], rtol=1e-5)
     assert told[-1] < told[0]
 
@@ -139,8 +175,9 @@ def test_a_pass_is_the_gradient_of_the_mean(loss):
 
     value, grad = jax.value_and_grad(mean)(params)
     for size in (30, 7, 1):
-        sums, _ = passes.gradient_pass(network.apply, loss, "float32", params, state,
-                                       passes.split(images, labels, size))  # fmt: skip
+        sums, _ = passes.gradient_pass(
+            network.apply, loss, "float32", params, state, passes.split(images, labels, size)
+        )
         found, accuracy, summed = sums.means()
         assert float(found) == pytest.approx(float(value), rel=1e-12)
         right = np.argmax(network.apply(params, state, images, True)[0], 1) == labels
@@ -155,11 +192,17 @@ def test_bfloat16_is_coarser_and_keeps_its_sums_in_float32():
     params, state = network.init(jax.random.key(0))
     found = {}
     for precision in ("float32", "tf32", "bfloat16"):
-        sums, _ = passes.gradient_pass(network.apply, "cross_entropy", precision, params, state,
-                                       passes.split(data.images, data.labels, 50))  # fmt: skip
+        sums, _ = passes.gradient_pass(
+            network.apply,
+            "cross_entropy",
+            precision,
+            params,
+            state,
+            passes.split(data.images, data.labels, 50),
+        )
         _, _, found[precision] = sums.means()
         assert {leaf.dtype for leaf in jax.tree.leaves(found[precision])} == {jnp.dtype("float32")}
-    norm = lambda a, b: float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)))  # noqa: E731
+    norm = lambda a, b: float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)))
     size = float(optax.tree.norm(found["float32"]))
     assert 1e-4 < norm(found["float32"], found["bfloat16"]) / size < 0.1
     assert norm(found["float32"], found["tf32"]) / size < 1e-3
@@ -196,8 +239,14 @@ def test_measures_every_so_often_are_those_of_every_epoch(tmp_path):
     assert seldom[0].keys() == every[0].keys()
     assert seldom[3] == every[3]
     assert "cosine" in seldom[3]
-    assert set(seldom[4]) == {"epoch", "learning_rate", "train_loss", "train_accuracy",
-                              "test_loss", "test_accuracy"}  # fmt: skip
+    assert set(seldom[4]) == {
+        "epoch",
+        "learning_rate",
+        "train_loss",
+        "train_accuracy",
+        "test_loss",
+        "test_accuracy",
+    }
     assert seldom[4].items() < every[4].items()
 
 
@@ -224,7 +273,7 @@ def test_stopped_at_every_epoch_it_is_the_same_run(tmp_path, change):
 
 def stepped(run, ticks):
     """Run one epoch more than none, by a clock of our own."""
-    clock = lambda: next(ticks, 9.0)  # noqa: E731
+    clock = lambda: next(ticks, 9.0)
     patched = pytest.MonkeyPatch()
     with patched.context() as patch:
         patch.setattr(time, "monotonic", clock)
@@ -299,8 +348,9 @@ def test_what_is_not_finite_ends_it_and_the_last_good_state_is_kept(tmp_path, ch
     assert found.epoch == outcome.epoch - 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.state.params))
     assert json.loads((tmp_path / "done.json").read_text()) == {
-        "reason": "non-finite", "epoch": outcome.epoch,
-    }  # fmt: skip
+        "reason": "non-finite",
+        "epoch": outcome.epoch,
+    }
 
 
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path):
@@ -312,7 +362,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path):
     history.cut(full / "history.jsonl", 4)
     lines = (full / "history.jsonl").read_text()
     with pytest.MonkeyPatch.context() as patch:
-        append = lambda path, record: Path("/dev/full").write_text("{}")  # noqa: E731
+        append = lambda path, record: Path("/dev/full").write_text("{}")
         patch.setattr(history, "append", append)
         with pytest.raises(ValueError, match=r"history: expected a folder that can be written.*No"):
             run_of(SMALL, full, checkpoint_every=2).go()
@@ -407,11 +457,12 @@ def test_batch_norm_takes_whole_ghost_batches():
 
 
 def test_pooled_images_are_means_of_squares():
-    fine, coarse = (images_of(dataclasses.replace(SMALL, pool=pool, standardize="all"))
-                    for pool in (1, 2))  # fmt: skip
+    fine, coarse = (
+        images_of(dataclasses.replace(SMALL, pool=pool, standardize="all")) for pool in (1, 2)
+    )
     assert coarse.images.shape == (120, 4, 4, 1)
     assert network_of(dataclasses.replace(SMALL, pool=2)).shape == (4, 4, 1)
-    corner = lambda images: images[:, :2, :2, 0].mean((1, 2))  # noqa: E731
+    corner = lambda images: images[:, :2, :2, 0].mean((1, 2))
     for one, other in ((fine.images, coarse.images), (fine.test_images, coarse.test_images)):
         slope, shift = np.polyfit(corner(one), other[:, 0, 0, 0], 1)
         np.testing.assert_allclose(other[:, 0, 0, 0], slope * corner(one) + shift, atol=1e-5)
@@ -441,8 +492,12 @@ def test_the_command(tmp_path, capsys):
     (folder,) = tmp_path.iterdir()
     assert json.loads((folder / "config.json").read_text())["arguments"]["b2"] == 0.95
     assert {path.name for path in folder.iterdir()} == {
-        "config.json", "history.jsonl", "timing.jsonl", "checkpoints", "done.json",
-    }  # fmt: skip
+        "config.json",
+        "history.jsonl",
+        "timing.jsonl",
+        "checkpoints",
+        "done.json",
+    }
     assert "seconds" not in (folder / "history.jsonl").read_text()
     assert cli.main(["train", "--describe", "--model", "mlp"]) == 0
     assert capsys.readouterr().out.endswith("parameters: 8970\n")

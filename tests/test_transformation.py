@@ -43,7 +43,7 @@ def clipped(rate):
 
 def test_it_takes_the_steps_of_optax():
     """Clipping by the global norm, which is not pointwise, and a schedule."""
-    schedule = lambda step: 0.1 / (1 + step)  # noqa: E731
+    schedule = lambda step: 0.1 / (1 + step)
     run = sf.iterate(BOWL, sf.from_optax(clipped), PLACE, schedule, 5)
     tx, params = clipped(lambda count: 0.1 / (1 + count)), PLACE
     state = tx.init(params)
@@ -63,8 +63,9 @@ def test_it_agrees_with_the_moments_to_rounding(order):
         averaged = kind(BILINEAR, sf.adam(**OPTIONS), 1e-3, **options)(None, X)
         np.testing.assert_allclose(walked, averaged, rtol=1e-11)
         assert order == 1 or not np.array_equal(walked, averaged), "two paths round differently"
-    lower = sf.modified_field(BILINEAR, ADAM, 1e-3, method="collocation", order=order + 1,
-                              spacing=3)(None, X)  # fmt: skip
+    lower = sf.modified_field(
+        BILINEAR, ADAM, 1e-3, method="collocation", order=order + 1, spacing=3
+    )(None, X)
     assert not np.allclose(lower, walked, rtol=1e-11)
 
 
@@ -84,9 +85,16 @@ def test_the_order_is_what_is_declared(name, make, order):
     rates = [0.2 * 2.0**-k for k in (6, 7, 8, 9)]
     for asked in (order - 1, order):
         (row,) = sf.convergence(
-            BOWL, sf.from_optax(make), PLACE, 0.2, rates, start=None, methods=["collocation"],
-            orders=[asked], kinds=["iteration"],
-        )  # fmt: skip
+            BOWL,
+            sf.from_optax(make),
+            PLACE,
+            0.2,
+            rates,
+            start=None,
+            methods=["collocation"],
+            orders=[asked],
+            kinds=["iteration"],
+        )
         assert row.slope == pytest.approx(asked, abs=0.2), name
 
 
@@ -98,10 +106,12 @@ def test_the_flow_is_followed_from_a_settled_start():
     assert math.isinf(float(state.step))
     real = sf.iterate(BILINEAR, ADAM, X, 1e-3, 20, state=state)
     errors = [
-        sf.compare(real, sf.shadow(BILINEAR, ADAM, X, 1e-3, 20, method="collocation", order=order,
-                                   start=None)).max_norm[-1]
+        sf.compare(
+            real,
+            sf.shadow(BILINEAR, ADAM, X, 1e-3, 20, method="collocation", order=order, start=None),
+        ).max_norm[-1]
         for order in (1, 2)
-    ]  # fmt: skip
+    ]
     assert errors[1] < errors[0] / 50
 
 
@@ -129,21 +139,33 @@ def test_what_never_forgets_is_refused(make):
     [
         (lambda: sf.from_optax(lambda rate: rate), "make: expected a function of the learning"),
         (lambda: sf.from_optax(0.1), "make"),
-        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="linearized"),
-         r"method: expected one of .*'collocation', 'inertial'\]"),
+        (
+            lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="linearized"),
+            r"method: expected one of .*'collocation', 'inertial'\]",
+        ),
         (lambda: sf.shadow(CENTRES, ADAM, X, 1e-3, 3), "problem: expected a full batch"),
         (lambda: sf.from_optax(optax.lbfgs), "make: expected a transformation that asks .* lbfgs"),
         (lambda: sf.state_from_optax(ADAM, optax.sgd(0.1).init(X), X, 3), "opt_state: expected"),
         (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation"), "start: expected"),
-        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None,
-                           spacing=1.5), "spacing: expected whole steps"),
-        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None,
-                           order="auto"), "order: expected a number"),
-        (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, curvature=1.0),
-         "optimizer: expected one with moments, whose decays have edges"),
+        (
+            lambda: sf.shadow(
+                BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None, spacing=1.5
+            ),
+            "spacing: expected whole steps",
+        ),
+        (
+            lambda: sf.shadow(
+                BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None, order="auto"
+            ),
+            "order: expected a number",
+        ),
+        (
+            lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, curvature=1.0),
+            "optimizer: expected one with moments, whose decays have edges",
+        ),
         (lambda: sf.derive(ADAM), "optimizer: expected one with moments"),
     ],
-)  # fmt: skip
+)
 def test_what_it_cannot_have_is_refused(call, words):
     with pytest.raises((TypeError, ValueError), match=words):
         call()

@@ -25,7 +25,7 @@ def test_one_seed_is_kendall_s_test(row):
 def test_several_seeds_are_pooled_within_seeds():
     """All orders of three seeds of three values, counted one by one."""
     table = np.array([[0, 2, 1], [5, 6, 9], [3, 1, 2.0]])
-    score = lambda row: sum(np.sign(b - a) for a, b in itertools.combinations(row, 2))  # noqa: E731
+    score = lambda row: sum(np.sign(b - a) for a, b in itertools.combinations(row, 2))
     observed = sum(map(score, table))
     every = list(itertools.product(itertools.permutations(range(3)), repeat=3))
     as_large = sum(sum(map(score, rows)) >= observed for rows in every)
@@ -108,7 +108,7 @@ def test_the_sign_test(heads, tosses):
 
 
 def test_signs_of_ratios():
-    of = lambda *ratios: trials.of_signs("", "", "ratio", ratios)  # noqa: E731
+    of = lambda *ratios: trials.of_signs("", "", "ratio", ratios)
     assert of(0.5, 0.5, 0.5, 0.5, 0.5).verdict == HOLDS
     assert of(0.5, 0.5, 0.5, 0.5, math.inf).verdict == FAILS
     assert of(0.5, 0.5, 0.5, 0.5, math.nan).p == pytest.approx(6 / 32)

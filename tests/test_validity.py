@@ -67,10 +67,12 @@ def test_a_correction_of_nothing_is_no_finite_ratio():
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_ratio_of_an_iteration_is_that_of_its_two_orders(method, order):
     adam, rate = ROWS["adam-inside"](), 0.05
-    follow = sf.shadow(BILINEAR, adam, BILINEAR_START, rate, 8, method=method, order=order,
-                       kind="iteration")  # fmt: skip
-    first, second = (sf.memoryless_step(BILINEAR, adam, rate, method=method, order=p)
-                     for p in (1, 2))  # fmt: skip
+    follow = sf.shadow(
+        BILINEAR, adam, BILINEAR_START, rate, 8, method=method, order=order, kind="iteration"
+    )
+    first, second = (
+        sf.memoryless_step(BILINEAR, adam, rate, method=method, order=p) for p in (1, 2)
+    )
     for n in (0, 3, 7):
         place = jnp.asarray(follow.params[n])
         plain, full = first(n, place), second(n, place)
@@ -83,8 +85,9 @@ def test_the_ratio_of_an_iteration_is_that_of_its_two_orders(method, order):
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_ratio_of_a_flow_is_that_of_its_two_fields(order, start):
     adam, rate = ROWS["adam-inside"](), 0.01
-    follow = sf.shadow(BILINEAR, adam, BILINEAR_START, rate, 8, method="taylor", order=order,
-                       start=start)  # fmt: skip
+    follow = sf.shadow(
+        BILINEAR, adam, BILINEAR_START, rate, 8, method="taylor", order=order, start=start
+    )
     first, second = (sf.modified_field(BILINEAR, adam, rate, order=p) for p in (1, 2))
     for n in (1, 7):
         middle = jnp.asarray((follow.params[n] + follow.params[n + 1]) / 2)
@@ -121,7 +124,7 @@ def test_a_turn_is_still_seen_while_weights_rise():
 
 
 def test_a_step_of_rate_zero_is_no_turn_of_the_direction():
-    warm = lambda n: 0.0 if n in (0, 4) else 0.002  # noqa: E731
+    warm = lambda n: 0.0 if n in (0, 4) else 0.002
     args = (BILINEAR, ROWS["adam-inside"](), BILINEAR_START, warm, 8)
     follow = sf.shadow(*args, method="inertial")
     np.testing.assert_array_equal(follow.params[0], follow.params[1])

@@ -285,19 +285,34 @@ def directions(optimizer, steps=3):
 COMMON = {"b1": 0.5, "b2": 0.7, "eps": 0.01, "eps_root": 0.02, "bias_correction": False}
 ADAMS = [zoo.adam, zoo.adamw, zoo.nadam]
 OPTIONS = [
-    *[(zoo.momentum, {name: value}) for name, value in
-      {"decay": 0.5, "form": "ema", "bias_correction": True}.items()],
-    *[(zoo.nesterov, {name: value}) for name, value in
-      {"decay": 0.5, "form": "ema", "bias_correction": True}.items()],
-    *[(zoo.rmsprop, {name: value}) for name, value in
-      {"decay": 0.5, "eps": 0.01, "eps_root": 0.02, "bias_correction": True}.items()],
+    *[
+        (zoo.momentum, {name: value})
+        for name, value in {"decay": 0.5, "form": "ema", "bias_correction": True}.items()
+    ],
+    *[
+        (zoo.nesterov, {name: value})
+        for name, value in {"decay": 0.5, "form": "ema", "bias_correction": True}.items()
+    ],
+    *[
+        (zoo.rmsprop, {name: value})
+        for name, value in {
+            "decay": 0.5,
+            "eps": 0.01,
+            "eps_root": 0.02,
+            "bias_correction": True,
+        }.items()
+    ],
     *[(build, {name: value}) for build in ADAMS for name, value in COMMON.items()],
     (zoo.adamw, {"weight_decay": 0.3}),
-    *[(zoo.signum, {name: value}) for name, value in
-      {"decay": 0.5, "eps_root": 0.02, "bias_correction": True}.items()],
-    *[(zoo.lion, {name: value}) for name, value in
-      {"b1": 0.5, "b2": 0.7, "eps_root": 0.02, "bias_correction": True}.items()],
-]  # fmt: skip
+    *[
+        (zoo.signum, {name: value})
+        for name, value in {"decay": 0.5, "eps_root": 0.02, "bias_correction": True}.items()
+    ],
+    *[
+        (zoo.lion, {name: value})
+        for name, value in {"b1": 0.5, "b2": 0.7, "eps_root": 0.02, "bias_correction": True}.items()
+    ],
+]
 
 
 def label(value):

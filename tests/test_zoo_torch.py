@@ -27,7 +27,7 @@ def torch_path(build, steps=STEPS):
     matrix = torch.tensor(MATRIX, dtype=torch.float64, requires_grad=True)
     vector = torch.tensor(VECTOR, dtype=torch.float64, requires_grad=True)
     optimizer = build([matrix, vector])
-    flat = lambda: torch.cat([matrix.flatten(), vector]).detach().numpy().copy()  # noqa: E731
+    flat = lambda: torch.cat([matrix.flatten(), vector]).detach().numpy().copy()
     path = [flat()]
     for _ in range(steps):
         optimizer.zero_grad()

@@ -16,7 +16,7 @@ class Mlp(nn.Sequential):
     def __init__(self, classes=CLASSES, width=WIDTH, pixels=3072):
         hidden = round(64 * width)
         layers = [nn.Linear(pixels, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, classes)]
-        gelu = lambda: nn.GELU(approximate="tanh")  # noqa: E731
+        gelu = lambda: nn.GELU(approximate="tanh")
         super().__init__(nn.Flatten(), layers[0], gelu(), layers[1], gelu(), layers[2])
 
 
@@ -29,9 +29,12 @@ class Cnn(nn.Module):
         blocks, inputs = [], 3
         for outputs in (round(channels * width) for channels in (32, 64, 128)):
             blocks += [
-                nn.Conv2d(inputs, outputs, 3, padding="same"), nn.ReLU(),
-                nn.Conv2d(outputs, outputs, 3, padding="same"), nn.ReLU(), pool,
-            ]  # fmt: skip
+                nn.Conv2d(inputs, outputs, 3, padding="same"),
+                nn.ReLU(),
+                nn.Conv2d(outputs, outputs, 3, padding="same"),
+                nn.ReLU(),
+                pool,
+            ]
             inputs = outputs
         self.features = nn.Sequential(*blocks)
         hidden = round(512 * width)
@@ -96,7 +99,7 @@ class ResNet50(nn.Module):
         return {"stem": of(self.stem)} | blocks
 
     def params(self, read):
-        pair = lambda m: {"conv": of_layer(m[0], read), "norm": of_layer(m[1], read)}  # noqa: E731
+        pair = lambda m: {"conv": of_layer(m[0], read), "norm": of_layer(m[1], read)}
         return self._tree(pair) | {"logits": of_layer(self.logits, read)}
 
     def state(self):

@@ -42,8 +42,16 @@ class Claims:
         from shadowflow.report.claims import RUNS, claims_job
         from shadowflow.report.sweep import obtained
 
-        runs = obtained(self.out / RUNS, self.launcher, self.workers, data_dir=self.data_dir,
-                        quiet=self.quiet)  # fmt: skip
-        claims_job(self.scale, out=self.out, only=self.only, data_dir=self.data_dir, yes=self.yes,
-                   quiet=self.quiet, runs=runs)  # fmt: skip
+        runs = obtained(
+            self.out / RUNS, self.launcher, self.workers, data_dir=self.data_dir, quiet=self.quiet
+        )
+        claims_job(
+            self.scale,
+            out=self.out,
+            only=self.only,
+            data_dir=self.data_dir,
+            yes=self.yes,
+            quiet=self.quiet,
+            runs=runs,
+        )
         return 0

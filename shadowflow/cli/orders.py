@@ -31,8 +31,15 @@ class Orders:
 
     opt: Opt = None
     learning_rates: Annotated[tuple[float, ...], arg(metavar="FLOAT…")] = (
-        1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3,
-    )  # fmt: skip
+        1e-6,
+        3e-6,
+        1e-5,
+        3e-5,
+        1e-4,
+        3e-4,
+        1e-3,
+        3e-3,
+    )
     """Step sizes of the sweep, rising; none: no sweep."""
     orders: tuple[int, ...] = (1, 2, 3, 4)
     """The orders, where a method has them."""
@@ -69,12 +76,20 @@ class Orders:
         with jax.enable_x64(not self.single):
             problem, params = self._problem()
             plan = Plan(
-                lines(self.methods, sorted(set(self.orders)), problem), self.learning_rates,
-                self.warm, self.steps, self.at, self.far,
-                {"optimizer": setting.optimizer, "arguments": setting.arguments,
-                 "problem": self.problem or "digits", "seed": self.seed,
-                 "dtype": "float32" if self.single else "float64"},
-            )  # fmt: skip
+                lines(self.methods, sorted(set(self.orders)), problem),
+                self.learning_rates,
+                self.warm,
+                self.steps,
+                self.at,
+                self.far,
+                {
+                    "optimizer": setting.optimizer,
+                    "arguments": setting.arguments,
+                    "problem": self.problem or "digits",
+                    "seed": self.seed,
+                    "dtype": "float32" if self.single else "float64",
+                },
+            )
             orders_job(plan, problem, optimizer, params, out=self.out, quiet=self.quiet)
         return 0
 
@@ -87,8 +102,9 @@ class Orders:
             raise ValueError(f"--orders: expected whole numbers from 1, got {self.orders}")
         for name in ("warm", "steps", "far"):
             if getattr(self, name) < (name != "far"):
-                raise ValueError(f"--{name}: expected {int(name != 'far')} or more, got "
-                                 f"{getattr(self, name)}")  # fmt: skip
+                raise ValueError(
+                    f"--{name}: expected {int(name != 'far')} or more, got {getattr(self, name)}"
+                )
         if not rates and not self.far:
             raise ValueError("--learning-rates, --far: expected a sweep or a long run, got neither")
         if self.opt is None:

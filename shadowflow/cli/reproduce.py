@@ -12,9 +12,24 @@ from shadowflow.cli.flags import Flag
 from shadowflow.cli.sweep import Launcher
 
 Name = Literal[
-    "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "fig11",
-    "fig12", "perceptron", "resnet101", "cifar100", "shuffles", "all",
-]  # fmt: skip
+    "fig1",
+    "fig2",
+    "fig3",
+    "fig4",
+    "fig5",
+    "fig6",
+    "fig7",
+    "fig8",
+    "fig9",
+    "fig10",
+    "fig11",
+    "fig12",
+    "perceptron",
+    "resnet101",
+    "cifar100",
+    "shuffles",
+    "all",
+]
 ALL = ("fig1", "fig2", "fig3")
 
 
@@ -66,9 +81,20 @@ class Reproduce:
         from shadowflow.report.sweep import obtained
 
         good = reproduce_job(
-            chosen, self.scale, out=self.out, data_dir=self.data_dir, redraw=self.redraw,
-            styles=self.style, yes=self.yes, quiet=self.quiet,
-            runs=obtained(self.out / RUNS, self.launcher, self.workers, data_dir=self.data_dir,
-                          quiet=self.quiet),
-        )  # fmt: skip
+            chosen,
+            self.scale,
+            out=self.out,
+            data_dir=self.data_dir,
+            redraw=self.redraw,
+            styles=self.style,
+            yes=self.yes,
+            quiet=self.quiet,
+            runs=obtained(
+                self.out / RUNS,
+                self.launcher,
+                self.workers,
+                data_dir=self.data_dir,
+                quiet=self.quiet,
+            ),
+        )
         return 0 if good else 1

@@ -61,8 +61,14 @@ class Shadow:
         problem, params, label = self._problem()
         from shadowflow.report.run import shadow_job
 
-        shadow_job(self.settings(label), problem, params, out=self.out, quiet=self.quiet,
-                   bars=self.error_bars)  # fmt: skip
+        shadow_job(
+            self.settings(label),
+            problem,
+            params,
+            out=self.out,
+            quiet=self.quiet,
+            bars=self.error_bars,
+        )
         return 0
 
     def settings(self, label: str) -> list[Setting]:

@@ -80,8 +80,15 @@ class Sweep:
         if not blocks:
             raise ValueError("--grid: expected one or more, got none; for example seed=0,1")
         threads = self.threads or plan.threads_of(self.workers)
-        return plan.sweep_of(base, blocks, self.run_dir, self.name, threads=threads,
-                             patience=self.patience, **options)  # fmt: skip
+        return plan.sweep_of(
+            base,
+            blocks,
+            self.run_dir,
+            self.name,
+            threads=threads,
+            patience=self.patience,
+            **options,
+        )
 
     def run(self) -> int:
         """0 where every cell ended, 1 where one failed, 130 where it was stopped."""
@@ -91,8 +98,9 @@ class Sweep:
 
         if self.index is not None:
             return report.one_job(sweep, self.index, quiet=self.quiet)
-        return report.sweep_job(sweep, self.launcher, self.workers, quiet=self.quiet,
-                                options=options)  # fmt: skip
+        return report.sweep_job(
+            sweep, self.launcher, self.workers, quiet=self.quiet, options=options
+        )
 
 
 def _parameter(text: str) -> tuple[str, int | str]:
@@ -164,8 +172,12 @@ def parse(arguments: Sequence[str]) -> Sweep | Status | Export:
     train = None
     if IN_FRONT in words:
         place = words.index(IN_FRONT)
-        train = tyro.cli(Train, args=words[place + 1 :], prog=f"shadowflow sweep … {IN_FRONT}",
-                         config=(tyro.conf.CascadeSubcommandArgs,))  # fmt: skip
+        train = tyro.cli(
+            Train,
+            args=words[place + 1 :],
+            prog=f"shadowflow sweep … {IN_FRONT}",
+            config=(tyro.conf.CascadeSubcommandArgs,),
+        )
         words = words[:place]
     found = tyro.cli(Sweep, args=words, prog="shadowflow sweep")
     return dataclasses.replace(found, train=train)

@@ -88,9 +88,10 @@ class Train:
         own = {item.name for item in dataclasses.fields(Training)} - {"optimizer", "arguments"}
         name = next(name for name, kind in OPTIMIZERS.items() if isinstance(self.opt, kind))
         return Training(
-            optimizer=name, arguments=dataclasses.asdict(self.opt),
+            optimizer=name,
+            arguments=dataclasses.asdict(self.opt),
             **{key: getattr(self, key) for key in own},
-        )  # fmt: skip
+        )
 
     def run(self) -> int:
         """0 where it ended as asked, 1 where a number was not finite."""
@@ -105,6 +106,11 @@ class Train:
             print(training.description(settings))
             return 0
         return training.train_job(
-            settings, self.run_dir, data_dir=self.data_dir, log=self.log, quiet=self.quiet,
-            checkpoint_every=self.checkpoint_every, wall_time=self.wall_time,
-        )  # fmt: skip
+            settings,
+            self.run_dir,
+            data_dir=self.data_dir,
+            log=self.log,
+            quiet=self.quiet,
+            checkpoint_every=self.checkpoint_every,
+            wall_time=self.wall_time,
+        )

@@ -53,9 +53,11 @@ def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, An
     try:
         write_arrays(data, leaves, compress=False, durable=True)
         content = {
-            "epoch": epoch, "sha256": _digest(data), "configuration": plain(dict(configuration)),
+            "epoch": epoch,
+            "sha256": _digest(data),
+            "configuration": plain(dict(configuration)),
             "leaves": {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves.items()},
-        }  # fmt: skip
+        }
         text = json.dumps({**content, "check": _check(content)}, indent=1, allow_nan=False) + "\n"
         write(manifest, lambda draft: draft.write_text(text, encoding="utf-8"), durable=True)
         later = [other for other in _epochs(folder) if other > epoch]  # of a course given up
@@ -153,14 +155,16 @@ def _fitted(arrays: Mapping[str, np.ndarray], like: PyTree, path: Path) -> PyTre
     """The arrays in the structure of ``like``, leaf by leaf of the same name, shape and dtype."""
     wanted = {name: _stored(leaf) for name, leaf in _leaves(like).items()}
     for name in [*wanted, *(name for name in arrays if name not in wanted)]:
-        pair = [None if a is None else (a.shape, str(a.dtype))
-                for a in (wanted.get(name), arrays.get(name))]  # fmt: skip
+        pair = [
+            None if a is None else (a.shape, str(a.dtype))
+            for a in (wanted.get(name), arrays.get(name))
+        ]
         if pair[0] != pair[1]:
             raise ValueError(
                 f"{path.name}: expected the leaf {name} as {pair[0]}, got {pair[1]}; "
                 "it was written for another model or optimizer"
             )
-    fit = lambda place, leaf: _as(leaf, arrays[_name(place)])  # noqa: E731
+    fit = lambda place, leaf: _as(leaf, arrays[_name(place)])
     return jax.tree_util.tree_map_with_path(fit, like)
 
 

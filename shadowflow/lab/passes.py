@@ -49,18 +49,25 @@ def losses(
     return jnp.mean((logits - wanted) ** 2, axis=1)
 
 
-def logits_of(apply: Callable, params: PyTree, state: PyTree, images: Array, train: bool,
-              precision: str) -> tuple[Array, PyTree]:  # fmt: skip
+def logits_of(
+    apply: Callable, params: PyTree, state: PyTree, images: Array, train: bool, precision: str
+) -> tuple[Array, PyTree]:
     """Logits in float32 or finer, and the network's new state; products in ``precision``."""
     if precision == "bfloat16":
-        low = lambda leaf: leaf.astype(jnp.bfloat16)  # noqa: E731
+        low = lambda leaf: leaf.astype(jnp.bfloat16)
         logits, state = apply(jax.tree.map(low, params), state, low(images), train)
         return logits.astype(jnp.float32), state
     return apply(params, state, images, train)
 
 
-def gradient_pass(apply: Callable, loss: str, precision: str, params: PyTree, state: PyTree,
-                  batches: Iterable[Batch]) -> tuple[Sums, PyTree]:  # fmt: skip
+def gradient_pass(
+    apply: Callable,
+    loss: str,
+    precision: str,
+    params: PyTree,
+    state: PyTree,
+    batches: Iterable[Batch],
+) -> tuple[Sums, PyTree]:
     """Sums over the batches at ``params``, and the network's state after them.
 
     Each batch is seen in training mode, one after the other; what the network keeps of one (the
@@ -83,12 +90,22 @@ def _add(apply, loss, precision, total: Sums, params, state, images, labels):
 
     (value, (correct, after)), grad = jax.value_and_grad(summed, has_aux=True)(params)
     grown = jax.tree.map(jnp.add, total.grad, grad)
-    return Sums(total.count + len(labels), total.loss + value,
-                total.correct + correct.astype(total.correct.dtype), grown), after  # fmt: skip
+    return Sums(
+        total.count + len(labels),
+        total.loss + value,
+        total.correct + correct.astype(total.correct.dtype),
+        grown,
+    ), after
 
 
-def look(apply: Callable, loss: str, precision: str, params: PyTree, state: PyTree,
-         batches: Iterable[Batch]) -> Sums:  # fmt: skip
+def look(
+    apply: Callable,
+    loss: str,
+    precision: str,
+    params: PyTree,
+    state: PyTree,
+    batches: Iterable[Batch],
+) -> Sums:
     """Sums over the batches in evaluation mode, without a gradient."""
     zero = jnp.zeros((), trees.finest_dtype(params))
     total = Sums(zero, zero, zero, None)

@@ -23,10 +23,17 @@ from shadowflow.lab.transforms import standardize
 DIGITS = (1500, 297)  # to train on and to test on, of scikit-learn's one set
 
 
-def train(settings: Training, run_dir: Path, *, data_dir: Path | None = None,
-          loggers: Sequence[Any] = (), checkpoint_every: int = 10, wall_time: float | None = None,
-          progress: Callable[[int, Mapping[str, Any]], Any] | None = None,
-          guard: Callable[[], Any] | None = None) -> Outcome:  # fmt: skip
+def train(
+    settings: Training,
+    run_dir: Path,
+    *,
+    data_dir: Path | None = None,
+    loggers: Sequence[Any] = (),
+    checkpoint_every: int = 10,
+    wall_time: float | None = None,
+    progress: Callable[[int, Mapping[str, Any]], Any] | None = None,
+    guard: Callable[[], Any] | None = None,
+) -> Outcome:
     """Run a training, or go on with it, or find it done.
 
     Args:
@@ -54,8 +61,20 @@ def train(settings: Training, run_dir: Path, *, data_dir: Path | None = None,
     images = images_of(settings, data_dir)
     writable(folder, "--run-dir")
     claim(folder, settings)
-    return Run(settings, network, images, optimizer, rates_of(settings), folder, devices,
-               tuple(loggers), checkpoint_every, wall_time, progress, guard).go()  # fmt: skip
+    return Run(
+        settings,
+        network,
+        images,
+        optimizer,
+        rates_of(settings),
+        folder,
+        devices,
+        tuple(loggers),
+        checkpoint_every,
+        wall_time,
+        progress,
+        guard,
+    ).go()
 
 
 def claim(folder: Path, settings: Training) -> None:
@@ -74,9 +93,9 @@ def shape_of(name: str, pool: int = 1) -> tuple[tuple[int, int, int], int]:
     >>> shape_of("cifar100"), shape_of("mnist", 4)
     (((32, 32, 3), 100), ((7, 7, 1), 10))
     """
-    (height, width, *channels), classes = ((8, 8), 10) if name == "digits" else (
-        dataset(name).shape, dataset(name).classes
-    )  # fmt: skip
+    (height, width, *channels), classes = (
+        ((8, 8), 10) if name == "digits" else (dataset(name).shape, dataset(name).classes)
+    )
     if height % pool or width % pool:
         raise ValueError(
             f"--pool: expected a divisor of the {height} by {width} pixels of {name}, got {pool}"
@@ -91,7 +110,7 @@ def counts_of(settings: Training) -> tuple[int, int]:
     (500, 10000)
     """
     there = DIGITS if settings.dataset == "digits" else dataset(settings.dataset).counts
-    fewer = lambda want, have: have if want is None else min(want, have)  # noqa: E731
+    fewer = lambda want, have: have if want is None else min(want, have)
     return fewer(settings.images, there[0]), fewer(settings.test_images, there[1])
 
 
@@ -126,11 +145,14 @@ def images_of(settings: Training, data_dir: Path | None = None) -> Images:
         parts = ((found.train_images, found.train_labels), (found.test_images, found.test_labels))
     first, second = (
         (images[:count].reshape(-1, *shape), labels[:count])
-        for (images, labels), count in zip(parts, (settings.images, settings.test_images),
-                                           strict=True)
-    )  # fmt: skip
-    for name, count, there in (("images", settings.images, len(first[1])),
-                               ("test_images", settings.test_images, len(second[1]))):  # fmt: skip
+        for (images, labels), count in zip(
+            parts, (settings.images, settings.test_images), strict=True
+        )
+    )
+    for name, count, there in (
+        ("images", settings.images, len(first[1])),
+        ("test_images", settings.test_images, len(second[1])),
+    ):
         if count is not None and count > there:
             raise ValueError(
                 f"--{name.replace('_', '-')}: expected at most the {there:,} that "
@@ -138,8 +160,9 @@ def images_of(settings: Training, data_dir: Path | None = None) -> Images:
             )
     pooled = (_pooled(images, pool) for images in (first[0], second[0]))
     (train_images, test_images), _ = standardize(*pooled, per=settings.standardize)
-    return Images(train_images, np.asarray(first[1], np.int32), test_images,
-                  np.asarray(second[1], np.int32))  # fmt: skip
+    return Images(
+        train_images, np.asarray(first[1], np.int32), test_images, np.asarray(second[1], np.int32)
+    )
 
 
 def _pooled(images: np.ndarray, pool: int) -> np.ndarray:

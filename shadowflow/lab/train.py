@@ -164,13 +164,16 @@ class Run:
         )
         gradients = 0 if epoch % settings.measure_every else 1 + settings.one_function
         rates = self.rate_at(max(0, epoch - 1)), self.rate_at(epoch + 1)
-        following, found = advanced(self.optimizer, gradients, place, sums, network,
-                                    *map(np.asarray, rates))  # fmt: skip
+        following, found = advanced(
+            self.optimizer, gradients, place, sums, network, *map(np.asarray, rates)
+        )
         loss, accuracy, finite, measures = jax.device_get(found)
         record: dict[str, Any] = {
-            "epoch": epoch, "learning_rate": self.rate_at(epoch),
-            "train_loss": float(loss), "train_accuracy": float(accuracy),
-        }  # fmt: skip
+            "epoch": epoch,
+            "learning_rate": self.rate_at(epoch),
+            "train_loss": float(loss),
+            "train_accuracy": float(accuracy),
+        }
         if epoch % settings.test_every == 0 or epoch == settings.epochs:
             tested = passes.look(*ways, place.params, network, self.test_batches)
             test_loss, test_accuracy, _ = tested.means()
@@ -286,8 +289,15 @@ class _TimeUp(Exception):
 
 
 @eqx.filter_jit
-def advanced(optimizer: Optimizer, gradients: int, place: Position, sums: passes.Sums,
-             network: PyTree, last_rate: Array, following: Array) -> tuple:  # fmt: skip
+def advanced(
+    optimizer: Optimizer,
+    gradients: int,
+    place: Position,
+    sums: passes.Sums,
+    network: PyTree,
+    last_rate: Array,
+    following: Array,
+) -> tuple:
     """The position after the step; loss, accuracy, whether all is finite, measures by name.
 
     gradients: those of one function that the measures may read: 0 (no measures), 1, or 2.
@@ -301,16 +311,27 @@ def advanced(optimizer: Optimizer, gradients: int, place: Position, sums: passes
     return after, (loss, accuracy, jnp.isfinite(loss) & trees.all_finite(grad), measures)
 
 
-def _measured(optimizer: Optimizer, gradients: int, place: Position, grad: PyTree,
-              state: State, last_rate: Array) -> dict[str, Array]:  # fmt: skip
+def _measured(
+    optimizer: Optimizer,
+    gradients: int,
+    place: Position,
+    grad: PyTree,
+    state: State,
+    last_rate: Array,
+) -> dict[str, Array]:
     if gradients == 0:
         return {}
     moments = tuple(None if m is None else _long(m) for m in state.moments)
     return run_measures(
-        optimizer, place.memory, _long(place.params), _long(grad), State(moments, state.step),
-        per_leaf=False, last_grad=_long(place.last_grad) if gradients == 2 else None,
+        optimizer,
+        place.memory,
+        _long(place.params),
+        _long(grad),
+        State(moments, state.step),
+        per_leaf=False,
+        last_grad=_long(place.last_grad) if gradients == 2 else None,
         last_rate=last_rate if gradients == 2 else None,
-    ).total  # fmt: skip
+    ).total
 
 
 def _long(tree: PyTree) -> Array:

@@ -83,9 +83,15 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind in (("model", Model), ("dataset", Data), ("loss", Loss), ("ghost", Ghost),
-                           ("schedule", Schedule), ("precision", Precision),
-                           ("standardize", Per)):  # fmt: skip
+        for name, kind in (
+            ("model", Model),
+            ("dataset", Data),
+            ("loss", Loss),
+            ("ghost", Ghost),
+            ("schedule", Schedule),
+            ("precision", Precision),
+            ("standardize", Per),
+        ):
             _one_of(name, getattr(self, name), get_args(kind))
         _one_of("opt", self.optimizer, tuple(OPTIMIZERS))
         for name in ("width", "learning_rate"):
@@ -93,9 +99,16 @@ class Training:
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{_flag(name)}: expected a positive finite number, got {value}")
             object.__setattr__(self, name, float(value))
-        for name, least in (("epochs", 1), ("ghost_batch", 1), ("test_every", 1),
-                            ("measure_every", 1), ("warmup", 0),
-                            ("seed", 0), ("pool", 1), ("devices", 1)):  # fmt: skip
+        for name, least in (
+            ("epochs", 1),
+            ("ghost_batch", 1),
+            ("test_every", 1),
+            ("measure_every", 1),
+            ("warmup", 0),
+            ("seed", 0),
+            ("pool", 1),
+            ("devices", 1),
+        ):
             _whole(name, getattr(self, name), least)
         for name in ("images", "test_images", "micro_batch"):
             if getattr(self, name) is not None:
@@ -137,8 +150,11 @@ class Training:
         if epoch < self.warmup:
             return self.learning_rate * (epoch + 1) / (self.warmup + 1)
         share = (epoch - self.warmup) / max(1, self.epochs - self.warmup)
-        course = {"constant": 1.0, "linear": 1 - share,
-                  "cosine": (1 + math.cos(math.pi * share)) / 2}  # fmt: skip
+        course = {
+            "constant": 1.0,
+            "linear": 1 - share,
+            "cosine": (1 + math.cos(math.pi * share)) / 2,
+        }
         return self.learning_rate * course[self.schedule]
 
     def plain(self) -> dict[str, Any]:

@@ -79,31 +79,70 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("taylor", (1, 2), ("flow", "iteration"), True,
-               "the paper's: past gradients expanded around the present point",
-               taylor.direction, minibatch.taylor, of_state_map=replay.taylor),
-        Method("displaced", (1, 2), ("flow", "iteration"), False,
-               "nothing expanded: past gradients on a line through two real ones",
-               displaced.secant, minibatch.displaced, of_state_map=replay.secant),
-        Method("linearized", (1, 2), ("flow", "iteration"), True,
-               "as displaced, the line from a Hessian-vector product", displaced.linearized,
-               full_batch="its one line through the gradients of one loss does not exist for "
-               "several; method='displaced' reads every batch at its own place"),
-        Method("differences", (1, 2), ("iteration",), False,
-               "the line through the last two gradients of the run: no work beyond a gradient",
-               runners={"iteration": differences.iteration},
-               full_batch="the difference of two gradients of different batches is noise of order "
-               "1 / learning_rate; use method='taylor' or 'displaced'"),
-        Method("collocation", None, ("flow", "iteration"), False,
-               "any order: a polynomial path that solves the optimizer's equation at nodes",
-               build=collocation.direction, of_state_map=backwards.direction,
-               runners={"iteration": collocation.iteration},
-               full_batch="the path it looks for is smooth, and mini-batches make it jump; use "
-               "method='taylor' or 'displaced'", settled=True, constant=True),
-        Method("inertial", (2, 3, 4), ("flow",), False,
-               "the memory kept as a state, the step corrected",
-               runners={"flow": inertial.flow}, keeps_moments=True,
-               full_batch="mini-batches make its moments jump within a step, where a direction of "
-               "the mean is not the mean of the directions; use method='taylor' or 'displaced'"),
+        Method(
+            "taylor",
+            (1, 2),
+            ("flow", "iteration"),
+            True,
+            "the paper's: past gradients expanded around the present point",
+            taylor.direction,
+            minibatch.taylor,
+            of_state_map=replay.taylor,
+        ),
+        Method(
+            "displaced",
+            (1, 2),
+            ("flow", "iteration"),
+            False,
+            "nothing expanded: past gradients on a line through two real ones",
+            displaced.secant,
+            minibatch.displaced,
+            of_state_map=replay.secant,
+        ),
+        Method(
+            "linearized",
+            (1, 2),
+            ("flow", "iteration"),
+            True,
+            "as displaced, the line from a Hessian-vector product",
+            displaced.linearized,
+            full_batch="its one line through the gradients of one loss does not exist for "
+            "several; method='displaced' reads every batch at its own place",
+        ),
+        Method(
+            "differences",
+            (1, 2),
+            ("iteration",),
+            False,
+            "the line through the last two gradients of the run: no work beyond a gradient",
+            runners={"iteration": differences.iteration},
+            full_batch="the difference of two gradients of different batches is noise of order "
+            "1 / learning_rate; use method='taylor' or 'displaced'",
+        ),
+        Method(
+            "collocation",
+            None,
+            ("flow", "iteration"),
+            False,
+            "any order: a polynomial path that solves the optimizer's equation at nodes",
+            build=collocation.direction,
+            of_state_map=backwards.direction,
+            runners={"iteration": collocation.iteration},
+            full_batch="the path it looks for is smooth, and mini-batches make it jump; use "
+            "method='taylor' or 'displaced'",
+            settled=True,
+            constant=True,
+        ),
+        Method(
+            "inertial",
+            (2, 3, 4),
+            ("flow",),
+            False,
+            "the memory kept as a state, the step corrected",
+            runners={"flow": inertial.flow},
+            keeps_moments=True,
+            full_batch="mini-batches make its moments jump within a step, where a direction of "
+            "the mean is not the mean of the directions; use method='taylor' or 'displaced'",
+        ),
     )
-}  # fmt: skip
+}

@@ -61,7 +61,7 @@ class Averages(Optimizer):
     def given(self, state: State) -> State:
         """The state of the transformation with these moments."""
         inner = self._inner(state.moments[:-1], state.step)
-        whole = lambda leaf, old: jnp.asarray(leaf).astype(old.dtype)  # noqa: E731
+        whole = lambda leaf, old: jnp.asarray(leaf).astype(old.dtype)
         leaves = map(whole, jax.tree.leaves(inner), self.leaves)
         return State((jax.tree.unflatten(self.structure, leaves),), state.step)
 
@@ -71,8 +71,10 @@ class Averages(Optimizer):
         inner = self._inner(zeros, jnp.zeros((), trees.real_dtype()))
         _, after = self.source.make(1.0).update(grad, inner, trees.zeros_like(grad))
         leaves = jax.tree.leaves(after)
-        fresh = [trees.scale(1 / (1 - moment.rate), [leaves[i] for i in where])
-                 for moment, where in zip(self.moments, self.places, strict=False)]  # fmt: skip
+        fresh = [
+            trees.scale(1 / (1 - moment.rate), [leaves[i] for i in where])
+            for moment, where in zip(self.moments, self.places, strict=False)
+        ]
         return (*fresh, grad)
 
     def direction(self, moments: tuple, params: PyTree, step) -> PyTree:
@@ -139,8 +141,10 @@ class _Probe:
         grads = [jax.tree.map(self.drawn, self.like) for _ in range(2)]
         one = self.updated(self.leaves, grads[0], self.like, 1.0)[1]
         two = self.updated(one, grads[1], self.like, 1.0)[1]
-        same = [bool(jnp.all(a == b) & jnp.all(b == c))
-                for a, b, c in zip(self.leaves, one, two, strict=True)]  # fmt: skip
+        same = [
+            bool(jnp.all(a == b) & jnp.all(b == c))
+            for a, b, c in zip(self.leaves, one, two, strict=True)
+        ]
         floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in self.leaves]
         numbers = range(len(self.leaves))
         moving = [i for i in numbers if floats[i] and not same[i]]
@@ -161,10 +165,13 @@ class _Probe:
     def decays(self, moving: list, counts: list, grads: list) -> dict[int, float]:
         """β of each leaf that moves: from 0 and 1 at no gradient; then all else is changed."""
         still = jax.tree.map(jnp.zeros_like, grads[0])
-        changed = lambda by: [by(leaf) if i in moving else leaf  # noqa: E731
-                              for i, leaf in enumerate(self.leaves)]  # fmt: skip
-        ends = [self.updated(changed(by), still, self.like, 1.0)[1]
-                for by in (jnp.zeros_like, jnp.ones_like)]  # fmt: skip
+        changed = lambda by: [
+            by(leaf) if i in moving else leaf for i, leaf in enumerate(self.leaves)
+        ]
+        ends = [
+            self.updated(changed(by), still, self.like, 1.0)[1]
+            for by in (jnp.zeros_like, jnp.ones_like)
+        ]
         starts, after = [], []
         for k, rate in enumerate((1.0, 0.1)):
             leaves = changed(self.drawn)
@@ -180,8 +187,10 @@ class _Probe:
             got = np.asarray(after[1][i], float) - np.asarray(after[0][i], float)
             close = SLACK * float(jnp.finfo(self.leaves[i].dtype).eps)
             size = 1 + np.max(np.abs(after[0][i]))
-            if not (np.all(np.abs(rates - decay) <= close)
-                    and np.all(np.abs(got - expected) <= close * size)):  # fmt: skip
+            if not (
+                np.all(np.abs(rates - decay) <= close)
+                and np.all(np.abs(got - expected) <= close * size)
+            ):
                 self.refuse(i, "is no average of the gradient's past alone")
             if not 0 <= decay < 1:
                 self.refuse(i, f"keeps {decay:.3g} of itself at a step and never fades")

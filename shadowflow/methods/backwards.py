@@ -47,26 +47,33 @@ def walk(order: int, spacing: int, settling: int) -> Walk:
     """
     step, inverse = 1 / spacing, nodes.summation(order, 1 / spacing)
     times = np.arange(-(settling + spacing * (order - 1)), 1) * step
-    powers = lambda at: at[:, None] ** np.arange(1, order + 1)  # noqa: E731
+    powers = lambda at: at[:, None] ** np.arange(1, order + 1)
     ways = powers(times) @ inverse / step
     return Walk(
         nodes.against_first(powers(-np.arange(float(order))) @ inverse / step),
         nodes.against_first(inverse[0]),
         nodes.against_first(nodes.lagrange(order, times)),
-        nodes.against_first(ways), spacing,
-    )  # fmt: skip
+        nodes.against_first(ways),
+        spacing,
+    )
 
 
 @eqx.filter_jit
-def along(made: Walk, optimizer: Optimizer, rate: Array, params: PyTree, gradients: PyTree,
-          directions: PyTree, values: Array | None) -> tuple[PyTree, State]:  # fmt: skip
+def along(
+    made: Walk,
+    optimizer: Optimizer,
+    rate: Array,
+    params: PyTree,
+    gradients: PyTree,
+    directions: PyTree,
+    values: Array | None,
+) -> tuple[PyTree, State]:
     """(directions at the nodes, the state before the present gradient is read)."""
-    against = lambda tree: jax.tree.map(  # noqa: E731
-        lambda v: jnp.concatenate([v[:1], v[1:] - v[:1]]), tree)  # fmt: skip
+    against = lambda tree: jax.tree.map(lambda v: jnp.concatenate([v[:1], v[1:] - v[:1]]), tree)
     gradients, directions, values = map(against, (gradients, directions, values))
 
     def mixed(row, tree):
-        dot = lambda v: jnp.tensordot(trees.cast(row, v), v, 1, precision=nodes.FULL)  # noqa: E731
+        dot = lambda v: jnp.tensordot(trees.cast(row, v), v, 1, precision=nodes.FULL)
         return jax.tree.map(dot, tree)
 
     def place(row):
@@ -88,7 +95,7 @@ def along(made: Walk, optimizer: Optimizer, rate: Array, params: PyTree, gradien
         carry, _ = jax.lax.scan(one, carry, rows)
         return carry, carry[2]
 
-    cut = lambda row: row[oldest:].reshape(made.order - 1, made.spacing, made.order)  # noqa: E731
+    cut = lambda row: row[oldest:].reshape(made.order - 1, made.spacing, made.order)
     final, later = jax.lax.scan(segment, carry, jax.tree.map(cut, rows))
     found = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[::-1], carry[2], later)
     return found, final[1]
@@ -107,8 +114,9 @@ class Backwards(eqx.Module):
     order: int = eqx.field(static=True)
     spacing: int | None = eqx.field(static=True)
 
-    def __call__(self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-                 phase: float) -> tuple[PyTree, PyTree]:  # fmt: skip
+    def __call__(
+        self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+    ) -> tuple[PyTree, PyTree]:
         """(first order, order R) of the direction: phase 0: (θ(0) − θ(1))/h; ½: −θ'(0)/h."""
         made = self.walk(optimizer, params)
         first, directions, _ = self.path(made, problem, optimizer, memory.rate, params)
@@ -122,12 +130,14 @@ class Backwards(eqx.Module):
         spacing = self.spacing or mean_age(length, params)
         return walk(self.order, spacing, length)
 
-    def path(self, made: Walk, problem: Problem, optimizer: Optimizer, rate: Array,
-             params: PyTree) -> tuple[PyTree, PyTree, State]:  # fmt: skip
+    def path(
+        self, made: Walk, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree
+    ) -> tuple[PyTree, PyTree, State]:
         """(direction of first order, directions at the nodes, the state before the last step)."""
         here = nodes.gradient(problem, params)
-        everywhere = lambda tree: jax.tree.map(  # noqa: E731
-            lambda v: jnp.broadcast_to(v, (made.order, *v.shape)), tree)  # fmt: skip
+        everywhere = lambda tree: jax.tree.map(
+            lambda v: jnp.broadcast_to(v, (made.order, *v.shape)), tree
+        )
         still = everywhere(trees.zeros_like(params))
         values = _values(problem, optimizer, everywhere(params))
         directions, state = along(made, optimizer, rate, params, everywhere(here), still, values)
@@ -150,8 +160,9 @@ def _values(problem: Problem, optimizer: Optimizer, where: PyTree) -> Array | No
     return jnp.stack([problem.value(place) for place in places])
 
 
-def direction(optimizer: Optimizer, order: int | str, spacing: float | None,
-              origin: State | None = None) -> Backwards:  # fmt: skip
+def direction(
+    optimizer: Optimizer, order: int | str, spacing: float | None, origin: State | None = None
+) -> Backwards:
     """The direction of an order; ValueError for what only moments can have."""
     del origin  # forgotten once it has settled
     if order == "auto":
@@ -167,8 +178,14 @@ def direction(optimizer: Optimizer, order: int | str, spacing: float | None,
     return Backwards(int(order), None if spacing is None else int(spacing))
 
 
-def past_state(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, order: int,
-               spacing: float | None) -> State:  # fmt: skip
+def past_state(
+    problem: Problem,
+    optimizer: Optimizer,
+    memory: Memory,
+    params: PyTree,
+    order: int,
+    spacing: float | None,
+) -> State:
     """The settled state just before the gradient at θ is read, its step ∞."""
     way = direction(optimizer, order, spacing)
     made = way.walk(optimizer, params)

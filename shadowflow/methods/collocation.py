@@ -110,8 +110,10 @@ def summation(order: int, step: float) -> np.ndarray:
     no ill-conditioned matrix is inverted.
     """
     powers, nodes = range(1, order + 1), -np.arange(float(order))
-    difference = [[math.comb(a, b) * step ** (a - b - 1) if b < a else 0.0 for a in powers]
-                  for b in range(order)]  # fmt: skip
+    difference = [
+        [math.comb(a, b) * step ** (a - b - 1) if b < a else 0.0 for a in powers]
+        for b in range(order)
+    ]
     others = [nodes[nodes != node] for node in nodes]
     monomials = [
         np.polynomial.polynomial.polyfromroots(roots) / np.prod(node - roots)
@@ -145,7 +147,7 @@ def rule(optimizer: Optimizer, order: int, spacing: float | None = None) -> Rule
     inverse = summation(order, step)
     powers = nodes[:, None] ** np.arange(1, order + 1)
     rules = [geometric_rule(known_decay(moment), order) for moment in optimizer.moments]
-    seen = lambda times: lagrange(order, times * step)  # noqa: E731
+    seen = lambda times: lagrange(order, times * step)
     return Rule(
         against_first(powers @ inverse / step),
         against_first(inverse[0]),
@@ -221,14 +223,21 @@ def gradients_at(problem: Problem, where: PyTree, here: PyTree) -> PyTree:
     if problem.traceable:
         others = jax.lax.map(lambda place: gradient(problem, place), rest)
     else:
-        node = lambda j: jax.tree.map(lambda leaf: leaf[j], rest)  # noqa: E731
+        node = lambda j: jax.tree.map(lambda leaf: leaf[j], rest)
         taken = [gradient(problem, node(j)) for j in range(count)]
         others = jax.tree.map(lambda *leaves: jnp.stack(leaves), *taken)
     return jax.tree.map(lambda g, more: jnp.concatenate([g[None], more]), here, others)
 
 
-def sweep(problem: Problem, optimizer: Optimizer, rule: Rule, rate: Array, params: PyTree,
-          here: PyTree, directions: PyTree) -> tuple[PyTree, PyTree]:  # fmt: skip
+def sweep(
+    problem: Problem,
+    optimizer: Optimizer,
+    rule: Rule,
+    rate: Array,
+    params: PyTree,
+    here: PyTree,
+    directions: PyTree,
+) -> tuple[PyTree, PyTree]:
     """(gradients at the nodes of the path of ``directions``, the directions they give).
 
     Their order is that of the given ones and one more, up to R. ``here`` is ∇E(θ).
@@ -241,9 +250,9 @@ def sweep(problem: Problem, optimizer: Optimizer, rule: Rule, rate: Array, param
 def _cold(problem: Problem, optimizer: Optimizer, rule: Rule, rate: Array, params: PyTree):
     here = gradient(problem, params)
     first = optimizer.direction(optimizer.transformed(here), params, jnp.inf)
-    everywhere = lambda v: jnp.broadcast_to(v, (rule.order, *v.shape))  # noqa: E731
+    everywhere = lambda v: jnp.broadcast_to(v, (rule.order, *v.shape))
     known = jax.tree.map(everywhere, (here, first))
-    again = lambda _, known: sweep(problem, optimizer, rule, rate, params, here, known[1])  # noqa: E731
+    again = lambda _, known: sweep(problem, optimizer, rule, rate, params, here, known[1])
     if problem.traceable:
         return first, *jax.lax.fori_loop(0, rule.order - 1, again, known)
     for n in range(rule.order - 1):
@@ -254,8 +263,9 @@ def _cold(problem: Problem, optimizer: Optimizer, rule: Rule, rate: Array, param
 _traced_cold = eqx.filter_jit(_cold)
 
 
-def cold(problem: Problem, optimizer: Optimizer, rule: Rule, rate: Array,
-         params: PyTree) -> tuple[PyTree, PyTree, PyTree]:  # fmt: skip
+def cold(
+    problem: Problem, optimizer: Optimizer, rule: Rule, rate: Array, params: PyTree
+) -> tuple[PyTree, PyTree, PyTree]:
     """(direction of first order, gradients, directions at the nodes), from nothing but θ.
 
     Begins with all past gradients equal to ∇E(θ), which is of order 1; R − 1 sweeps: order R.
@@ -269,8 +279,9 @@ class Collocation(eqx.Module):
 
     rule: Rule
 
-    def __call__(self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-                 phase: float) -> tuple[PyTree, PyTree]:  # fmt: skip
+    def __call__(
+        self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+    ) -> tuple[PyTree, PyTree]:
         """(first order, order R) of the direction: phase 0: (θ(0) − θ(1))/h; ½: −θ'(0)/h."""
         first, _, directions = cold(problem, optimizer, self.rule, memory.rate, params)
         if phase:
@@ -300,8 +311,9 @@ class Run(eqx.Module):
         memory = mem.with_rate(memory, rate)
         here = gradient(self.problem, params)
         first = self.optimizer.direction(self.optimizer.transformed(here), params, jnp.inf)
-        _, directions = sweep(self.problem, self.optimizer, self.rule, memory.rate, params, here,
-                              directions)  # fmt: skip
+        _, directions = sweep(
+            self.problem, self.optimizer, self.rule, memory.rate, params, here, directions
+        )
         chosen = jax.tree.map(lambda leaf: leaf[0], directions)
         moved = trees.add(params, -rate, chosen)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, directions))
@@ -309,8 +321,14 @@ class Run(eqx.Module):
         return carry, sizes(first, chosen), finite
 
 
-def past_moments(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-                 order: int, spacing: float | None = None) -> tuple:  # fmt: skip
+def past_moments(
+    problem: Problem,
+    optimizer: Optimizer,
+    memory: Memory,
+    params: PyTree,
+    order: int,
+    spacing: float | None = None,
+) -> tuple:
     """The settled moments just before the gradient at θ is read, to O(h^order).
 
     m_i(−1) = Σ_k (1−β_i) β_i^k ψ_i(g(θ(−1−k))); None for a moment without memory. order 1: all
@@ -332,22 +350,25 @@ class Neighbours(eqx.Module):
 
     ways: tuple[Collocation, ...]
 
-    def differences(self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-                    phase: float) -> tuple[list[PyTree], Array]:  # fmt: skip
+    def differences(
+        self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+    ) -> tuple[list[PyTree], Array]:
         """([F_1, …, F_R], [e_1, …, e_{R−1}])."""
         found = [way(problem, optimizer, memory, params, phase)[1] for way in self.ways]
         gaps = [trees.norm(trees.subtract(b, a)) for a, b in pairwise(found)]
         return found, jnp.stack(gaps)
 
-    def choose(self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-               phase: float) -> tuple[int, float]:  # fmt: skip
+    def choose(
+        self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+    ) -> tuple[int, float]:
         """(the best order at this place, its distance from the next relative to order 1)."""
         found, gaps = self.differences(problem, optimizer, memory, params, phase)
         best = int(best_order(gaps))
         return best, float(gaps[best - 1] / trees.norm(found[0]))
 
-    def __call__(self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-                 phase: float) -> tuple[PyTree, PyTree]:  # fmt: skip
+    def __call__(
+        self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+    ) -> tuple[PyTree, PyTree]:
         """(first order, best order) of the direction at this place."""
         found, gaps = self.differences(problem, optimizer, memory, params, phase)
         best = best_order(gaps) - 1

@@ -41,8 +41,9 @@ class Differences(eqx.Module):
         params, memory, last, elapsed, slope = carry
         memory = mem.with_rate(memory, rate)
         value, gradient = self.problem.value_and_gradient(params)
-        fresh = trees.scale(1 / jnp.where(elapsed > 0, elapsed, 1.0),
-                            trees.subtract(last, gradient))  # fmt: skip
+        fresh = trees.scale(
+            1 / jnp.where(elapsed > 0, elapsed, 1.0), trees.subtract(last, gradient)
+        )
         slope = trees.where(elapsed > 0, fresh, slope)
         first = present(self.optimizer, memory, params, gradient).direction
         moments = tuple(

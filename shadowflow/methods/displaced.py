@@ -23,9 +23,7 @@ def differences(problem: Problem, params: PyTree, linearized: bool) -> tuple[PyT
     if linearized:
         return problem.linearize(params)
     gradient = problem.gradient(params)
-    read = lambda way: trees.subtract(  # noqa: E731
-        problem.gradient(trees.add(params, 1, way)), gradient
-    )
+    read = lambda way: trees.subtract(problem.gradient(trees.add(params, 1, way)), gradient)
     return gradient, read
 
 
@@ -37,8 +35,9 @@ def line(optimizer: Optimizer, memory: Memory, now: Present, change: Callable) -
     return trees.scale(1 / longest, change(trees.scale(longest, now.direction)))
 
 
-def averaged(optimizer: Optimizer, memory: Memory, index: int, gradient: PyTree, slope: PyTree,
-             nodes: Array) -> PyTree:  # fmt: skip
+def averaged(
+    optimizer: Optimizer, memory: Memory, index: int, gradient: PyTree, slope: PyTree, nodes: Array
+) -> PyTree:
     """Moment ``index`` on the line gradient + nodes · slope: W · mean of ψ over its ages."""
     moment = optimizer.moments[index]
     mass = mem.gauss_rule(memory, index)[1]
@@ -48,8 +47,14 @@ def averaged(optimizer: Optimizer, memory: Memory, index: int, gradient: PyTree,
     return trees.scale(mem.total_weight(optimizer, memory, index), mean)
 
 
-def direction(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-              phase: float, linearized: bool) -> tuple[PyTree, PyTree]:  # fmt: skip
+def direction(
+    problem: Problem,
+    optimizer: Optimizer,
+    memory: Memory,
+    params: PyTree,
+    phase: float,
+    linearized: bool,
+) -> tuple[PyTree, PyTree]:
     """(first order, second order) of the direction; phase 0: iteration, ½: flow."""
     gradient, change = differences(problem, params, linearized)
     now = present(optimizer, memory, params, gradient)
@@ -66,8 +71,14 @@ def direction(problem: Problem, optimizer: Optimizer, memory: Memory, params: Py
     return now.direction, optimizer.direction(moments, there, memory.count)
 
 
-def _own_lines(optimizer: Optimizer, memory: Memory, params: PyTree, now: Present,
-               change: Callable, ahead: Array | float) -> tuple:  # fmt: skip
+def _own_lines(
+    optimizer: Optimizer,
+    memory: Memory,
+    params: PyTree,
+    now: Present,
+    change: Callable,
+    ahead: Array | float,
+) -> tuple:
     """While the past directions differ: per moment the line through its own mean place.
 
     Moments without memory share one displaced gradient; ``ahead`` = 0.0 needs none for them.

@@ -102,9 +102,16 @@ class Inertial(eqx.Module):
         fresh = self._fresh(memory, gradient)
         first, second = (
             self._direction(memory, state.moments, read, params, 0.0)
-            for read in (fresh, self._on_line(memory, params, gradient,
-                         self._direction(memory, state.moments, fresh, params, 0.0)))
-        )  # fmt: skip
+            for read in (
+                fresh,
+                self._on_line(
+                    memory,
+                    params,
+                    gradient,
+                    self._direction(memory, state.moments, fresh, params, 0.0),
+                ),
+            )
+        )
         return sizes(first, second)
 
     def _finite_flow(self, memory: Memory, state: State, reference: tuple, y: tuple) -> tuple:
@@ -113,7 +120,7 @@ class Inertial(eqx.Module):
         if self.lower is None:
             return *found, jnp.asarray(False)
         below, fits = self.lower, trees.all_finite(found)
-        again = lambda: below._flow(memory, state, reference, y)  # noqa: E731
+        again = lambda: below._flow(memory, state, reference, y)
         if self.problem.traceable:
             return *jax.lax.cond(fits, lambda: found, again), ~fits
         return *(found if fits else again()), ~fits
@@ -122,10 +129,14 @@ class Inertial(eqx.Module):
         """(θ, drift) one step later."""
 
         def run(rule):
-            field = lambda s, y: self._field(memory, state, reference, rule, s, y)  # noqa: E731
-            return solver.one_step(field, y, traceable=self.problem.traceable,
-                                   substeps=self._parts(memory),
-                                   high_order=self.order > 2)  # fmt: skip
+            field = lambda s, y: self._field(memory, state, reference, rule, s, y)
+            return solver.one_step(
+                field,
+                y,
+                traceable=self.problem.traceable,
+                substeps=self._parts(memory),
+                high_order=self.order > 2,
+            )
 
         rules = self.rules
         if rules is None or memory.settled:
@@ -155,8 +166,9 @@ class Inertial(eqx.Module):
     def _moments(self, state: State, reference: tuple, drift: tuple, s) -> tuple:
         """m(s) = β^s m + (1 − β^s) ψ_reference + drift: exact while the gradient stands still."""
         moments = []
-        for moment, old, psi, extra in zip(self.optimizer.moments, state.moments, reference,
-                                           drift, strict=True):  # fmt: skip
+        for moment, old, psi, extra in zip(
+            self.optimizer.moments, state.moments, reference, drift, strict=True
+        ):
             if old is None:
                 moments.append(None)
                 continue
@@ -222,10 +234,13 @@ class Inertial(eqx.Module):
         half = memory.rate / 2
         near = self.optimizer.transformed(trees.add(gradient, half, slope))
         return tuple(
-            psi if kept else displaced.averaged(self.optimizer, memory, i, gradient, slope,
-                                                mem.gauss_rule(memory, i)[0] + half)
+            psi
+            if kept
+            else displaced.averaged(
+                self.optimizer, memory, i, gradient, slope, mem.gauss_rule(memory, i)[0] + half
+            )
             for i, (psi, kept) in enumerate(zip(near, self.kept, strict=True))
-        )  # fmt: skip
+        )
 
     def _direction(self, memory: Memory, moments: tuple, fresh: tuple, params: PyTree, s):
         read = tuple(
@@ -271,8 +286,10 @@ def kept_moments(optimizer: Optimizer, keep, order) -> tuple[bool, ...] | None:
         raise TypeError(f"keep: expected a sequence such as ('nu',), got {keep!r}.")
     for item in keep:
         checks.choice(f"keep (moments of {optimizer.name})", item, known)
-    kept = tuple(not some or i in keep or (name is not None and name in keep)
-                 for i, (some, name) in enumerate(zip(remembers, names, strict=True)))  # fmt: skip
+    kept = tuple(
+        not some or i in keep or (name is not None and name in keep)
+        for i, (some, name) in enumerate(zip(remembers, names, strict=True))
+    )
     if all(kept):
         return None
     if isinstance(optimizer, averages.Averages):
@@ -306,8 +323,9 @@ def without(state: State, kept: tuple[bool, ...] | None) -> State:
     return State(tuple(old if keep else None for old, keep in moments), state.step)
 
 
-def given(optimizer: Optimizer, state: State, kept: tuple[bool, ...] | None,
-          params: PyTree) -> State:  # fmt: skip
+def given(
+    optimizer: Optimizer, state: State, kept: tuple[bool, ...] | None, params: PyTree
+) -> State:
     """A state as passed, checked; of eliminated moments it may have anything, or None."""
     if kept is None or not isinstance(state, State):
         return averages.checked(optimizer, state, params)
@@ -318,8 +336,13 @@ def given(optimizer: Optimizer, state: State, kept: tuple[bool, ...] | None,
     return without(averages.checked(optimizer, state, params), kept)
 
 
-def flow(problem: Problem, optimizer: Optimizer, order: int, spacing: None,
-         kept: tuple[bool, ...] | None = None) -> Inertial:  # fmt: skip
+def flow(
+    problem: Problem,
+    optimizer: Optimizer,
+    order: int,
+    spacing: None,
+    kept: tuple[bool, ...] | None = None,
+) -> Inertial:
     """The runner of the method; kept: of ``kept_moments``."""
     del spacing
     some = kept or [True] * len(optimizer.moments)

@@ -77,10 +77,10 @@ class Flow(Runner):
         if self.order == 1:
             pair = self.direction(self.problem, self.optimizer, memory, params, 0.5)
             record = sizes(*pair)
-            field = lambda s, y: trees.scale(-rate, first_order(self, memory, y))  # noqa: E731
+            field = lambda s, y: trees.scale(-rate, first_order(self, memory, y))
             moved = solver.one_step(field, params, traceable=self.problem.traceable)
         else:
-            field = lambda s, y: paired(self, memory, y[0])  # noqa: E731
+            field = lambda s, y: paired(self, memory, y[0])
             start = (params, trees.zeros_like(params), trees.zeros_like(params))
             moved, second, first = solver.one_step(
                 field, start, traceable=self.problem.traceable, high_order=self.order > 2
@@ -124,20 +124,21 @@ def strides(runner: Flow, carry: tuple, rates) -> Iterator[Chunk]:
         taken = np.all(reached, axis=0) & np.isfinite(np.asarray(values))[:-1]
         good = int(np.argmin([*taken[:length], False]))
         params = jax.tree.map(lambda leaf, n=good: leaf[n], path)
-        yield Chunk((params, memory), jax.tree.map(lambda leaf: leaf[1:], path), records,
-                    length, good)  # fmt: skip
+        yield Chunk(
+            (params, memory), jax.tree.map(lambda leaf: leaf[1:], path), records, length, good
+        )
 
 
 @eqx.filter_jit
 def _stride(runner: Flow, memory: Memory, params: PyTree, steps):
     if runner.order == 1:
-        field = lambda y: trees.scale(-memory.rate, first_order(runner, memory, y))  # noqa: E731
+        field = lambda y: trees.scale(-memory.rate, first_order(runner, memory, y))
         path = solver.over_many(field, params, steps)
         starts = jax.tree.map(lambda leaf: leaf[:-1], path)
-        pair = lambda y: sizes(*paired(runner, memory, y)[:0:-1])  # noqa: E731
+        pair = lambda y: sizes(*paired(runner, memory, y)[:0:-1])
         correction, plain = jax.lax.map(pair, starts)
     else:
-        field = lambda y: paired(runner, memory, y[0])  # noqa: E731
+        field = lambda y: paired(runner, memory, y[0])
         start = (params, trees.zeros_like(params), trees.zeros_like(params))
         path, *ways = solver.over_many(field, start, steps, landing=runner.order >= LANDING)
         second, first = (jax.tree.map(lambda leaf: jnp.diff(leaf, axis=0), way) for way in ways)

@@ -42,8 +42,9 @@ def pointwise(function: Callable, *stacked: PyTree) -> PyTree:
     return jax.tree.map(lambda *leaves: jax.vmap(function)(*leaves), *stacked)
 
 
-def present(optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree,
-            gradients: PyTree) -> Present:  # fmt: skip
+def present(
+    optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree, gradients: PyTree
+) -> Present:
     """F_n(θ): every past gradient of batch b taken as ∇E_b(θ)."""
     here = row(gradients, history.present_slot(fold))
     moments = tuple(
@@ -56,8 +57,9 @@ def present(optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree,
 
 
 @eqx.filter_jit
-def remembered(optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree,
-               gradients: PyTree) -> tuple:  # fmt: skip
+def remembered(
+    optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree, gradients: PyTree
+) -> tuple:
     """Per moment Y_i [slots], None without memory: the optimizer's own recursion, fed from slots.
 
     With V_l = Σ_{j<l} h_j F_j, Y_{i,b} = Σ_{k: b(k)=b} w_{i,n,k} (V_n − V_k): one row per step.
@@ -75,12 +77,16 @@ def remembered(optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree,
         age = n - step
         slot = fold.slots[age]
         sums = [
-            jax.tree.map(lambda s, v, w=fold.weights[i][age]: s.at[slot].add(w.astype(s.dtype) * v),
-                         total, way)
+            jax.tree.map(
+                lambda s, v, w=fold.weights[i][age]: s.at[slot].add(w.astype(s.dtype) * v),
+                total,
+                way,
+            )
             for i, total in zip(kept, sums, strict=True)
-        ]  # fmt: skip
-        averages, direction = _step(optimizer, fold, params, row(gradients, slot), averages, step,
-                                    first)  # fmt: skip
+        ]
+        averages, direction = _step(
+            optimizer, fold, params, row(gradients, slot), averages, step, first
+        )
         return averages, trees.add(way, fold.rates[age], direction), sums
 
     _, way, sums = jax.lax.fori_loop(first, n, body, start)
@@ -92,8 +98,9 @@ def remembered(optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree,
     return tuple(result)
 
 
-def _step(optimizer: Optimizer, fold: Fold, params: PyTree, gradient: PyTree, averages: list,
-          step, first) -> tuple[list, PyTree]:  # fmt: skip
+def _step(
+    optimizer: Optimizer, fold: Fold, params: PyTree, gradient: PyTree, averages: list, step, first
+) -> tuple[list, PyTree]:
     """The optimizer's recursion at ``step``, begun at ``first``: (averages, F_step)."""
     count, since = (jnp.asarray(n, trees.real_dtype()) for n in (step, step - first))
     rest, fresh, read, moved = iter(averages), optimizer.transformed(gradient), [], []
@@ -130,8 +137,9 @@ def first_order(problem: Problem, optimizer: Optimizer, memory: Memory, params: 
     return present(optimizer, memory, fold, params, gradients).direction
 
 
-def taylor(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-           phase: float) -> tuple[PyTree, PyTree]:  # fmt: skip
+def taylor(
+    problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+) -> tuple[PyTree, PyTree]:
     """(first order, second order) of the direction; phase 0: iteration, ½: flow.
 
     One gradient per batch, one Hessian-vector product per batch and moment with memory.
@@ -142,10 +150,11 @@ def taylor(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTre
     forward = trees.scale(phase * memory.rate, now.direction)
     changes = []
     for i, (moment, way) in enumerate(zip(optimizer.moments, ways, strict=True)):
-        slope = lambda g, t, psi=moment.transform: jax.jvp(psi, (g,), (t,))[1]  # noqa: E731
+        slope = lambda g, t, psi=moment.transform: jax.jvp(psi, (g,), (t,))[1]
         if way is not None:
-            ahead = jax.tree.map(lambda y, f, i=i: y + spread(fold.sum(i), y) * f[None], way,
-                                 forward)  # fmt: skip
+            ahead = jax.tree.map(
+                lambda y, f, i=i: y + spread(fold.sum(i), y) * f[None], way, forward
+            )
             moved = pointwise(slope, gradients, hvp(ahead))
             changes.append(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), moved))
         elif phase:
@@ -157,8 +166,9 @@ def taylor(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTre
     return now.direction, trees.add(now.direction, 1, correction)
 
 
-def displaced(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-              phase: float) -> tuple[PyTree, PyTree]:  # fmt: skip
+def displaced(
+    problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+) -> tuple[PyTree, PyTree]:
     """(first order, second order) of the direction; phase 0: iteration, ½: flow.
 
     Gradients only: one per batch at θ, and one per batch and moment with memory at its place.
@@ -178,8 +188,16 @@ def displaced(problem: Problem, optimizer: Optimizer, memory: Memory, params: Py
     return now.direction, optimizer.direction(tuple(moments), there, memory.count)
 
 
-def _two_points(problem: Problem, moment, fold: Fold, index: int, way: PyTree, gradients: PyTree,
-                there: PyTree, ahead) -> PyTree:  # fmt: skip
+def _two_points(
+    problem: Problem,
+    moment,
+    fold: Fold,
+    index: int,
+    way: PyTree,
+    gradients: PyTree,
+    there: PyTree,
+    ahead,
+) -> PyTree:
     """Σ_b W_b · mean of ψ(G_b ± σ_b d_b), G_b the gradient at the batch's mean place.
 
     d_b = (G_b − g_b)/(mean time) is the change of the gradient per unit of time, σ_b the standard

@@ -140,18 +140,22 @@ def early_rules(decays: list, order: int, rising: bool) -> Early:
     mean = weights(
         [lambda z: z**EXPLICIT * logarithmic_mean(z)], spectrum[STEPS - len(tail) :], tail
     )[0]
-    powers = lambda decay: np.asarray(  # noqa: E731
-        [[(1 - decay) * decay ** (j - i) if i <= j else 0.0 for i in range(EXPLICIT)]
-         for j in range(EXPLICIT)])  # fmt: skip
-    arrays = lambda make: tuple(  # noqa: E731
-        jnp.asarray(make(decay), trees.real_dtype()) for decay in decays)  # fmt: skip
+    powers = lambda decay: np.asarray(
+        [
+            [(1 - decay) * decay ** (j - i) if i <= j else 0.0 for i in range(EXPLICIT)]
+            for j in range(EXPLICIT)
+        ]
+    )
+    arrays = lambda make: tuple(jnp.asarray(make(decay), trees.real_dtype()) for decay in decays)
     return Early(
         tuple(_pulls(decay, spectrum, range(STEPS)) for decay in decays),
         against_first(slope),
         tuple(against_first(powers(decay) @ slope) for decay in decays),
         against_first(np.concatenate([np.zeros(STEPS - len(tail)), mean])),
-        arrays(powers), arrays(_more), rising,
-    )  # fmt: skip
+        arrays(powers),
+        arrays(_more),
+        rising,
+    )
 
 
 def _more(decay: float) -> np.ndarray:
@@ -180,8 +184,9 @@ class Steps(eqx.Module):
     count: Array
 
 
-def march(problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree, state: State,
-          length: int) -> Steps:  # fmt: skip
+def march(
+    problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree, state: State, length: int
+) -> Steps:
     """``length`` real steps: one gradient each."""
 
     def one(carry, _):
@@ -205,19 +210,21 @@ def read(optimizer: Optimizer, moments: tuple, fresh: tuple, params: PyTree, ste
     return optimizer.direction(optimizer.read(moments, fresh, step), params, step)
 
 
-def late(rules: Late, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree,
-         state: State) -> tuple[PyTree, tuple]:  # fmt: skip
+def late(
+    rules: Late, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree, state: State
+) -> tuple[PyTree, tuple]:
     """(L G, P q per moment) at s from R − 1 steps onward and one place back."""
     order = rules.mean.shape[0]
     steps = march(problem, optimizer, rate, params, state, order - 1)
-    back = lambda tree: weighted(rules.back, tree)  # noqa: E731
+    back = lambda tree: weighted(rules.back, tree)
     count, before = state.step - 1, back(steps.places)
     guess = read(optimizer, state.moments, tuple(map(back, steps.fresh)), before, count)
     before = trees.add(params, rate, guess)
     fresh = optimizer.transformed(problem.gradient(before))
     last = read(optimizer, state.moments, fresh, before, count)
-    joined = lambda tree, one: jax.tree.map(  # noqa: E731
-        lambda many, v: jnp.concatenate([many, v[None]]), tree, one)  # fmt: skip
+    joined = lambda tree, one: jax.tree.map(
+        lambda many, v: jnp.concatenate([many, v[None]]), tree, one
+    )
     pulls = tuple(
         None if row is None else weighted(row, joined(many, one))
         for row, many, one in zip(rules.pull, steps.fresh, fresh, strict=True)
@@ -225,8 +232,9 @@ def late(rules: Late, problem: Problem, optimizer: Optimizer, rate: Array, param
     return weighted(rules.mean, joined(steps.directions, last)), pulls
 
 
-def early(rules: Early, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree,
-          state: State) -> tuple[PyTree, tuple]:  # fmt: skip
+def early(
+    rules: Early, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree, state: State
+) -> tuple[PyTree, tuple]:
     """(L G, P q per moment) at s from ``STEPS`` steps onward.
 
     The slopes of θ and q over these steps bend too where the weights rise from 0. θ' there is
@@ -258,22 +266,24 @@ def _first(tree: PyTree) -> PyTree:
 
 def _transformed(problem: Problem, optimizer: Optimizer, places: PyTree) -> tuple:
     """ψ(∇E) at all places, stacked."""
-    read = lambda place: optimizer.transformed(problem.gradient(place))  # noqa: E731
+    read = lambda place: optimizer.transformed(problem.gradient(place))
     if problem.traceable:
         return jax.lax.map(read, places)
     made = [read(jax.tree.map(lambda v, j=j: v[j], places)) for j in range(EXPLICIT)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
 
 
-def _changes(rules: Early, optimizer: Optimizer, state: State, fresh: tuple,
-             missed: tuple) -> tuple[tuple, tuple]:  # fmt: skip
+def _changes(
+    rules: Early, optimizer: Optimizer, state: State, fresh: tuple, missed: tuple
+) -> tuple[tuple, tuple]:
     """(m'(s+j) for j = 1, …, M, P q) per moment; missed: of q' by the sums over steps.
 
     m'(s+j) = β^j m'(s) + Σ_{i<j} (1−β) β^{j−1−i} q'(s+i), and P q with what is missed is
     −((1−β)/a) Σ_j β^{−j−1} of it more.
     """
-    mixed = lambda matrix, tree: jax.tree.map(  # noqa: E731
-        lambda v: jnp.tensordot(trees.cast(matrix, v), v, 1, precision=FULL), tree)  # fmt: skip
+    mixed = lambda matrix, tree: jax.tree.map(
+        lambda v: jnp.tensordot(trees.cast(matrix, v), v, 1, precision=FULL), tree
+    )
     changes, pulls = [], []
     for i, (moment, old) in enumerate(zip(optimizer.moments, state.moments, strict=True)):
         if old is None:
@@ -284,17 +294,17 @@ def _changes(rules: Early, optimizer: Optimizer, state: State, fresh: tuple,
         speed = trees.scale(jnp.log(moment.rate), trees.subtract(old, pull))
         faded = moment.rate ** jnp.arange(1.0, EXPLICIT + 1)
         drift = trees.add(weighted(rules.drift[i], fresh[i]), 1, mixed(rules.powers[i], missed[i]))
-        outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)  # noqa: E731
+        outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)
         changes.append(trees.add(drift, 1, jax.tree.map(outer, speed)))
         pulls.append(pull)
     return tuple(changes), tuple(pulls)
 
 
-def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
-          fresh: tuple) -> PyTree:  # fmt: skip
+def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State, fresh: tuple) -> PyTree:
     """L G at s with the gradient and θ held where they are: no gradient more."""
-    many = lambda tree, length: jax.tree.map(  # noqa: E731
-        lambda v: jnp.broadcast_to(v, (length, *v.shape)), tree)  # fmt: skip
+    many = lambda tree, length: jax.tree.map(
+        lambda v: jnp.broadcast_to(v, (length, *v.shape)), tree
+    )
     after, changes = [], []
     for moment, old, psi in zip(optimizer.moments, state.moments, fresh, strict=True):
         if old is None:
@@ -303,18 +313,22 @@ def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State,
             continue
         faded = decay_power(moment.rate, jnp.arange(1.0, STEPS + 1, dtype=moment.rate.dtype))
         apart = trees.subtract(old, psi)
-        outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)  # noqa: E731
+        outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)
         gap = jax.tree.map(outer, apart)
         after.append(jax.tree.map(jnp.add, many(psi, STEPS), gap))
         speed = jnp.log(jnp.where(moment.rate > 0, moment.rate, 1.0))
         changes.append(jax.tree.map(lambda v: v[:EXPLICIT], trees.scale(speed, gap)))
     counts = state.step + jnp.arange(STEPS, dtype=state.step.dtype)
-    call = lambda m, q, p, n: read(optimizer, m, q, p, n)  # noqa: E731
+    call = lambda m, q, p, n: read(optimizer, m, q, p, n)
     stacked = many(params, STEPS), many(fresh, STEPS), tuple(after)
     directions = jax.vmap(call)(stacked[2], stacked[1], stacked[0], counts)
     zeros = trees.zeros_like(jax.tree.map(lambda v: v[:EXPLICIT], stacked[:2]))
-    return mean_after(rules, optimizer, Steps(*stacked, directions, state.step),
-                      (tuple(changes), zeros[1], zeros[0]))[0]  # fmt: skip
+    return mean_after(
+        rules,
+        optimizer,
+        Steps(*stacked, directions, state.step),
+        (tuple(changes), zeros[1], zeros[0]),
+    )[0]
 
 
 def mean_after(rules: Early, optimizer: Optimizer, steps: Steps, tangents: tuple):
@@ -324,7 +338,7 @@ def mean_after(rules: Early, optimizer: Optimizer, steps: Steps, tangents: tuple
     counts = steps.count + jnp.arange(EXPLICIT, dtype=steps.count.dtype)
 
     def slope(values, change, count):
-        call = lambda m, q, p, n: read(optimizer, m, q, p, n)  # noqa: E731
+        call = lambda m, q, p, n: read(optimizer, m, q, p, n)
         return jax.jvp(call, (*values, count), (*change, jnp.ones_like(count)))[1]
 
     slopes = jax.vmap(slope)(first, tangents, counts)

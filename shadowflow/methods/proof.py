@@ -74,5 +74,5 @@ def _last(optimizer: Optimizer, path: list, ways: list, share: Array) -> PyTree:
 
 @eqx.filter_jit
 def _slope(optimizer: Optimizer, path: list, ways: list) -> PyTree:
-    run = lambda share: _last(optimizer, path, ways, share)  # noqa: E731
+    run = lambda share: _last(optimizer, path, ways, share)
     return jax.jvp(run, (jnp.zeros(()),), (jnp.ones(()),))[1]

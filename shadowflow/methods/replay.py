@@ -66,8 +66,17 @@ def past_of(optimizer: Optimizer, memory: Memory, params: PyTree, origin: State 
         if length is None:
             settling(optimizer, params)
         age = jnp.asarray(min(mean_age(length or 0, params), length or 0))
-        return Past(jnp.asarray(-(length or 0)), jnp.asarray(0), age[None], memory.rate, None, None,
-                    True, True, False)  # fmt: skip
+        return Past(
+            jnp.asarray(-(length or 0)),
+            jnp.asarray(0),
+            age[None],
+            memory.rate,
+            None,
+            None,
+            True,
+            True,
+            False,
+        )
     begun = 0 if origin is None else origin.step.astype(int)
     last = jnp.asarray(memory.step)
     begun = jnp.asarray(begun, last.dtype)
@@ -76,8 +85,12 @@ def past_of(optimizer: Optimizer, memory: Memory, params: PyTree, origin: State 
         fresh = optimizer.init(params, memory.rate)
         origin = trees.where(first > begun, State(fresh.moments, origin.step), origin)
     mean = (last - first) // 2 if length is None else mean_age(length, params)
-    ages = jnp.stack([jnp.clip(jnp.asarray(age, last.dtype), 0, last - first)
-                      for age in (mean, 3 * mean, mean // 3)])  # fmt: skip
+    ages = jnp.stack(
+        [
+            jnp.clip(jnp.asarray(age, last.dtype), 0, last - first)
+            for age in (mean, 3 * mean, mean // 3)
+        ]
+    )
     straight = origin is None and uniform(optimizer, params)
     places = positional(optimizer, params)
     if places and origin is not None:
@@ -85,8 +98,9 @@ def past_of(optimizer: Optimizer, memory: Memory, params: PyTree, origin: State 
             f"state: expected None for {optimizer.name}, whose state holds parameters and can only "
             "be followed from its own step 0, got one; leave state out."
         )
-    return Past(first, last, ages, memory.rate, memory.learning_rate, origin, False, straight,
-                places)  # fmt: skip
+    return Past(
+        first, last, ages, memory.rate, memory.learning_rate, origin, False, straight, places
+    )
 
 
 def begin(past: Past, optimizer: Optimizer, place: PyTree) -> State:
@@ -108,16 +122,19 @@ def still(past: Past, optimizer: Optimizer, params: PyTree, gradient: PyTree, va
         carry = jax.lax.fori_loop(*ends, one, carry)
         return carry, carry[1]
 
-    marks = jnp.sort(jnp.concatenate([(past.last - past.ages).astype(past.last.dtype),
-                                      past.last[None]]))  # fmt: skip
+    marks = jnp.sort(
+        jnp.concatenate([(past.last - past.ages).astype(past.last.dtype), past.last[None]])
+    )
     starts = jnp.concatenate([past.first[None].astype(marks.dtype), marks[:-1]])
     begun = begin(past, optimizer, params), trees.zeros_like(params)
     (state, whole), ways = jax.lax.scan(segment, begun, (starts, marks))
     place = trees.subtract(params, whole) if past.positional else params
     _, move = optimizer.update(state, gradient, place, past.rate, value)
     order = jnp.argsort(jnp.argsort(-past.ages))
-    backs = [jax.tree.map(lambda total, seen, i=i: total - seen[order[i]], whole, ways)
-             for i in range(len(past.ages))]  # fmt: skip
+    backs = [
+        jax.tree.map(lambda total, seen, i=i: total - seen[order[i]], whole, ways)
+        for i in range(len(past.ages))
+    ]
     direction = trees.scale(-1 / past.rate, move)
     return Still(direction, backs, whole, trees.scale(-1, move))
 
@@ -154,8 +171,17 @@ def directions(past: Past, seen: Still, dtype) -> tuple[list[PyTree], Array]:
     return spanned(ways, dtype), jnp.where(size > 0, size, trees.norm(seen.forward))
 
 
-def reread(past: Past, optimizer: Optimizer, params: PyTree, gradient: PyTree, value, plane: Plane,
-           seen: Still, phase: float, share: Array | float) -> PyTree:  # fmt: skip
+def reread(
+    past: Past,
+    optimizer: Optimizer,
+    params: PyTree,
+    gradient: PyTree,
+    value,
+    plane: Plane,
+    seen: Still,
+    phase: float,
+    share: Array | float,
+) -> PyTree:
     """The last direction, all displacements times ``share``: 1 displaced, d/dshare at 0 Taylor."""
 
     def read(way):
@@ -206,7 +232,7 @@ def displaced(past, optimizer, params, gradient, value, plane, seen, phase) -> P
 @eqx.filter_jit
 def expanded(past, optimizer, params, gradient, value, plane, seen, phase) -> PyTree:
     """The direction to first order in the displacements. A coordinate whose gradient is 0 and
-    does not change has no derivative where a root is taken of it: it adds nothing."""  # fmt: skip
+    does not change has no derivative where a root is taken of it: it adds nothing."""
 
     def run(share):
         return reread(past, optimizer, params, gradient, value, plane, seen, phase, share)
@@ -230,12 +256,26 @@ class Reading(NamedTuple):
     def again(self, optimizer: Optimizer, params: PyTree, phase: float, linear: bool) -> PyTree:
         """The direction of second order; phase 0: iteration, ½: flow; linear: Taylor's form."""
         replay = expanded if linear else displaced
-        return replay(self.past, optimizer, params, self.gradient, self.value, self.plane,
-                      self.seen, jnp.asarray(phase))  # fmt: skip
+        return replay(
+            self.past,
+            optimizer,
+            params,
+            self.gradient,
+            self.value,
+            self.plane,
+            self.seen,
+            jnp.asarray(phase),
+        )
 
 
-def reading(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-            origin: State | None, linear: bool) -> Reading:  # fmt: skip
+def reading(
+    problem: Problem,
+    optimizer: Optimizer,
+    memory: Memory,
+    params: PyTree,
+    origin: State | None,
+    linear: bool,
+) -> Reading:
     """One gradient, and one, or a Hessian-vector product, per direction of the ways."""
     past = past_of(optimizer, memory, params, origin)
     gradient, change = differences(problem, params, linear)
@@ -256,8 +296,9 @@ class Replay(eqx.Module):
     linear: bool = eqx.field(static=True)
     origin: State | None = None
 
-    def __call__(self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-                 phase: float) -> tuple[PyTree, PyTree]:  # fmt: skip
+    def __call__(
+        self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+    ) -> tuple[PyTree, PyTree]:
         """(first order, second order) of the direction; phase 0: iteration, ½: flow."""
         if self.linear:
             prove(optimizer, params)

@@ -89,8 +89,9 @@ def _settling(hashed: Hashed, structure, shapes) -> int | str:
     return math.ceil(1.125 / SHOWN * max(once, again))
 
 
-def _forgets(optimizer: Optimizer, state: State, params: PyTree, grad: PyTree,
-             random: np.random.Generator) -> tuple[int | str, State]:  # fmt: skip
+def _forgets(
+    optimizer: Optimizer, state: State, params: PyTree, grad: PyTree, random: np.random.Generator
+) -> tuple[int | str, State]:
     """(how many steps it takes to forget three other gradients, the state then)."""
     rate, other = jnp.asarray(1e-3), state
     for _ in range(3):
@@ -112,8 +113,10 @@ def _forgets(optimizer: Optimizer, state: State, params: PyTree, grad: PyTree,
         done += CHUNK
         if done >= 2 * last:  # for as long again they have agreed
             return last, pair[0]
-    return _refusal(optimizer, f"whose step still shows it after {LONGEST:,} steps, as "
-                    "accumulators and random numbers do"), state  # fmt: skip
+    return _refusal(
+        optimizer,
+        f"whose step still shows it after {LONGEST:,} steps, as accumulators and random numbers do",
+    ), state
 
 
 def _refusal(optimizer: Optimizer, reason: str) -> str:
@@ -127,16 +130,18 @@ def _refusal(optimizer: Optimizer, reason: str) -> str:
 @eqx.filter_jit
 def _gaps(optimizer: Optimizer, pair: tuple, largest, params: PyTree, grad: PyTree, rate: Array):
     """The states after ``CHUNK`` steps, the largest size that each float leaf and step has had,
-    and how far apart they were, over that size: the largest of all."""  # fmt: skip
-    real = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
-    size = lambda leaf: jnp.linalg.norm(leaf.ravel()).astype(trees.real_dtype())  # noqa: E731
+    and how far apart they were, over that size: the largest of all."""
+    real = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
+    size = lambda leaf: jnp.linalg.norm(leaf.ravel()).astype(trees.real_dtype())
 
     def one(carry, _):
         pair, largest = carry
         taken = [optimizer.update(state, grad, params, rate, jnp.asarray(LOSS)) for state in pair]
         pair, moves = zip(*taken, strict=True)
-        one, other = ([leaf for leaf in jax.tree.leaves((move, state.moments)) if real(leaf)]
-                      for move, state in zip(moves, pair, strict=True))  # fmt: skip
+        one, other = (
+            [leaf for leaf in jax.tree.leaves((move, state.moments)) if real(leaf)]
+            for move, state in zip(moves, pair, strict=True)
+        )
         sizes = jnp.stack([size(leaf) for leaf in one])
         largest = jnp.maximum(largest, sizes)
         gap = jnp.stack([size(a - b) for a, b in zip(one, other, strict=True)])
@@ -200,8 +205,11 @@ def _unlike(optimizer: Optimizer, params: PyTree, grad: PyTree) -> Array:
         return optimizer.update(state, grad, params, jnp.asarray(1e-3), jnp.asarray(LOSS))
 
     _, moves = jax.lax.scan(one, optimizer.init(params, jnp.asarray(1e-3)), None, length=CHUNK)
-    gaps = [jnp.max(jnp.linalg.norm((leaf - leaf[:1]).reshape(CHUNK, -1), axis=1))
-            / jnp.linalg.norm(leaf[0].ravel()) for leaf in jax.tree.leaves(moves)]  # fmt: skip
+    gaps = [
+        jnp.max(jnp.linalg.norm((leaf - leaf[:1]).reshape(CHUNK, -1), axis=1))
+        / jnp.linalg.norm(leaf[0].ravel())
+        for leaf in jax.tree.leaves(moves)
+    ]
     return jnp.max(jnp.stack([gap.astype(trees.real_dtype()) for gap in gaps]))
 
 
@@ -220,8 +228,10 @@ def _pointwise(hashed: Hashed, structure, shapes) -> bool:
     eps = max(float(jnp.finfo(dtype).eps) for _, dtype in shapes)
     states = [optimizer.init(params, jnp.asarray(1e-3)) for _ in range(2)]
     for _ in range(3):
-        taken = [optimizer.update(state, grad, params, jnp.asarray(1e-3), jnp.asarray(LOSS))
-                 for state, grad in zip(states, (some, mixed), strict=True)]  # fmt: skip
+        taken = [
+            optimizer.update(state, grad, params, jnp.asarray(1e-3), jnp.asarray(LOSS))
+            for state, grad in zip(states, (some, mixed), strict=True)
+        ]
         states, moves = zip(*taken, strict=True)
         gaps = jax.tree.map(lambda h, a, b: jnp.where(h, jnp.abs(a - b), 0), half, *moves)
         leaves = zip(*map(jax.tree.leaves, (gaps, moves[0])), strict=True)

@@ -34,8 +34,14 @@ class PositiveRK3(diffrax.AbstractERK):
         return 3
 
 
-def one_step(field: Callable, y: PyTree, *, traceable: bool, substeps: int | Array = 1,
-             high_order: bool = False) -> PyTree:  # fmt: skip
+def one_step(
+    field: Callable,
+    y: PyTree,
+    *,
+    traceable: bool,
+    substeps: int | Array = 1,
+    high_order: bool = False,
+) -> PyTree:
     """y(1) of y' = field(s, y) from y(0), s ∈ [0, 1] within one step of the optimizer.
 
     ``substeps``, the number of equal parts in which it is taken, may be traced. high_order: by a
@@ -44,7 +50,7 @@ def one_step(field: Callable, y: PyTree, *, traceable: bool, substeps: int | Arr
     """
     kind = diffrax.Dopri8 if high_order else PositiveRK3
     wide, narrow = _one_dtype(y)
-    vector_field = lambda s, y, args: wide(field(s, narrow(y)))  # noqa: E731
+    vector_field = lambda s, y, args: wide(field(s, narrow(y)))
     if traceable:
         return narrow(_march(kind(), vector_field, wide(y), substeps))
 
@@ -103,6 +109,6 @@ def _one_dtype(y: PyTree) -> tuple[Callable, Callable]:
     """To the widest dtype among the leaves, which diffrax wants everywhere, and back."""
     dtypes = jax.tree.map(lambda leaf: leaf.dtype, y)
     common = max((leaf.dtype for leaf in jax.tree.leaves(y)), key=lambda d: jnp.finfo(d).bits)
-    wide = lambda tree: jax.tree.map(lambda leaf: leaf.astype(common), tree)  # noqa: E731
-    narrow = lambda tree: jax.tree.map(lambda leaf, d: leaf.astype(d), tree, dtypes)  # noqa: E731
+    wide = lambda tree: jax.tree.map(lambda leaf: leaf.astype(common), tree)
+    narrow = lambda tree: jax.tree.map(lambda leaf, d: leaf.astype(d), tree, dtypes)
     return wide, narrow

@@ -74,15 +74,22 @@ def moved_moment(optimizer: Optimizer, memory: Memory, index: int, gradient, tan
     return trees.scale(mem.total_weight(optimizer, memory, index), change)
 
 
-def moved_direction(optimizer: Optimizer, memory: Memory, params: PyTree, now: Present,
-                    moments: tuple, theta: PyTree) -> PyTree:  # fmt: skip
+def moved_direction(
+    optimizer: Optimizer,
+    memory: Memory,
+    params: PyTree,
+    now: Present,
+    moments: tuple,
+    theta: PyTree,
+) -> PyTree:
     """dΦ for changes of the moments and of the parameters that ``combine`` sees."""
-    call: Callable = lambda ms, p: optimizer.direction(ms, p, memory.count)  # noqa: E731
+    call: Callable = lambda ms, p: optimizer.direction(ms, p, memory.count)
     return jax.jvp(call, (now.moments, params), (moments, theta))[1]
 
 
-def direction(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree,
-              phase: float) -> tuple[PyTree, PyTree]:  # fmt: skip
+def direction(
+    problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+) -> tuple[PyTree, PyTree]:
     """(first order, second order) of the direction; phase 0: iteration, ½: flow."""
     parts = expand(problem, optimizer, memory, params)
     forward = trees.scale(phase, parts.forward)

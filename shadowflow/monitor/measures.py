@@ -45,9 +45,19 @@ class RunMeasures(NamedTuple):
         return found
 
 
-def run_measures(optimizer: Optimizer, memory: Memory, params: PyTree, grad: PyTree, state: State,
-                 *, last_grad: PyTree | None = None, last_rate=None, one_norm_eps=None,
-                 potential: bool = True, per_leaf: bool = True) -> RunMeasures:  # fmt: skip
+def run_measures(
+    optimizer: Optimizer,
+    memory: Memory,
+    params: PyTree,
+    grad: PyTree,
+    state: State,
+    *,
+    last_grad: PyTree | None = None,
+    last_rate=None,
+    one_norm_eps=None,
+    potential: bool = True,
+    per_leaf: bool = True,
+) -> RunMeasures:
     """What step n of a run says, from its own quantities; pure, jittable, O(parameters) work.
 
     params, grad: θ_n and the gradient g_n that the step read. state: the optimizer's ``State``
@@ -97,21 +107,40 @@ def run_measures(optimizer: Optimizer, memory: Memory, params: PyTree, grad: PyT
         checks.number("last_rate", last_rate, least=0)
     if one_norm_eps is not None:
         checks.number("one_norm_eps", one_norm_eps, least=0)
-    like = lambda tree: jax.tree.map(lambda g, p: jnp.asarray(g, p.dtype), tree, params)  # noqa: E731
+    like = lambda tree: jax.tree.map(lambda g, p: jnp.asarray(g, p.dtype), tree, params)
     # what is not read here must not be a reason to compile again
     memory = dataclasses.replace(
         memory, step=jnp.asarray(memory.step), learning_rate=memory.rate, window=None
     )
     last = None if last_grad is None else like(last_grad)
     rate = memory.rate if last_rate is None else jnp.asarray(last_rate, trees.real_dtype())
-    return _measured(traced(optimizer), memory, params, like(grad), state, last, rate,
-                     traced(one_norm_eps), bool(potential), bool(per_leaf))  # fmt: skip
+    return _measured(
+        traced(optimizer),
+        memory,
+        params,
+        like(grad),
+        state,
+        last,
+        rate,
+        traced(one_norm_eps),
+        bool(potential),
+        bool(per_leaf),
+    )
 
 
 @eqx.filter_jit
-def _measured(optimizer: Optimizer, memory: Memory, params: PyTree, grad: PyTree, state: State,
-              last: PyTree | None, rate: Array, norm_eps,
-              potential: bool, per_leaf: bool) -> RunMeasures:  # fmt: skip
+def _measured(
+    optimizer: Optimizer,
+    memory: Memory,
+    params: PyTree,
+    grad: PyTree,
+    state: State,
+    last: PyTree | None,
+    rate: Array,
+    norm_eps,
+    potential: bool,
+    per_leaf: bool,
+) -> RunMeasures:
     now = taylor.present(optimizer, memory, params, grad)
     moments = optimizer.read(state.moments, optimizer.transformed(grad), memory.count)
     step = optimizer.direction(moments, params, memory.count)
@@ -155,8 +184,9 @@ def epsilons(optimizer: Optimizer) -> tuple:
     return getattr(combine, "eps", None), getattr(combine, "eps_root", None)
 
 
-def _of_two(optimizer: Optimizer, memory: Memory, params: PyTree, now: Present, last: PyTree,
-            rate) -> dict[str, PyTree]:  # fmt: skip
+def _of_two(
+    optimizer: Optimizer, memory: Memory, params: PyTree, now: Present, last: PyTree, rate
+) -> dict[str, PyTree]:
     """What two gradients say: the predicted deviation, the effects, the speed of |g|."""
     per_time = jnp.where(rate == 0, 0.0, 1 / jnp.where(rate == 0, 1.0, rate))
     slope = trees.scale(per_time, trees.subtract(last, now.gradient))
@@ -193,7 +223,7 @@ def _shares(condition: Callable, *gradients: PyTree) -> PyTree:
 def _beyond(g: Array, old: Array, edge: Array) -> Array:
     """|Δ log|g|| ≥ edge; a gradient that stays 0 does not change."""
     still = (g == 0) & (old == 0)
-    size = lambda x: jnp.log(jnp.where(still, 1, jnp.abs(x)))  # noqa: E731
+    size = lambda x: jnp.log(jnp.where(still, 1, jnp.abs(x)))
     return jnp.abs(size(g) - size(old)) >= trees.cast(edge, g)
 
 
@@ -264,9 +294,9 @@ def _summed(values: dict[str, PyTree], params: PyTree, per_leaf: bool) -> RunMea
 
 def _scalars(vectors: dict[str, Array]) -> dict[str, Array]:
     size = max(vectors["grad"].size, 1)
-    total = lambda name: jnp.sum(vectors[name])  # noqa: E731
-    inner = lambda name, other: jnp.sum(vectors[name] * vectors[other])  # noqa: E731
-    norm = lambda name: jnp.sqrt(inner(name, name))  # noqa: E731
+    total = lambda name: jnp.sum(vectors[name])
+    inner = lambda name, other: jnp.sum(vectors[name] * vectors[other])
+    norm = lambda name: jnp.sqrt(inner(name, name))
     sizes = jnp.abs(vectors["grad"])
     one_norm, moved, length = jnp.sum(sizes), norm("update"), norm("params")
     nothing = (moved == 0) & (length == 0)
@@ -313,7 +343,7 @@ def _check(optimizer, memory, params, grad, last_grad, state) -> None:
         )
     kept = [moment.has_memory for moment in optimizer.moments]
     expected = jax.tree.structure(params)
-    shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]  # noqa: E731
+    shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
     given = {"grad": grad, **({} if last_grad is None else {"last_grad": last_grad})}
     given |= {f"state.moments[{i}]": m for i, m in enumerate(state.moments) if m is not None}
     for name, tree in given.items():

@@ -12,9 +12,13 @@ from shadowflow.paper.sweeps import DATASETS, EDGE_RATE, MODELS, Arrays, Figure,
 def caption(figure: Figure, arrays: Arrays, grid: Grid) -> str:
     """The whole caption of a figure."""
     rows = [grid.sweeps[name] for name in figure.sweeps]
-    parts = [f"{runs(rows[0].training(rows[0].values[0], 0), grid)}: " + "; ".join(
-        f"{sweep(row)}, h = {row.training(row.values[0], 0).learning_rate:g}" for row in rows
-    ) + "."]  # fmt: skip
+    parts = [
+        f"{runs(rows[0].training(rows[0].values[0], 0), grid)}: "
+        + "; ".join(
+            f"{sweep(row)}, h = {row.training(row.values[0], 0).learning_rate:g}" for row in rows
+        )
+        + "."
+    ]
     parts += [KINDS[figure.kind].format(level=f"{grid.level:g}"), how(grid)]
     parts += [hills(arrays, grid, name) for name in figure.sweeps]
     parts += [floor(arrays, figure.sweeps[0], rows[0]), *map(memory, rows), *map(edge, rows)]
@@ -23,16 +27,16 @@ def caption(figure: Figure, arrays: Arrays, grid: Grid) -> str:
 
 KINDS = {
     "maxima": "For every run (points; a thin line a seed) and their mean (thick): the largest "
-              "perturbed one-norm of the gradient and the largest Σ|g| after the initial fall, "
-              "filled where the run has a hill; both at the training loss {level}, since a "
-              "faster run has the smaller gradient by itself; and the largest test accuracy.",
+    "perturbed one-norm of the gradient and the largest Σ|g| after the initial fall, "
+    "filled where the run has a hill; both at the training loss {level}, since a "
+    "faster run has the smaller gradient by itself; and the largest test accuracy.",
     "norms": "Every run, a colour a value: the perturbed one-norm of the gradient and Σ|g| an "
-             "epoch (dot: end of the initial fall; triangle: top of a hill), and the perturbed "
-             "one-norm against the training loss, which shows it at equal loss ({level}: dotted).",
+    "epoch (dot: end of the initial fall; triangle: top of a hill), and the perturbed "
+    "one-norm against the training loss, which shows it at equal loss ({level}: dotted).",
     "curves": "Every run, a colour a value: loss and accuracy on the images to train and to test "
-              "on, and the norms against the training loss, which shows them at equal loss "
-              "({level}: dotted).",
-}  # fmt: skip
+    "on, and the norms against the training loss, which shows them at equal loss "
+    "({level}: dotted).",
+}
 
 
 def runs(first: Training, grid: Grid) -> str:
@@ -83,14 +87,16 @@ def hills(arrays: Arrays, grid: Grid, name: str) -> str:
     row = grid.sweeps[name]
     if not any(counts):
         return f"{row.symbol} varied: no run has a hill."
-    return (f"{row.symbol} varied: {', '.join(map(str, counts))} of {len(grid.seeds)} runs have a "
-            f"hill.")  # fmt: skip
+    return (
+        f"{row.symbol} varied: {', '.join(map(str, counts))} of {len(grid.seeds)} runs have a hill."
+    )
 
 
 def floor(arrays: Arrays, name: str, row: Sweep) -> str:
     """The value below which the perturbed one-norm cannot fall, whatever the gradient."""
-    return (f"The perturbed one-norm cannot fall below p√ε = {lowest(arrays, name, row):.3g}; Σ|g| "
-            f"can.")  # fmt: skip
+    return (
+        f"The perturbed one-norm cannot fall below p√ε = {lowest(arrays, name, row):.3g}; Σ|g| can."
+    )
 
 
 def lowest(arrays: Arrays, name: str, row: Sweep) -> float:
@@ -108,8 +114,10 @@ def memory(row: Sweep) -> str:
     spans = round(first.epochs * (1 - longest), 9)
     if spans >= 10:
         return ""
-    return (f"{row.symbol} varied: the runs last only {spans:.2g} times the longest memory, "
-            f"1/(1 − {longest:g}) epochs.")  # fmt: skip
+    return (
+        f"{row.symbol} varied: the runs last only {spans:.2g} times the longest memory, "
+        f"1/(1 − {longest:g}) epochs."
+    )
 
 
 def edges(row: Sweep) -> list[float] | None:
@@ -124,5 +132,7 @@ def edge(row: Sweep) -> str:
     found = edges(row)
     if found is None:
         return ""
-    return (f"At this learning rate the effect of β on a hill is mostly that of the stability edge "
-            f"hλ = 2(1+β)/(1−β) = {', '.join(f'{value:.3g}' for value in found)}.")  # fmt: skip
+    return (
+        f"At this learning rate the effect of β on a hill is mostly that of the stability edge "
+        f"hλ = 2(1+β)/(1−β) = {', '.join(f'{value:.3g}' for value in found)}."
+    )

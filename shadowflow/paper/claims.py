@@ -56,8 +56,11 @@ def on_runs(sentence: str, source: str, *outcomes: tuple[str, str]) -> Claim:
         different: dict[tuple[str, ...], str] = {}
         for name in NETWORKS:
             different.setdefault(tuple(run.key() for run in trained[name][1].runs()), name)
-        return [sweeps.tried(*trained[name], sweep, outcome)
-                for name in different.values() for sweep, outcome in outcomes]  # fmt: skip
+        return [
+            sweeps.tried(*trained[name], sweep, outcome)
+            for name in different.values()
+            for sweep, outcome in outcomes
+        ]
 
     return Claim(sentence, source, NETWORKS, tried)
 
@@ -80,11 +83,15 @@ def second_order(scale: str) -> list[Trial]:
     for rate, b2, eps in SETTINGS:
         ratios = [_closer(seed, rate, b2, eps) for seed in range(STARTS)]
         run = {"b1": BETA, "b2": b2, "eps_root": eps, "learning_rate": rate, "steps": STEPS}
-        found.append(trials.of_signs(
-            "the second-order iteration is closer to Adam than the first-order one",
-            f"perceptron, digits, h = {rate:g}, ρ = {b2:g}, ε = {eps:g}",
-            f"distance after {STEPS} steps over first order's", ratios, **run,
-        ))  # fmt: skip
+        found.append(
+            trials.of_signs(
+                "the second-order iteration is closer to Adam than the first-order one",
+                f"perceptron, digits, h = {rate:g}, ρ = {b2:g}, ε = {eps:g}",
+                f"distance after {STEPS} steps over first order's",
+                ratios,
+                **run,
+            )
+        )
     return found
 
 
@@ -111,14 +118,18 @@ def orderings(scale: str) -> list[Trial]:
     settings = figure2.SCALES["smoke" if scale == "smoke" else "full"]
     rows = figure2.evidence(figure2.compute(settings, {}, lambda done: None), settings)
     where = f"bilinear model, {len(settings.curves())} settings of Adam"
-    kinds = {"end at points of smaller or larger one-norm, as the penalty has it": "ends at",
-             "are followed by the modified flow closer than by the first-order one":
-             "the modified flow: largest distance"}  # fmt: skip
+    kinds = {
+        "end at points of smaller or larger one-norm, as the penalty has it": "ends at",
+        "are followed by the modified flow closer than by the first-order one": (
+            "the modified flow: largest distance"
+        ),
+    }
     return [
-        trials.of_evidence(f"the paths of Adam {claim}", where,
-                           [row for row in rows if mark in row.claim])
+        trials.of_evidence(
+            f"the paths of Adam {claim}", where, [row for row in rows if mark in row.claim]
+        )
         for claim, mark in kinds.items()
-    ]  # fmt: skip
+    ]
 
 
 DECAYS = ((0.9, 0.5), (0.9, 0.9), (0.9, 0.999), (0.0, 0.999))
@@ -148,15 +159,27 @@ def regimes(scale: str) -> list[Trial]:
             norm = "the one-norm of the gradient" if small else "the two-norm of the gradient"
             word = "penalizes" if wanted > 1e-9 else "anti-penalizes" if wanted < -1e-9 else None
             if word is not None and bias.potential is not None:
-                rows[eps].append(said(f"{name}: Adam and {norm}", bias.potential.effect, word,
-                                      **run))  # fmt: skip
+                rows[eps].append(
+                    said(f"{name}: Adam and {norm}", bias.potential.effect, word, **run)
+                )
             middle = float(np.median(strengths[grads != 0]))
-            rows[eps].append(near(f"{name}: strength of the bias on {norm}", middle, wanted,
-                                  1e-3 * max(1.0, abs(wanted)), **run))  # fmt: skip
-    words = ("√ε ≪ |g|: the one-norm is penalized for β > ρ, anti-penalized for ρ > β",
-             "√ε ≫ |g|: the two-norm is penalized whatever ρ is")  # fmt: skip
-    return [trials.of_evidence(claim, "perceptron, digits, settled memory", rows[eps])
-            for claim, eps in zip(words, EXTREMES, strict=True)]  # fmt: skip
+            rows[eps].append(
+                near(
+                    f"{name}: strength of the bias on {norm}",
+                    middle,
+                    wanted,
+                    1e-3 * max(1.0, abs(wanted)),
+                    **run,
+                )
+            )
+    words = (
+        "√ε ≪ |g|: the one-norm is penalized for β > ρ, anti-penalized for ρ > β",
+        "√ε ≫ |g|: the two-norm is penalized whatever ρ is",
+    )
+    return [
+        trials.of_evidence(claim, "perceptron, digits, settled memory", rows[eps])
+        for claim, eps in zip(words, EXTREMES, strict=True)
+    ]
 
 
 def orders(scale: str) -> list[Trial]:
@@ -165,36 +188,65 @@ def orders(scale: str) -> list[Trial]:
     found = []
     for theorem in theorems.THEOREMS:
         rows = [
-            near(f"{row.kind}, {'three mini-batches' if batched else 'full batch'}: observed order",
-                 float("nan") if row.slope is None else row.slope, 2, TOLERANCE,
-                 learning_rates=row.learning_rates, errors=row.errors)
-            for batched in (True, False) for row in theorems.orders(theorem, batched, exponents)
-        ]  # fmt: skip
-        found.append(trials.of_evidence(f"{theorem.label}: the error is of order h²",
-                                        "bilinear model", rows, **theorem.arguments))  # fmt: skip
+            near(
+                f"{row.kind}, {'three mini-batches' if batched else 'full batch'}: observed order",
+                float("nan") if row.slope is None else row.slope,
+                2,
+                TOLERANCE,
+                learning_rates=row.learning_rates,
+                errors=row.errors,
+            )
+            for batched in (True, False)
+            for row in theorems.orders(theorem, batched, exponents)
+        ]
+        found.append(
+            trials.of_evidence(
+                f"{theorem.label}: the error is of order h²",
+                "bilinear model",
+                rows,
+                **theorem.arguments,
+            )
+        )
     return found
 
 
 NORMS = ("peak", "level", "peak_plain", "level_plain")
 CLAIMS = {
-    "rho-norm": on_runs("Increasing ρ raises the norm of the gradient", "Figures 4, 6 to 10",
-                        *(("rho", name) for name in NORMS)),
-    "rho-accuracy": on_runs("Increasing ρ lowers the test accuracy", "Figures 4, 7, 9",
-                            ("rho", "accuracy")),
-    "beta-norm": on_runs("Increasing β lowers the norm of the gradient", "Figures 5 to 10",
-                         *(("beta", name) for name in NORMS)),
-    "beta-accuracy": on_runs("Increasing β raises the test accuracy", "Figures 5, 7, 9",
-                             ("beta", "accuracy")),
-    "hills": on_runs("The hill of the norm is higher for larger ρ and for smaller β",
-                     "Figures 6, 8, 10", ("rho", "hill"), ("beta", "hill")),
-    "second-order": computed("The second-order iteration is closer to Adam than the first-order "
-                             "one", "Figure 3", second_order),
-    "figure-2": computed("Which minimizer Adam reaches follows the sign of the penalty",
-                         "Figure 2", orderings),
-    "table-1": computed("What is penalized depends on √ε against |g| and on ρ against β",
-                        "Table 1", regimes),
+    "rho-norm": on_runs(
+        "Increasing ρ raises the norm of the gradient",
+        "Figures 4, 6 to 10",
+        *(("rho", name) for name in NORMS),
+    ),
+    "rho-accuracy": on_runs(
+        "Increasing ρ lowers the test accuracy", "Figures 4, 7, 9", ("rho", "accuracy")
+    ),
+    "beta-norm": on_runs(
+        "Increasing β lowers the norm of the gradient",
+        "Figures 5 to 10",
+        *(("beta", name) for name in NORMS),
+    ),
+    "beta-accuracy": on_runs(
+        "Increasing β raises the test accuracy", "Figures 5, 7, 9", ("beta", "accuracy")
+    ),
+    "hills": on_runs(
+        "The hill of the norm is higher for larger ρ and for smaller β",
+        "Figures 6, 8, 10",
+        ("rho", "hill"),
+        ("beta", "hill"),
+    ),
+    "second-order": computed(
+        "The second-order iteration is closer to Adam than the first-order one",
+        "Figure 3",
+        second_order,
+    ),
+    "figure-2": computed(
+        "Which minimizer Adam reaches follows the sign of the penalty", "Figure 2", orderings
+    ),
+    "table-1": computed(
+        "What is penalized depends on √ε against |g| and on ρ against β", "Table 1", regimes
+    ),
     "theorems": computed("The modified flow is of order 2", "Theorems B.4, C.4, D.4, E.4", orders),
-}  # fmt: skip
+}
 
 
 def needed(names: tuple[str, ...]) -> list[str]:
@@ -205,5 +257,9 @@ def needed(names: tuple[str, ...]) -> list[str]:
 def described(name: str) -> dict[str, Any]:
     """A claim as JSON has it."""
     claim = CLAIMS[name]
-    return {"name": name, "claim": claim.sentence, "source": claim.source,
-            "needs": list(claim.needs)}  # fmt: skip
+    return {
+        "name": name,
+        "claim": claim.sentence,
+        "source": claim.source,
+        "needs": list(claim.needs),
+    }

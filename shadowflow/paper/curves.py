@@ -106,8 +106,11 @@ def peak(norm: Curve, fall: Found) -> Found:
     """
     found = _after(norm, fall)
     if found is None:
-        return none(f"no end of the initial fall: {fall.words}" if fall.at is None
-                    else "too few epochs after the initial fall")  # fmt: skip
+        return none(
+            f"no end of the initial fall: {fall.words}"
+            if fall.at is None
+            else "too few epochs after the initial fall"
+        )
     smooth, epochs = found
     top = int(epochs[np.argmax(smooth[epochs])])
     return Found(float(smooth[top]), top, "the largest norm after the initial fall")
@@ -136,8 +139,10 @@ def hill(norm: Curve, fall: Found, rise: float = RISE) -> Found:
         return none("no hill: the norm is largest at the end of the run")
     lowest = float(np.min(smooth[epochs[epochs <= top.at]]))
     if top.value < rise * lowest:
-        return none(f"no hill: the norm rises to {top.value / lowest:.3g} times its lowest value, "
-                    f"less than {rise:g}")  # fmt: skip
+        return none(
+            f"no hill: the norm rises to {top.value / lowest:.3g} times its lowest value, "
+            f"less than {rise:g}"
+        )
     return Found(top.value, top.at, f"{top.value / lowest:.3g} times the lowest norm before it")
 
 

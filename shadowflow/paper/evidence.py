@@ -71,9 +71,11 @@ def ordered(claim: str, measured: Sequence[float], rising: bool, **run: Any) -> 
     """
     found = tuple(map(float, measured))
     signed = found if rising else tuple(-value for value in found)
-    holds = len(found) > 1 and all(math.isfinite(value) for value in found) and all(
-        before < after for before, after in pairwise(signed)
-    )  # fmt: skip
+    holds = (
+        len(found) > 1
+        and all(math.isfinite(value) for value in found)
+        and all(before < after for before, after in pairwise(signed))
+    )
     return Evidence(claim, "rising" if rising else "falling", found, None, holds, run)
 
 

@@ -54,7 +54,7 @@ def rows(settings: Settings) -> dict[str, Optimizer]:
     """Name → optimizer of every curve; the zoo's are at b1, the last but one ρ, and eps_root."""
     b1, b2, eps = settings.b1, settings.b2s[-2], settings.eps_root
     root = eps**0.5
-    adam = lambda b2, eps_root: zoo.adam(b1, b2, eps=0.0, eps_root=eps_root)  # noqa: E731
+    adam = lambda b2, eps_root: zoo.adam(b1, b2, eps=0.0, eps_root=eps_root)
     return {
         **{f"rho/{b2:g}": adam(b2, eps) for b2 in settings.b2s},
         **{f"eps/{eps:g}": adam(settings.b2, eps) for eps in settings.eps_roots},
@@ -76,8 +76,9 @@ def work(settings: Settings) -> int:
     return len(rows(settings))
 
 
-def compute(settings: Settings, data: Mapping[str, Images],
-            progress: Callable[[int], Any]) -> dict[str, np.ndarray]:  # fmt: skip
+def compute(
+    settings: Settings, data: Mapping[str, Images], progress: Callable[[int], Any]
+) -> dict[str, np.ndarray]:
     """The gradients "y", and for every row its potential P / (h/2) with P(0) = 0."""
     with jax.enable_x64(True):
         half = np.concatenate([[0.0], np.geomspace(1e-5, 1, settings.points)]) * settings.reach
@@ -98,7 +99,7 @@ def potential(optimizer: Optimizer, y: np.ndarray) -> np.ndarray:
     points, weights = np.polynomial.legendre.leggauss(NODES)
     nodes = y[:-1, None] + np.diff(y)[:, None] * (1 + points) / 2
     u = jnp.asarray(nodes.ravel())
-    loss = lambda theta: jnp.sum(u * theta + theta**2 / 2)  # noqa: E731
+    loss = lambda theta: jnp.sum(u * theta + theta**2 / 2)
     parts = implicit_bias(Problem(loss), optimizer, jnp.zeros_like(u), RATE).parts
     bias = sum(part for name, part in parts.items() if name != PLAIN)
     slope = np.asarray(2 / RATE * bias * u / parts[PLAIN]).reshape(nodes.shape)
@@ -119,7 +120,7 @@ def closed_form(name: str, settings: Settings, y: np.ndarray) -> np.ndarray:
         return _inside(y, age(b1), age(float(label)), eps)
     if kind == "eps":
         return _inside(y, age(b1), age(settings.b2), float(label))
-    ahead = lambda share, decay: share * age(decay) + 1 - share  # noqa: E731
+    ahead = lambda share, decay: share * age(decay) + 1 - share
     saturating = eps * (1 / np.sqrt(eps) - 1 / np.sqrt(y**2 + eps))
     return {
         "sgd": lambda: y**2 / 2,
@@ -158,12 +159,22 @@ def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evide
     forms = "largest error of the potentials against their closed forms, relative"
     decay = errors.pop("zoo/adamw")  # its weight decay, 1e-4, is a force of its own
     found = [
-        *(near(f"{said}: {forms}", max(v for k, v in errors.items() if k.startswith(kind)), 0.0,
-               1e-8, errors={k: v for k, v in errors.items() if k.startswith(kind)})
-          for kind, said in (("rho", "Adam, ρ varied"), ("eps", "Adam, ε varied"),
-                             ("zoo", "the other optimizers"))),
+        *(
+            near(
+                f"{said}: {forms}",
+                max(v for k, v in errors.items() if k.startswith(kind)),
+                0.0,
+                1e-8,
+                errors={k: v for k, v in errors.items() if k.startswith(kind)},
+            )
+            for kind, said in (
+                ("rho", "Adam, ρ varied"),
+                ("eps", "Adam, ε varied"),
+                ("zoo", "the other optimizers"),
+            )
+        ),
         near(f"AdamW: {forms}", decay, 0.0, 1e-4, weight_decay=1e-4),
-    ]  # fmt: skip
+    ]
     return found + _ends(arrays, settings)
 
 
@@ -186,13 +197,26 @@ def _ends(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evidence
             near_top = np.clip(np.argmax(curve), 1, len(y) - 2) + np.arange(-1, 2)
             bend, slope, _ = np.polyfit(y[near_top], curve[near_top], 2)
             expected = float(np.sqrt(eps * first / -strength))
-            found.append(near(f"ρ = {b2:g}: |E′| at which penalty turns into anti-penalty",
-                              float(abs(slope / (2 * bend))), expected, 1e-2 * expected,
-                              **run))  # fmt: skip
+            found.append(
+                near(
+                    f"ρ = {b2:g}: |E′| at which penalty turns into anti-penalty",
+                    float(abs(slope / (2 * bend))),
+                    expected,
+                    1e-2 * expected,
+                    **run,
+                )
+            )
     worst = max(flat.values(), key=lambda value: abs(value - first))
-    found.append(near("|E′| ≪ √ε: Adam penalizes the two-norm whatever ρ is; coefficient of "
-                      "y²/(2√ε) at 0, the worst over ρ", worst, first, 1e-3 * first,
-                      coefficients=flat))  # fmt: skip
+    found.append(
+        near(
+            "|E′| ≪ √ε: Adam penalizes the two-norm whatever ρ is; coefficient of "
+            "y²/(2√ε) at 0, the worst over ρ",
+            worst,
+            first,
+            1e-3 * first,
+            coefficients=flat,
+        )
+    )
     return found
 
 
@@ -221,8 +245,9 @@ def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
     top, bottom = parts
     left, right = top.subplots(1, 2)
     for axis, values, kind, symbol in (
-        (left, settings.b2s, "rho", "ρ"), (right, settings.eps_roots, "eps", "ε"),
-    ):  # fmt: skip
+        (left, settings.b2s, "rho", "ρ"),
+        (right, settings.eps_roots, "eps", "ε"),
+    ):
         for value, colour in zip(values, style.shades(len(values)), strict=True):
             axis.plot(y, arrays[f"{kind}/{value:g}"], color=colour, label=f"{symbol} = {value:g}")
         axis.axhline(0, color="black", lw=0.6)

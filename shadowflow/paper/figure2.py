@@ -87,11 +87,9 @@ class Settings:
 
 
 SCALES = {
-    "smoke": Settings(
-        b1s=(0.5, 0.97), b2s=(0.5, 0.99), rates=(1e-3, 1e-2), least_steps=6000
-    ),
+    "smoke": Settings(b1s=(0.5, 0.97), b2s=(0.5, 0.99), rates=(1e-3, 1e-2), least_steps=6000),
     "full": Settings(),
-}  # fmt: skip
+}
 
 
 def work(settings: Settings) -> int:
@@ -99,8 +97,9 @@ def work(settings: Settings) -> int:
     return len(settings.curves()) * (1 + len(FLOWS))
 
 
-def compute(settings: Settings, data: Mapping[str, Images],
-            progress: Callable[[int], Any]) -> dict[str, np.ndarray]:  # fmt: skip
+def compute(
+    settings: Settings, data: Mapping[str, Images], progress: Callable[[int], Any]
+) -> dict[str, np.ndarray]:
     """Per curve and flow: path, largest distance from Adam, end; the verdict of the flow."""
     arrays: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
@@ -136,41 +135,49 @@ def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evide
     found = []
     families, curves = settings.families(), settings.curves()
     for name, said, rising in (
-        ("beta", "larger β", False), ("rho", "larger ρ", True),
+        ("beta", "larger β", False),
+        ("rho", "larger ρ", True),
         ("below", "larger learning rate at ρ < β", False),
         ("above", "larger learning rate at ρ > β", True),
-    ):  # fmt: skip
+    ):
         family = families[name]
         run = {"curves": [curve._asdict() for curve in family]}
         end = "larger" if rising else "smaller"
         for path, who in (("adam", "Adam"), ("modified", "the modified flow")):
             limits = [limit(arrays, curve, path) for curve in family]
-            found.append(ordered(f"{said}: {who} ends at a point of {end} one-norm", limits,
-                                 rising, **run))  # fmt: skip
+            found.append(
+                ordered(f"{said}: {who} ends at a point of {end} one-norm", limits, rising, **run)
+            )
     spread = np.ptp([limit(arrays, curve, "first order") for curve in curves])
     least = np.ptp([limit(arrays, curve, "adam") for curve in curves])
-    found.append(below("the first-order flow sees none of this: spread of its one-norms over that "
-                       "of Adam's", float(spread / least), 0.01))  # fmt: skip
+    found.append(
+        below(
+            "the first-order flow sees none of this: spread of its one-norms over that of Adam's",
+            float(spread / least),
+            0.01,
+        )
+    )
     distances = {
-        curve.key: {
-            name: float(np.max(arrays[f"{curve.key}/{name}/distance"])) for name in FLOWS
-        }
+        curve.key: {name: float(np.max(arrays[f"{curve.key}/{name}/distance"])) for name in FLOWS}
         for curve in curves
-    }  # fmt: skip
+    }
     verdicts = {
         curve.key: {name: str(arrays[f"{curve.key}/{name}/verdict"]) for name in FLOWS}
         for curve in curves
     }
-    ratio = lambda name: [d[name] / d["first order"] for d in distances.values()]  # noqa: E731
+    ratio = lambda name: [d[name] / d["first order"] for d in distances.values()]
     run = {"largest distances of β/ρ/h": distances, "verdicts": verdicts}
     over = "largest distance from Adam's path over that of first order, every run"
     return [
         *found,
         each_below(f"the modified flow: {over}", ratio("modified"), 1.0, **run),
         each_below(f"the inertial flow: {over}", ratio("inertial"), 0.01),
-        each_below("Adam has reached its minimizer: largest gradient at the end, every run",
-                   [float(arrays[f"{curve.key}/adam/gradient"]) for curve in curves], 1e-6),
-    ]  # fmt: skip
+        each_below(
+            "Adam has reached its minimizer: largest gradient at the end, every run",
+            [float(arrays[f"{curve.key}/adam/gradient"]) for curve in curves],
+            1e-6,
+        ),
+    ]
 
 
 def caption(arrays: Mapping[str, np.ndarray], settings: Settings) -> str:

@@ -121,8 +121,9 @@ def problem_of(settings: Settings, data: Mapping[str, Images]) -> tuple[Problem,
     return problem, mlp_init(jax.random.key(settings.seed), settings.sizes, jnp.float64)
 
 
-def compute(settings: Settings, data: Mapping[str, Images],
-            progress: Callable[[int], Any]) -> dict[str, np.ndarray]:  # fmt: skip
+def compute(
+    settings: Settings, data: Mapping[str, Images], progress: Callable[[int], Any]
+) -> dict[str, np.ndarray]:
     """Per setting: the loss, the distance moved, and every method's distance and verdict."""
     arrays: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
@@ -178,44 +179,66 @@ def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evide
         end = {name: float(arrays[f"{case.key}/{name}/distance"][-1]) for name in case.lines()}
         verdicts = {name: str(arrays[f"{case.key}/{name}/verdict"]) for name in case.lines()}
         run = {
-            **dataclasses.asdict(case), "b1": settings.b1, "distances at the end": end,
+            **dataclasses.asdict(case),
+            "b1": settings.b1,
+            "distances at the end": end,
             "largest move": float(arrays[f"{case.key}/moved"][-1]),
             "not finite from step": {
-                name: int(stop) for name in case.lines()
+                name: int(stop)
+                for name in case.lines()
                 if (stop := arrays[f"{case.key}/{name}/failed_at"]) >= 0
             },
-            "loss": [float(value) for value in arrays[f"{case.key}/loss"]], "verdicts": verdicts,
-        }  # fmt: skip
+            "loss": [float(value) for value in arrays[f"{case.key}/loss"]],
+            "verdicts": verdicts,
+        }
         found += _on_trial(case, end, verdicts, run)
         if case.role != "fails":
             quiet[case.key] = end["inertial"] / end[FIRST]
     return [
         *found,
-        each_below(f"all other settings: the inertial flow follows; {OVER}", list(quiet.values()),
-                   0.1, ratios=quiet),
-    ]  # fmt: skip
+        each_below(
+            f"all other settings: the inertial flow follows; {OVER}",
+            list(quiet.values()),
+            0.1,
+            ratios=quiet,
+        ),
+    ]
 
 
 def _on_trial(case: Case, end: dict, verdicts: dict, run: dict) -> list[Evidence]:
     ratio = {name: distance / end[FIRST] for name, distance in end.items()}
     found = []
     if case.role == "helps":
-        found.append(below(f"{case.said}: the paper's second order helps; {OVER}", ratio[TAYLOR],
-                           1.0, **run))  # fmt: skip
+        found.append(
+            below(f"{case.said}: the paper's second order helps; {OVER}", ratio[TAYLOR], 1.0, **run)
+        )
     if case.role == "fails":
         found += [
-            above(f"{case.said}: the paper's second order fails; {OVER}", ratio[TAYLOR], 1.0,
-                  **run),
+            above(
+                f"{case.said}: the paper's second order fails; {OVER}", ratio[TAYLOR], 1.0, **run
+            ),
             said(f"{case.said}: its own verdict says so", verdicts[TAYLOR], "does not hold"),
-            each_below(f"{case.said}: second order unexpanded (displaced, differences) stays "
-                       f"bounded; {OVER}", [ratio["displaced 2"], ratio["differences 2"]], 2.0),
-            below(f"{case.said}: the inertial flow follows all the same; {OVER}",
-                  ratio["inertial"], 0.1),
-        ]  # fmt: skip
+            each_below(
+                f"{case.said}: second order unexpanded (displaced, differences) stays "
+                f"bounded; {OVER}",
+                [ratio["displaced 2"], ratio["differences 2"]],
+                2.0,
+            ),
+            below(
+                f"{case.said}: the inertial flow follows all the same; {OVER}",
+                ratio["inertial"],
+                0.1,
+            ),
+        ]
     if case.settled and case.role == "helps":
         names = (FIRST, *COLLOCATION)
-        found.append(ordered(f"{case.said}: each order of collocation (1, 2, 3) is closer; "
-                             "distances", [end[name] for name in names], False))  # fmt: skip
+        found.append(
+            ordered(
+                f"{case.said}: each order of collocation (1, 2, 3) is closer; distances",
+                [end[name] for name in names],
+                False,
+            )
+        )
     return found
 
 
@@ -253,8 +276,9 @@ def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
 
     columns = min(4, len(settings.cases))
     lines = -(-len(settings.cases) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(style.PAGE, 2.1 * lines + 0.5),
-                                squeeze=False, sharex=True)  # fmt: skip
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(style.PAGE, 2.1 * lines + 0.5), squeeze=False, sharex=True
+    )
     for index, (axis, case) in enumerate(zip(axes.flat, settings.cases, strict=False)):
         _panel(axis, arrays, case)
         axis.set_title(
@@ -266,8 +290,11 @@ def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
     figure.supylabel(r"$\max_j\,|\theta_n - \tilde\theta_n|_j$", fontsize=9)
-    seen = {label: line for axis in axes.flat
-            for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}  # fmt: skip
+    seen = {
+        label: line
+        for axis in axes.flat
+        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(seen.values(), seen.keys(), loc="outside lower center", ncols=4)
     return figure
 

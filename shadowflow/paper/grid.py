@@ -83,8 +83,11 @@ class Grid:
     def runs(self, *sweeps: str) -> list[Training]:
         """Every run of these sweeps (none named: of all), each once, seed after seed."""
         cells = [cell for name in sweeps or self.sweeps for cell in self.cells(name)]
-        found = {run.key(): run for seed in range(len(self.seeds))
-                 for run in (cell[seed] for cell in cells)}  # fmt: skip
+        found = {
+            run.key(): run
+            for seed in range(len(self.seeds))
+            for run in (cell[seed] for cell in cells)
+        }
         return list(found.values())
 
 
@@ -121,8 +124,11 @@ def _grid(name: str, scale: str, table: Any) -> Grid:
     level, cut = own.pop("level", 0.5), own.pop("cut", 1.0)
     if not 0 < level <= cut:
         raise ValueError(f"grid: expected 0 < level ≤ cut in {where}, got {level} and {cut}")
-    sweeps = {key: _sweep(f"{where}.{key}", {**own, **value})
-              for key, value in table.items() if isinstance(value, dict)}  # fmt: skip
+    sweeps = {
+        key: _sweep(f"{where}.{key}", {**own, **value})
+        for key, value in table.items()
+        if isinstance(value, dict)
+    }
     if not sweeps:
         raise ValueError(f"grid: expected a table of a sweep in {where}, got none")
     grid = Grid(name, scale, tuple(seeds), float(level), float(cut), sweeps)
@@ -133,12 +139,16 @@ def _grid(name: str, scale: str, table: Any) -> Grid:
 def _sweep(where: str, fields: dict[str, Any]) -> Sweep:
     unknown = sorted(set(fields) - FIELDS - ARGUMENTS)
     if unknown:
-        raise ValueError(f"grid: expected fields of a training run or arguments of Adam in "
-                         f"{where}, got {', '.join(unknown)}")  # fmt: skip
+        raise ValueError(
+            f"grid: expected fields of a training run or arguments of Adam in "
+            f"{where}, got {', '.join(unknown)}"
+        )
     varied = [name for name, value in fields.items() if isinstance(value, list)]
     if len(varied) != 1 or varied[0] not in SYMBOLS:
-        raise ValueError(f"grid: expected one of b1, b2 as a list in {where}, got "
-                         f"{', '.join(varied) or 'no list'}")  # fmt: skip
+        raise ValueError(
+            f"grid: expected one of b1, b2 as a list in {where}, got "
+            f"{', '.join(varied) or 'no list'}"
+        )
     values = tuple(map(float, fields.pop(varied[0])))
     if len(values) < 2 or any(after <= before for before, after in pairwise(values)):
         raise ValueError(f"grid: expected two or more rising values in {where}, got {values}")

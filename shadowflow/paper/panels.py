@@ -27,13 +27,16 @@ def draw(figure: Figure, arrays: Arrays, grid: Grid) -> Any:
 
 def maxima(sweeps: Sequence[str], arrays: Arrays, grid: Grid) -> Any:
     """A row a sweep: the largest norm, the norm at equal loss, the largest test accuracy."""
-    picture, axes = plt.subplots(len(sweeps), 3, figsize=(style.PAGE, 2.35 * len(sweeps) + 0.3),
-                                 squeeze=False)  # fmt: skip
+    picture, axes = plt.subplots(
+        len(sweeps), 3, figsize=(style.PAGE, 2.35 * len(sweeps) + 0.3), squeeze=False
+    )
     for (most, level, accuracy), name in zip(axes, sweeps, strict=True):
         row, found = grid.sweeps[name], read_off(arrays, grid, name)
         at_level = f"at training loss {grid.level:g}"
-        for axis, kind, title in ((most, "peak", "maximum after the fall"),
-                                  (level, "level", at_level)):  # fmt: skip
+        for axis, kind, title in (
+            (most, "peak", "maximum after the fall"),
+            (level, "level", at_level),
+        ):
             _points(axis, found, kind, NORM, "o", EPSILON_NORM)
             _points(axis, found, f"{kind}_plain", ONE, "s", ONE_NORM)
             axis.set(title=title, ylabel="norm of the gradient")
@@ -48,8 +51,9 @@ def maxima(sweeps: Sequence[str], arrays: Arrays, grid: Grid) -> Any:
     return picture
 
 
-def _points(axis, found: Sequence[Sequence[Run]], outcome: str, colour, marker: str,
-            label: str) -> None:  # fmt: skip
+def _points(
+    axis, found: Sequence[Sequence[Run]], outcome: str, colour, marker: str, label: str
+) -> None:
     """Every run, a thin line a seed, and the mean; of maxima only those on a hill are filled."""
     values = table(found, outcome)
     seeds, count = values.shape
@@ -59,8 +63,16 @@ def _points(axis, found: Sequence[Sequence[Run]], outcome: str, colour, marker: 
         axis.plot(np.arange(count) + shift[seed], values[seed], color=colour, lw=0.5, alpha=0.4)
     for seed, place in np.ndindex(seeds, count):
         filled = not outcome.startswith("peak") or found[place][seed].numbers["hill"].exists
-        axis.plot(place + shift[seed], values[seed, place], marker, ms=3.5, color=colour, mew=0.8,
-                  mfc=colour if filled else "white", alpha=0.75)  # fmt: skip
+        axis.plot(
+            place + shift[seed],
+            values[seed, place],
+            marker,
+            ms=3.5,
+            color=colour,
+            mew=0.8,
+            mfc=colour if filled else "white",
+            alpha=0.75,
+        )
 
 
 def _places(axis, row: Sweep) -> None:
@@ -71,8 +83,10 @@ def _places(axis, row: Sweep) -> None:
         words = [f"{word}\n[{edge:.3g}]" for word, edge in zip(words, edges, strict=True)]
     ruled = "  [edge $h\\lambda$]" if edges is not None else ""
     axis.set_xticks(range(len(words)), words)
-    axis.set(xlabel=f"{row.symbol}{ruled}   ({row.other[0]} = {row.other[1]:g})",
-             xlim=(-0.4, len(words) - 0.6))  # fmt: skip
+    axis.set(
+        xlabel=f"{row.symbol}{ruled}   ({row.other[0]} = {row.other[1]:g})",
+        xlim=(-0.4, len(words) - 0.6),
+    )
 
 
 def _floor(axis, value: float) -> None:
@@ -87,8 +101,10 @@ def norms(sweeps: Sequence[str], arrays: Arrays, grid: Grid) -> Any:
     picture, axes = plt.subplots(3, len(sweeps), figsize=(style.PAGE, 6.6), squeeze=False)
     for column, name in zip(axes.T, sweeps, strict=True):
         row, found = grid.sweeps[name], read_off(arrays, grid, name)
-        for axis, measure, said in ((column[0], PERTURBED, EPSILON_NORM),
-                                    (column[1], PLAIN, ONE_NORM)):  # fmt: skip
+        for axis, measure, said in (
+            (column[0], PERTURBED, EPSILON_NORM),
+            (column[1], PLAIN, ONE_NORM),
+        ):
             _epochs(axis, arrays, name, measure, row)
             _marks(axis, arrays, name, measure, row, found)
             _few_ticks(axis)
@@ -103,18 +119,25 @@ def norms(sweeps: Sequence[str], arrays: Arrays, grid: Grid) -> Any:
 
 def training(sweeps: Sequence[str], arrays: Arrays, grid: Grid) -> Any:
     """Loss and accuracy in training and on the test images, and the norms against the loss."""
-    picture, axes = plt.subplots(2 * len(sweeps), 3, squeeze=False,
-                                 figsize=(style.PAGE, 4.4 * len(sweeps)))  # fmt: skip
+    picture, axes = plt.subplots(
+        2 * len(sweeps), 3, squeeze=False, figsize=(style.PAGE, 4.4 * len(sweeps))
+    )
     for index, name in enumerate(sweeps):
         row, lines = grid.sweeps[name], axes[2 * index : 2 * index + 2]
-        panels = (("train_loss", "training loss"), ("train_accuracy", "training accuracy"),
-                  ("test_loss", "test loss"), ("test_accuracy", "test accuracy"))  # fmt: skip
+        panels = (
+            ("train_loss", "training loss"),
+            ("train_accuracy", "training accuracy"),
+            ("test_loss", "test loss"),
+            ("test_accuracy", "test accuracy"),
+        )
         for axis, (measure, said) in zip(lines[:, :2].ravel(), panels, strict=True):
             _epochs(axis, arrays, name, measure, row, smooth=False)
             axis.set(xlabel="epoch", title=said)
         _few_ticks(lines[0, 0])
-        for axis, measure, said in ((lines[0, 2], PERTURBED, EPSILON_NORM),
-                                    (lines[1, 2], PLAIN, ONE_NORM)):  # fmt: skip
+        for axis, measure, said in (
+            (lines[0, 2], PERTURBED, EPSILON_NORM),
+            (lines[1, 2], PLAIN, ONE_NORM),
+        ):
             _against_loss(axis, arrays, name, measure, row, grid)
             axis.set(title=said)
         _legend(lines[0, 1], row, title=f"{row.other[0]} = {row.other[1]:g}", loc="lower right")
@@ -157,16 +180,18 @@ def _each(row: Sweep, curve: np.ndarray):
             yield (place, seed), colour, curve[place, seed].astype(float)
 
 
-def _epochs(axis, arrays: Arrays, name: str, measure: str, row: Sweep, *,
-            smooth: bool = True) -> None:  # fmt: skip
+def _epochs(
+    axis, arrays: Arrays, name: str, measure: str, row: Sweep, *, smooth: bool = True
+) -> None:
     for _, colour, values in _each(row, arrays[f"{name}/{measure}"]):
         shown = running_median(values) if smooth else values
         seen = np.flatnonzero(np.isfinite(shown))
         axis.plot(seen, shown[seen], color=colour, lw=0.8, alpha=0.75)
 
 
-def _marks(axis, arrays: Arrays, name: str, measure: str, row: Sweep,
-           found: Sequence[Sequence[Run]]) -> None:  # fmt: skip
+def _marks(
+    axis, arrays: Arrays, name: str, measure: str, row: Sweep, found: Sequence[Sequence[Run]]
+) -> None:
     """A dot where the initial fall ends, a triangle on top of a hill of the perturbed norm."""
     for (place, seed), colour, values in _each(row, arrays[f"{name}/{measure}"]):
         run, smooth = found[place][seed], running_median(values)
@@ -178,8 +203,13 @@ def _marks(axis, arrays: Arrays, name: str, measure: str, row: Sweep,
 def _against_loss(axis, arrays: Arrays, name: str, measure: str, row: Sweep, grid: Grid) -> None:
     losses = arrays[f"{name}/train_loss"]
     for index, colour, values in _each(row, arrays[f"{name}/{measure}"]):
-        axis.plot(running_median(losses[index].astype(float)), running_median(values),
-                  color=colour, lw=0.8, alpha=0.75)  # fmt: skip
+        axis.plot(
+            running_median(losses[index].astype(float)),
+            running_median(values),
+            color=colour,
+            lw=0.8,
+            alpha=0.75,
+        )
     axis.axvline(grid.level, color="black", lw=0.7, ls=":")
     axis.set_xlabel("training loss")
     seen = losses[np.isfinite(losses) & (losses > 0)]

@@ -12,8 +12,14 @@ import numpy as np
 from shadowflow.lab import history
 from shadowflow.lab.training import Training
 
-MEASURES = ("perturbed_one_norm", "one_norm", "train_loss", "train_accuracy", "test_loss",
-            "test_accuracy")  # fmt: skip
+MEASURES = (
+    "perturbed_one_norm",
+    "one_norm",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,23 @@ def one_by_one(run_dir: Path, *, data_dir: Path | None = None, quiet: bool = Fal
 
         from shadowflow.lab.prepare import train
 
-        with tqdm(total=sum(settings.epochs for settings in wanted), delay=1, disable=quiet,
-                  unit="epoch", leave=False) as bar:  # fmt: skip
+        with tqdm(
+            total=sum(settings.epochs for settings in wanted),
+            delay=1,
+            disable=quiet,
+            unit="epoch",
+            leave=False,
+        ) as bar:
             records, target = [], 0
             for number, settings in enumerate(wanted, start=1):
                 bar.set_description_str(f"run {number} of {len(wanted)}")
-                folder = train(settings, run_dir, data_dir=data_dir, checkpoint_every=100,
-                               progress=lambda epoch, record: bar.update(1)).folder  # fmt: skip
+                folder = train(
+                    settings,
+                    run_dir,
+                    data_dir=data_dir,
+                    checkpoint_every=100,
+                    progress=lambda epoch, record: bar.update(1),
+                ).folder
                 target += settings.epochs
                 bar.update(target - bar.n)
                 records.append(read(settings, folder))

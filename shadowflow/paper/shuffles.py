@@ -76,10 +76,17 @@ class Settings:
 
 
 SCALES = {
-    "smoke": Settings(seeds=(0, 1, 2), stages=(60,), batches=(1, 36), b2s=(0.95, 0.99),
-                      b1s=(0.9, 0.99), draws=2, steps=2),
+    "smoke": Settings(
+        seeds=(0, 1, 2),
+        stages=(60,),
+        batches=(1, 36),
+        b2s=(0.95, 0.99),
+        b1s=(0.9, 0.99),
+        draws=2,
+        steps=2,
+    ),
     "full": Settings(),
-}  # fmt: skip
+}
 
 
 def key(stage: int, decays: tuple[float, float]) -> str:
@@ -98,8 +105,9 @@ def work(settings: Settings) -> int:
     return places * len(settings.batches) * len(settings.decays)
 
 
-def compute(settings: Settings, data: Mapping[str, Images],
-            progress: Callable[[int], Any]) -> dict[str, np.ndarray]:  # fmt: skip
+def compute(
+    settings: Settings, data: Mapping[str, Images], progress: Callable[[int], Any]
+) -> dict[str, np.ndarray]:
     """Per stage: "loss" [starts], "noise" [starts, batches]; per line s and its standard error
     over shuffles, [starts, batches], and s of ``implicit_bias`` for the full batch, [starts]."""
     shape = len(settings.seeds), len(settings.batches)
@@ -150,9 +158,12 @@ def _batched(images: np.ndarray, labels: np.ndarray, count: int, seed: int) -> P
     """The digits in ``count`` equal batches, dealt out at random; one batch is all of them."""
     order = np.random.default_rng(seed).permutation(len(labels))[: count * size(count)]
     parts = (images[order].astype(float), labels[order])
-    return Problem(_loss, batches=tuple(
-        jnp.asarray(part.reshape(count, size(count), *part.shape[1:])) for part in parts
-    ))  # fmt: skip
+    return Problem(
+        _loss,
+        batches=tuple(
+            jnp.asarray(part.reshape(count, size(count), *part.shape[1:])) for part in parts
+        ),
+    )
 
 
 class Frame(eqx.Module):
@@ -171,7 +182,7 @@ def _frame(problem: Problem, params, eps_root) -> Frame:
     sign = jax.tree.map(lambda g: g / jnp.sqrt(g * g + eps_root), mean)
     copies = jax.tree.map(lambda v: jnp.broadcast_to(v[None], (problem.count, *v.shape)), sign)
     slope = jax.tree.map(lambda v: jnp.mean(v, axis=0), products(copies))
-    root = lambda g: jnp.sqrt(jnp.mean(g * g, axis=0) + eps_root)  # noqa: E731
+    root = lambda g: jnp.sqrt(jnp.mean(g * g, axis=0) + eps_root)
     scaled = jax.tree.map(lambda d, g: d / root(g), slope, gradients)
     spread = trees.total(jax.tree.map(lambda g: jnp.var(g, axis=0), gradients))
     return Frame(slope, trees.inner(slope, scaled) / 2, spread / trees.inner(mean, mean))
@@ -200,8 +211,14 @@ def past(decays: tuple[float, float]) -> int:
     return int(np.ceil(MEMORIES / (1 - max(decays))))
 
 
-def _strength(settings: Settings, problem: Problem, params, frame: Frame,
-              decays: tuple[float, float], seed: int) -> tuple[float, float]:  # fmt: skip
+def _strength(
+    settings: Settings,
+    problem: Problem,
+    params,
+    frame: Frame,
+    decays: tuple[float, float],
+    seed: int,
+) -> tuple[float, float]:
     kept, count = past(decays), problem.count
     epochs = -(-kept // count) + 1
     last = np.linspace((epochs - 1) * count, epochs * count - 1, settings.steps)
@@ -215,8 +232,9 @@ def _strength(settings: Settings, problem: Problem, params, frame: Frame,
 
 def _plain(settings: Settings, whole: Problem, params, decays: tuple[float, float]) -> float:
     """s for the full batch from ``implicit_bias``: as long a memory, no batches, no shuffles."""
-    found = implicit_bias(whole, adam(settings, decays), params, 1.0, past(decays) - 1,
-                          eps_root=settings.eps_root)  # fmt: skip
+    found = implicit_bias(
+        whole, adam(settings, decays), params, 1.0, past(decays) - 1, eps_root=settings.eps_root
+    )
     assert found.one_norm is not None
     gradient, product = whole.linearize(params)
     root = jax.tree.map(lambda g: jnp.sqrt(g * g + settings.eps_root), gradient)
@@ -242,8 +260,10 @@ def signs(values: np.ndarray) -> str:
     '+−?'
     """
     mean, half = interval(values)
-    return "".join("+" if low > 0 else "−" if high < 0 else "?"
-                   for low, high in zip(mean - half, mean + half, strict=True))  # fmt: skip
+    return "".join(
+        "+" if low > 0 else "−" if high < 0 else "?"
+        for low, high in zip(mean - half, mean + half, strict=True)
+    )
 
 
 def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evidence]:
@@ -252,40 +272,73 @@ def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evide
     for stage in settings.stages:
         where = f"after {stage} steps"
         lines = {decays: arrays[f"{key(stage, decays)}/s"] for decays in settings.decays}
-        off = max(float(np.max(np.abs(s[:, 0] / arrays[f"{key(stage, decays)}/plain"] - 1)))
-                  for decays, s in lines.items())  # fmt: skip
+        off = max(
+            float(np.max(np.abs(s[:, 0] / arrays[f"{key(stage, decays)}/plain"] - 1)))
+            for decays, s in lines.items()
+        )
         run = {
             "batch sizes": [size(count) for count in settings.batches],
             "noise over signal": arrays[f"{stage}/noise"].mean(axis=0).tolist(),
             "loss": arrays[f"{stage}/loss"].tolist(),
         }
-        found.append(near(f"{where}, full batch: s is that of implicit_bias; largest relative "
-                          "difference", off, 0.0, 1e-6, **run))  # fmt: skip
+        found.append(
+            near(
+                f"{where}, full batch: s is that of implicit_bias; largest relative difference",
+                off,
+                0.0,
+                1e-6,
+                **run,
+            )
+        )
         for (b1, b2), s in lines.items():
             said = f"{where}, β = {b1:g}, ρ = {b2:g}"
             mean, half = interval(s)
             error = arrays[f"{key(stage, (b1, b2))}/error"]
-            run = {"s": mean.tolist(), "half of the 95 % interval": half.tolist(),
-                   "signs": signs(s), "standard error over shuffles": error.mean(axis=0).tolist(),
-                   "s of every start": s.tolist()}  # fmt: skip
+            run = {
+                "s": mean.tolist(),
+                "half of the 95 % interval": half.tolist(),
+                "signs": signs(s),
+                "standard error over shuffles": error.mean(axis=0).tolist(),
+                "s of every start": s.tolist(),
+            }
             if b1 < b2:
                 found += [
-                    below(f"{said}: the full batch anti-penalizes; upper end of s",
-                          mean[0] + half[0], 0.0, **run),
-                    below(f"{said}: the smallest batch does so less, if at all; s over that of "
-                          "the full batch", mean[-1] / mean[0], 0.5),
-                ]  # fmt: skip
+                    below(
+                        f"{said}: the full batch anti-penalizes; upper end of s",
+                        mean[0] + half[0],
+                        0.0,
+                        **run,
+                    ),
+                    below(
+                        f"{said}: the smallest batch does so less, if at all; s over that of "
+                        "the full batch",
+                        mean[-1] / mean[0],
+                        0.5,
+                    ),
+                ]
             else:
-                found.append(above(f"{said}: the smallest batch penalizes; lower end of s",
-                                   mean[-1] - half[-1], 0.0, **run))  # fmt: skip
+                found.append(
+                    above(
+                        f"{said}: the smallest batch penalizes; lower end of s",
+                        mean[-1] - half[-1],
+                        0.0,
+                        **run,
+                    )
+                )
         lowest = lines[settings.panels[0][0]]
         mean, half = interval(lowest)
-        found.append(above(f"{where}, β = {settings.b1:g}, ρ = {settings.b2s[0]:g}: the sign turns,"
-                           " the smallest batch penalizes; lower end of s", mean[-1] - half[-1],
-                           0.0))  # fmt: skip
+        found.append(
+            above(
+                f"{where}, β = {settings.b1:g}, ρ = {settings.b2s[0]:g}: the sign turns,"
+                " the smallest batch penalizes; lower end of s",
+                mean[-1] - half[-1],
+                0.0,
+            )
+        )
         ends = [interval(lines[decays])[0][0] for decays in settings.panels[0]]
-        found.append(ordered(f"{where}, full batch: larger ρ, more anti-penalty; s", ends,
-                             rising=False))  # fmt: skip
+        found.append(
+            ordered(f"{where}, full batch: larger ρ, more anti-penalty; s", ends, rising=False)
+        )
     return found
 
 
@@ -295,10 +348,11 @@ def caption(arrays: Mapping[str, np.ndarray], settings: Settings) -> str:
     sizes = ", ".join(str(size(count)) for count in settings.batches)
     told, shares = [], []
     for stage in settings.stages:
-        told.append(f"after {stage} steps, " + "; ".join(
-            f"(β, ρ) = ({decays[0]:g}, {decays[1]:g}): {signs(arrays[key(stage, decays) + '/s'])}"
-            for decays in settings.decays
-        ))  # fmt: skip
+        seen = (
+            f"(β, ρ) = ({b1:g}, {b2:g}): {signs(arrays[key(stage, (b1, b2)) + '/s'])}"
+            for b1, b2 in settings.decays
+        )
+        told.append(f"after {stage} steps, {'; '.join(seen)}")
         for decays in settings.decays:
             error = arrays[f"{key(stage, decays)}/error"].mean(axis=0)[1:]
             shares.append(error / interval(arrays[f"{key(stage, decays)}/s"])[1][1:])
@@ -321,16 +375,23 @@ def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
     from matplotlib import pyplot as plt
 
     rows = len(settings.stages)
-    figure, axes = plt.subplots(rows, 2, figsize=(style.PAGE, 2.5 * rows + 0.3), squeeze=False,
-                                sharey=True)  # fmt: skip
+    figure, axes = plt.subplots(
+        rows, 2, figsize=(style.PAGE, 2.5 * rows + 0.3), squeeze=False, sharey=True
+    )
     for (stage, line), (decays_of, fixed) in itertools.product(
         zip(settings.stages, axes, strict=True), zip(settings.panels, (0, 1), strict=True)
     ):
         axis = line[fixed]
         for index, decays in enumerate(decays_of):
             label = f"{'ρ' if fixed == 0 else 'β'} = {decays[1 - fixed]:g}"
-            _line(axis, arrays[f"{key(stage, decays)}/s"], settings, index - 1,
-                  style.shades(len(decays_of))[index], label)  # fmt: skip
+            _line(
+                axis,
+                arrays[f"{key(stage, decays)}/s"],
+                settings,
+                index - 1,
+                style.shades(len(decays_of))[index],
+                label,
+            )
         other = f"β = {settings.b1:g}" if fixed == 0 else f"ρ = {settings.b2:g}"
         loss = arrays[f"{stage}/loss"].mean()
         axis.set_title(f"{other}, after {stage} steps (loss {loss:.2g})")
@@ -348,8 +409,15 @@ def _line(axis, values: np.ndarray, settings: Settings, shift: int, colour, labe
     sizes = np.array([size(count) for count in settings.batches]) * 1.06**shift
     mean, half = interval(values)
     axis.errorbar(sizes, mean, half, color=colour, label=label, marker="o", ms=3, capsize=2.5)
-    axis.plot(np.broadcast_to(sizes, values.shape).T, values.T, ls="", marker=".", ms=2.5,
-              color=colour, alpha=0.5)  # fmt: skip
+    axis.plot(
+        np.broadcast_to(sizes, values.shape).T,
+        values.T,
+        ls="",
+        marker=".",
+        ms=2.5,
+        color=colour,
+        alpha=0.5,
+    )
 
 
 def _scales(axis, noise: np.ndarray, settings: Settings) -> None:

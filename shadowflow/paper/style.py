@@ -57,9 +57,11 @@ def save(figure: Figure, folder: Path) -> list[Path]:
 
     kinds = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
     paths = [
-        write(folder / f"figure.{kind}",
-              lambda draft, kind=kind, said=said: figure.savefig(draft, format=kind, metadata=said))
+        write(
+            folder / f"figure.{kind}",
+            lambda draft, kind=kind, said=said: figure.savefig(draft, format=kind, metadata=said),
+        )
         for kind, said in kinds.items()
-    ]  # fmt: skip
+    ]
     plt.close(figure)
     return paths

@@ -31,8 +31,13 @@ Kind = Literal["maxima", "norms", "curves"]
 PERTURBED, PLAIN = "perturbed_one_norm", "one_norm"
 AT_CHANCE = 1.5  # times the accuracy of guessing: a mean below it tells nothing of generalization
 EDGE_RATE = 1e-3  # from this learning rate on the hill's β is that of the stability edge
-MODELS = {"mlp": "Perceptron", "cnn": "CNN", "resnet50": "ResNet-50", "resnet101": "ResNet-101",
-          "simple_vit": "SimpleViT"}  # fmt: skip
+MODELS = {
+    "mlp": "Perceptron",
+    "cnn": "CNN",
+    "resnet50": "ResNet-50",
+    "resnet101": "ResNet-101",
+    "simple_vit": "SimpleViT",
+}
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
@@ -101,35 +106,50 @@ class Figure:
 
 BOTH = ("rho", "beta")
 FIGURES = {
-    "fig4": Figure("resnet50", ("rho",), "maxima",
-                   "The norm of the gradient and the test accuracy against ρ, ResNet-50"),
-    "fig5": Figure("resnet50", ("beta",), "maxima",
-                   "The norm of the gradient and the test accuracy against β, ResNet-50"),
+    "fig4": Figure(
+        "resnet50",
+        ("rho",),
+        "maxima",
+        "The norm of the gradient and the test accuracy against ρ, ResNet-50",
+    ),
+    "fig5": Figure(
+        "resnet50",
+        ("beta",),
+        "maxima",
+        "The norm of the gradient and the test accuracy against β, ResNet-50",
+    ),
     "fig6": Figure("resnet50", BOTH, "norms", "The norm of the gradient in training, ResNet-50"),
-    "fig7": Figure("cnn", BOTH, "maxima",
-                   "The norm of the gradient and the test accuracy against ρ and β, CNN"),
+    "fig7": Figure(
+        "cnn", BOTH, "maxima", "The norm of the gradient and the test accuracy against ρ and β, CNN"
+    ),
     "fig8": Figure("cnn", BOTH, "norms", "The norm of the gradient in training, CNN"),
-    "fig9": Figure("simple_vit", BOTH, "maxima",
-                   "The norm of the gradient and the test accuracy against ρ and β, SimpleViT"),
+    "fig9": Figure(
+        "simple_vit",
+        BOTH,
+        "maxima",
+        "The norm of the gradient and the test accuracy against ρ and β, SimpleViT",
+    ),
     "fig10": Figure("simple_vit", BOTH, "norms", "The norm of the gradient in training, SimpleViT"),
     "fig11": Figure("resnet50", ("rho",), "curves", "Training and test curves by ρ, ResNet-50"),
     "fig12": Figure("resnet50", ("beta",), "curves", "Training and test curves by β, ResNet-50"),
-    "perceptron": Figure("perceptron", BOTH, "maxima",
-                         "The norm of the gradient and the test accuracy, a perceptron"),
-    "resnet101": Figure("resnet101", BOTH, "maxima",
-                        "The norm of the gradient and the test accuracy, ResNet-101"),
-    "cifar100": Figure("cifar100", BOTH, "maxima",
-                       "The norm of the gradient and the test accuracy, CIFAR-100"),
-}  # fmt: skip
+    "perceptron": Figure(
+        "perceptron", BOTH, "maxima", "The norm of the gradient and the test accuracy, a perceptron"
+    ),
+    "resnet101": Figure(
+        "resnet101", BOTH, "maxima", "The norm of the gradient and the test accuracy, ResNet-101"
+    ),
+    "cifar100": Figure(
+        "cifar100", BOTH, "maxima", "The norm of the gradient and the test accuracy, CIFAR-100"
+    ),
+}
 
 
-def arranged(grid: Grid, sweeps: Sequence[str],
-             records: Sequence[Record]) -> dict[str, np.ndarray]:  # fmt: skip
-    """"<sweep>/<measure>" [values, seeds, epochs], NaN after the end of a run and where a value
+def arranged(grid: Grid, sweeps: Sequence[str], records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """ "<sweep>/<measure>" [values, seeds, epochs], NaN after the end of a run and where a value
     is not finite; "<sweep>/reason" [values, seeds]: how it ended; "<sweep>/parameters".
 
     Raises ValueError where a run has no record.
-    """  # fmt: skip
+    """
     by_key = {record.settings.key(): record for record in records}
     arrays = {}
     for sweep in sweeps:
@@ -137,13 +157,14 @@ def arranged(grid: Grid, sweeps: Sequence[str],
         wanted = [run for cell in cells for run in cell]
         missing = [run.key() for run in wanted if run.key() not in by_key]
         if missing:
-            raise ValueError(f"records: expected one of {missing[0]} and {len(missing) - 1} "
-                             f"others, got {len(records)} of other runs")  # fmt: skip
+            raise ValueError(
+                f"records: expected one of {missing[0]} and {len(missing) - 1} "
+                f"others, got {len(records)} of other runs"
+            )
         found = [by_key[run.key()] for run in wanted]
         shape = len(cells), len(grid.seeds)
         for name in MEASURES:
-            padded = list(zip_longest(*(record.curves[name] for record in found),
-                                      fillvalue=np.nan))  # fmt: skip
+            padded = list(zip_longest(*(record.curves[name] for record in found), fillvalue=np.nan))
             curve = np.array(padded, np.float32).reshape(len(padded), *shape)
             arrays[f"{sweep}/{name}"] = np.moveaxis(curve, 0, -1)
         arrays[f"{sweep}/reason"] = np.array([record.reason for record in found]).reshape(shape)
@@ -161,7 +182,7 @@ class Run(NamedTuple):
 def read_off(arrays: Arrays, grid: Grid, sweep: str) -> list[list[Run]]:
     """A list a value, in it a `Run` a seed."""
     shape = arrays[f"{sweep}/reason"].shape
-    one = lambda *index: _read_off(  # noqa: E731
+    one = lambda *index: _read_off(
         {name: arrays[f"{sweep}/{name}"][index].astype(float) for name in MEASURES}, grid
     )
     return [[one(value, seed) for seed in range(shape[1])] for value in range(shape[0])]
@@ -170,14 +191,17 @@ def read_off(arrays: Arrays, grid: Grid, sweep: str) -> list[list[Run]]:
 def _read_off(run: Mapping[str, np.ndarray], grid: Grid) -> Run:
     loss = run["train_loss"]
     fall = curves.initial_fall(loss, grid.cut)
-    return Run(fall, {
-        "peak": curves.peak(run[PERTURBED], fall),
-        "level": curves.at_loss(run[PERTURBED], loss, grid.level),
-        "hill": curves.hill(run[PERTURBED], fall),
-        "accuracy": curves.highest(run["test_accuracy"]),
-        "peak_plain": curves.peak(run[PLAIN], fall),
-        "level_plain": curves.at_loss(run[PLAIN], loss, grid.level),
-    })  # fmt: skip
+    return Run(
+        fall,
+        {
+            "peak": curves.peak(run[PERTURBED], fall),
+            "level": curves.at_loss(run[PERTURBED], loss, grid.level),
+            "hill": curves.hill(run[PERTURBED], fall),
+            "accuracy": curves.highest(run["test_accuracy"]),
+            "peak_plain": curves.peak(run[PLAIN], fall),
+            "level_plain": curves.at_loss(run[PLAIN], loss, grid.level),
+        },
+    )
 
 
 def table(runs: Sequence[Sequence[Run]], outcome: str) -> np.ndarray:
@@ -197,14 +221,19 @@ def fitness(arrays: Arrays, grid: Grid, sweep: str) -> list[Evidence]:
     reasons, runs = arrays[f"{sweep}/reason"], read_off(arrays, grid, sweep)
     every = {
         f"{row.symbol} = {value:g}, seed {seed}": (runs[i][j], str(reasons[i, j]))
-        for i, value in enumerate(row.values) for j, seed in enumerate(grid.seeds)
-    }  # fmt: skip
-    ended = {name: reason for name, (_, reason) in every.items()
-             if reason not in ("epochs", "accuracy")}  # fmt: skip
+        for i, value in enumerate(row.values)
+        for j, seed in enumerate(grid.seeds)
+    }
+    ended = {
+        name: reason for name, (_, reason) in every.items() if reason not in ("epochs", "accuracy")
+    }
     unfallen = {name: run.fall.words for name, (run, _) in every.items() if not run.fall.exists}
-    unequal = {name: run.numbers["level"].words for name, (run, _) in every.items()
-               if not run.numbers["level"].exists}  # fmt: skip
-    count = lambda words, without: near(  # noqa: E731
+    unequal = {
+        name: run.numbers["level"].words
+        for name, (run, _) in every.items()
+        if not run.numbers["level"].exists
+    }
+    count = lambda words, without: near(
         f"{row.symbol} varied, {words}", len(every) - len(without), len(every), 0, without=without
     )
     return [
@@ -236,10 +265,14 @@ def tried(arrays: Arrays, grid: Grid, sweep: str, outcome: str) -> Trial:
     found = trials.of_trend(
         f"larger {row.symbol}: {'larger' if rising else 'smaller'} {said}"
         + (f" ({grid.level:g})" if "equal" in said else ""),
-        where(grid), trials.trend(values, rising), means(values.T),
+        where(grid),
+        trials.trend(values, rising),
+        means(values.T),
         sweep={row.symbol: list(row.values), row.other[0]: row.other[1]},
-        outcomes=values.tolist(), seeds=list(grid.seeds), missing=lacking(grid, row, runs, outcome),
-    )  # fmt: skip
+        outcomes=values.tolist(),
+        seeds=list(grid.seeds),
+        missing=lacking(grid, row, runs, outcome),
+    )
     remark = _remark(row, outcome, values)
     if not remark:
         return found
@@ -272,5 +305,6 @@ def lacking(grid: Grid, row: Sweep, runs: Sequence[Sequence[Run]], outcome: str)
     return {
         f"{row.symbol} = {value:g}, seed {seed}": run.numbers[outcome].words
         for value, cell in zip(row.values, runs, strict=True)
-        for seed, run in zip(grid.seeds, cell, strict=True) if not run.numbers[outcome].exists
-    }  # fmt: skip
+        for seed, run in zip(grid.seeds, cell, strict=True)
+        if not run.numbers[outcome].exists
+    }

@@ -25,7 +25,7 @@ CENTRES = ((1.2, 1.8), (1.5, 2.0), (1.9, 2.3))
 class Theorem(NamedTuple):
     """label: its number and optimizer; optimizer, arguments: as the zoo has them, at decays at
     which the asymptotic order shows within a few halvings.
-    """  # fmt: skip
+    """
 
     label: str
     optimizer: str
@@ -34,18 +34,22 @@ class Theorem(NamedTuple):
 
 THEOREMS = (
     Theorem("Theorem B.4 (RMSProp, eps outside)", "rmsprop", {"decay": 0.7, "eps": 1e-1}),
-    Theorem("Theorem C.4 (RMSProp, eps inside)", "rmsprop",
-            {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2}),
+    Theorem(
+        "Theorem C.4 (RMSProp, eps inside)", "rmsprop", {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2}
+    ),
     Theorem("Theorem D.4 (Adam, eps outside)", "adam", {"b1": 0.5, "b2": 0.7, "eps": 1e-1}),
-    Theorem("Theorem E.4 (Adam, eps inside)", "adam",
-            {"b1": 0.5, "b2": 0.7, "eps": 0.0, "eps_root": 1e-2}),
-)  # fmt: skip
+    Theorem(
+        "Theorem E.4 (Adam, eps inside)",
+        "adam",
+        {"b1": 0.5, "b2": 0.7, "eps": 0.0, "eps_root": 1e-2},
+    ),
+)
 
 
 @functools.cache
 def batches() -> Problem:
     """½(c − d θ₁θ₂)² with other numbers c, d in each of three batches; needs x64."""
-    loss = lambda x, c: 0.5 * (c[0] - c[1] * x[0] * x[1]) ** 2  # noqa: E731
+    loss = lambda x, c: 0.5 * (c[0] - c[1] * x[0] * x[1]) ** 2
     return Problem(loss, batches=jnp.asarray(CENTRES, jnp.float64))
 
 
@@ -59,6 +63,11 @@ def orders(theorem: Theorem, batched: bool, exponents: Sequence[int]) -> list[Ro
     with jax.enable_x64(True):
         problem, start = bilinear_problem()
         return convergence(
-            batches() if batched else problem, optimizer, jnp.asarray(start, jnp.float64),
-            HORIZON, [2.0**-exponent for exponent in exponents], methods=["taylor"], orders=[2],
-        )  # fmt: skip
+            batches() if batched else problem,
+            optimizer,
+            jnp.asarray(start, jnp.float64),
+            HORIZON,
+            [2.0**-exponent for exponent in exponents],
+            methods=["taylor"],
+            orders=[2],
+        )

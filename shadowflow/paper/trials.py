@@ -54,9 +54,9 @@ class Trend:
 
     @property
     def verdict(self) -> str:
-        """"holds" where p ≤ ``ALPHA``; else "not enough power" where tau = ``TREND`` would not
+        """ "holds" where p ≤ ``ALPHA``; else "not enough power" where tau = ``TREND`` would not
         have been found either, and the opposite was not; else "does not hold here".
-        """  # fmt: skip
+        """
         if self.p <= ALPHA:
             return HOLDS
         found_opposite = self.p_opposite <= ALPHA
@@ -102,15 +102,20 @@ def trend(outcomes: Float[np.ndarray, "seeds values"], rising: bool) -> Trend:
     agreeing = sum(value > 0 for value in scores)
     decided = sum(value != 0 for value in scores)
     total = sum(scores)
-    tail = lambda least: sum(share for value, share in chances.items() if value >= least)  # noqa: E731
+    tail = lambda least: sum(share for value, share in chances.items() if value >= least)
     found = sorted(value for value in chances if value > 0 and tail(value) <= ALPHA)
     return Trend(
         tau=total / pairs if pairs else math.nan,
-        p=tail(total), p_opposite=sum(share for v, share in chances.items() if v <= total),
-        least_p=chances[max(chances)], needed=found[0] / pairs if found else math.nan,
-        pairs=pairs, seeds=len(rows), agreeing=agreeing, decided=decided,
+        p=tail(total),
+        p_opposite=sum(share for v, share in chances.items() if v <= total),
+        least_p=chances[max(chances)],
+        needed=found[0] / pairs if found else math.nan,
+        pairs=pairs,
+        seeds=len(rows),
+        agreeing=agreeing,
+        decided=decided,
         sign_p=sign_test(agreeing, decided),
-    )  # fmt: skip
+    )
 
 
 def ranks(row: Sequence[float] | np.ndarray) -> tuple[int, ...]:
@@ -184,11 +189,17 @@ class Trial:
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
-def of_trend(claim: str, where: str, test: Trend, measured: tuple[float, ...],
-             **run: Any) -> Trial:  # fmt: skip
+def of_trend(claim: str, where: str, test: Trend, measured: tuple[float, ...], **run: Any) -> Trial:
     """The trial whose statistic is a rank correlation over seeds."""
-    return Trial(claim, where, test.words, measured, test.p, test.verdict,
-                 {**run, "test": dataclasses.asdict(test)})  # fmt: skip
+    return Trial(
+        claim,
+        where,
+        test.words,
+        measured,
+        test.p,
+        test.verdict,
+        {**run, "test": dataclasses.asdict(test)},
+    )
 
 
 def of_signs(claim: str, where: str, said: str, ratios: Sequence[float], **run: Any) -> Trial:
@@ -204,8 +215,10 @@ def of_signs(claim: str, where: str, said: str, ratios: Sequence[float], **run: 
     agreeing, decided = sum(ratio < 1 for ratio in ratios), len(ratios)
     p, least = sign_test(agreeing, decided), sign_test(decided, decided)
     verdict = HOLDS if p <= ALPHA else FAILS if least <= ALPHA else WEAK
-    words = (f"{said} < 1 for {agreeing} of {decided} seeds; sign test, p = {p:.2g} (the smallest "
-             f"possible: {least:.2g})")  # fmt: skip
+    words = (
+        f"{said} < 1 for {agreeing} of {decided} seeds; sign test, p = {p:.2g} (the smallest "
+        f"possible: {least:.2g})"
+    )
     return Trial(claim, where, words, tuple(map(float, ratios)), p, verdict, run)
 
 
@@ -213,6 +226,12 @@ def of_evidence(claim: str, where: str, rows: Sequence[Evidence], **run: Any) ->
     """A claim on which nothing is random: it holds where each row of its evidence does."""
     good = sum(row.holds for row in rows)
     words = f"{good} of {len(rows)} rows of evidence hold; nothing is random in it"
-    return Trial(claim, where, words, (float(good), float(len(rows))), None,
-                 HOLDS if rows and good == len(rows) else FAILS,
-                 {**run, "rows": [dataclasses.asdict(row) for row in rows]})  # fmt: skip
+    return Trial(
+        claim,
+        where,
+        words,
+        (float(good), float(len(rows))),
+        None,
+        HOLDS if rows and good == len(rows) else FAILS,
+        {**run, "rows": [dataclasses.asdict(row) for row in rows]},
+    )

@@ -16,8 +16,24 @@ class Way(NamedTuple):
     order: int
     kind: str
 
-    def shadow(self, problem: Problem, optimizer: Optimizer, params: Any, learning_rate: float,
-               steps: int, **options: Any) -> Shadow:  # fmt: skip
+    def shadow(
+        self,
+        problem: Problem,
+        optimizer: Optimizer,
+        params: Any,
+        learning_rate: float,
+        steps: int,
+        **options: Any,
+    ) -> Shadow:
         """The shadow of a run."""
-        return shadow(problem, optimizer, params, learning_rate, steps, method=self.method,
-                      order=self.order, kind=self.kind, **options)  # fmt: skip
+        return shadow(
+            problem,
+            optimizer,
+            params,
+            learning_rate,
+            steps,
+            method=self.method,
+            order=self.order,
+            kind=self.kind,
+            **options,
+        )

@@ -73,9 +73,12 @@ class Case:
     kind: str
 
 
-def cases(problems: Sequence[str] = tuple(PROBLEMS), optimizers: Sequence[str] = tuple(OPTIMIZERS),
-          rates: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2),
-          dtypes: Sequence[str] = ("float32", "float64")) -> list[Case]:  # fmt: skip
+def cases(
+    problems: Sequence[str] = tuple(PROBLEMS),
+    optimizers: Sequence[str] = tuple(OPTIMIZERS),
+    rates: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2),
+    dtypes: Sequence[str] = ("float32", "float64"),
+) -> list[Case]:
     """The table: every method from the start that it is for.
 
     Where gradients are about 100 (bilinear), what steps by the gradient takes rates a thousand
@@ -100,7 +103,7 @@ def measured(table: Sequence[Case], tell: Callable[[str], Any] = lambda text: No
     Cases whose optimizer or shadow meets a number that is not finite are left out.
     """
     rows = []
-    run_of = lambda case: (case.problem, case.optimizer, case.rate, case.dtype, case.start)  # noqa: E731
+    run_of = lambda case: (case.problem, case.optimizer, case.rate, case.dtype, case.start)
     with jax.enable_x64(True):
         for key, group in itertools.groupby(table, run_of):
             tell(" ".join(map(str, key)))
@@ -121,14 +124,25 @@ def _of_one_run(group: list[Case]) -> list[dict]:
     rows = []
     for case in group:
         with np.errstate(over="ignore"):  # of what diverges, before it is not finite
-            bar = error_bar(*run, STEPS, order=case.order, method=case.method, kind=case.kind,
-                            start=None if settled else 0, state=state)  # fmt: skip
+            bar = error_bar(
+                *run,
+                STEPS,
+                order=case.order,
+                method=case.method,
+                kind=case.kind,
+                start=None if settled else 0,
+                state=state,
+            )
             gap = compare(real, bar.follow)
         finite = np.isfinite([bar.two_norm[-1], gap.two_norm[-1]]).all()
         if len(gap.steps) == len(bar.steps) == STEPS + 1 and finite:
-            found = {"estimate": float(bar.two_norm[-1]), "error": float(gap.two_norm[-1]),
-                     "moved": float(gap.moved[-1]), "rounding": float(bar.rounding[-1]),
-                     "trusted": bool(bar.trusted[-1])}  # fmt: skip
+            found = {
+                "estimate": float(bar.two_norm[-1]),
+                "error": float(gap.two_norm[-1]),
+                "moved": float(gap.moved[-1]),
+                "rounding": float(bar.rounding[-1]),
+                "trusted": bool(bar.trusted[-1]),
+            }
             rows.append({**asdict(case), **found})
     return rows
 
@@ -149,6 +163,10 @@ def summary(rows: Sequence[dict]) -> dict[str, float]:
     found = np.array([ratio(row) for row in rows], float)
     if not len(found):
         return {"count": 0}
-    return {"count": len(found), "within": float(np.mean(abs(np.log(found)) <= np.log(WITHIN))),
-            "small": float(np.mean(found < 1 / WITHIN)),
-            "large": float(np.mean(found > WITHIN)), "median": float(np.median(found))}  # fmt: skip
+    return {
+        "count": len(found),
+        "within": float(np.mean(abs(np.log(found)) <= np.log(WITHIN))),
+        "small": float(np.mean(found < 1 / WITHIN)),
+        "large": float(np.mean(found > WITHIN)),
+        "median": float(np.median(found)),
+    }

@@ -24,9 +24,16 @@ RULE = (
 )
 
 
-def claims_job(scale: str, *, out: Path, only: Sequence[str] = (), data_dir: Path | None = None,
-               yes: bool = False, quiet: bool = False,
-               runs: Runs | None = None) -> dict[str, Any]:  # fmt: skip
+def claims_job(
+    scale: str,
+    *,
+    out: Path,
+    only: Sequence[str] = (),
+    data_dir: Path | None = None,
+    yes: bool = False,
+    quiet: bool = False,
+    runs: Runs | None = None,
+) -> dict[str, Any]:
     """Try the claims, print what became of them, write ``out/claims-<scale>.json``; its content.
 
     only: names of claims (none: all). runs: how training runs are obtained; None: in this process,
@@ -36,8 +43,9 @@ def claims_job(scale: str, *, out: Path, only: Sequence[str] = (), data_dir: Pat
     """
     unknown = sorted(set(only) - set(claims.CLAIMS))
     if unknown:
-        raise ValueError(f"--only: expected among {', '.join(claims.CLAIMS)}, got "
-                         f"{', '.join(unknown)}")  # fmt: skip
+        raise ValueError(
+            f"--only: expected among {', '.join(claims.CLAIMS)}, got {', '.join(unknown)}"
+        )
     names = tuple(name for name in claims.CLAIMS if name in only or not only)
     writable(out)
     chosen = {name: grids.read(grids.grids()[name])[scale] for name in claims.needed(names)}
@@ -47,10 +55,12 @@ def claims_job(scale: str, *, out: Path, only: Sequence[str] = (), data_dir: Pat
     for name, grid in chosen.items():
         trained[name] = sweeps.arranged(grid, tuple(grid.sweeps), obtain(grid.runs())), grid
     content: dict[str, Any] = {
-        "scale": scale, "alpha": ALPHA, "rule": RULE,
+        "scale": scale,
+        "alpha": ALPHA,
+        "rule": RULE,
         "versions": {name: version(name) for name in ("shadowflow", "jax", "diffrax", "optax")},
         "claims": [],
-    }  # fmt: skip
+    }
     for name in names:
         found = claims.CLAIMS[name].tried(scale, trained)
         print(tell(name, found), flush=True)
@@ -74,8 +84,10 @@ def tell(name: str, found: Sequence[Trial]) -> str:
     claim = claims.CLAIMS[name]
     lines = [f"{claim.sentence} ({claim.source})"]
     for trial in found:
-        lines += [f"  {trial.verdict}: {trial.claim}; {trial.where}",
-                  f"    {numbers(trial)}{trial.statistic}"]  # fmt: skip
+        lines += [
+            f"  {trial.verdict}: {trial.claim}; {trial.where}",
+            f"    {numbers(trial)}{trial.statistic}",
+        ]
     return "\n".join(lines)
 
 

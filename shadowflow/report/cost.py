@@ -25,7 +25,7 @@ COPIES = 8  # of the parameters: two gradients, two moments, the same after a st
 class Cost(NamedTuple):
     """seconds: of an epoch, with its share of tests; memory: bytes for one ghost batch, at once,
     and all that is as large as the parameters.
-    """  # fmt: skip
+    """
 
     seconds: float
     memory: int
@@ -42,10 +42,12 @@ def ask(wanted: Sequence[Grid], data_dir: Path | None, yes: bool) -> None:
         own = sum(run.epochs for run in alike) * found.seconds / 3600
         hours += own
         digits = ",.0f" if found.seconds >= 100 else ".3g"
-        print(f"{model}: {found.seconds:{digits}} s an epoch on this machine (measured on "
-              f"{SAMPLES[0]} and {SAMPLES[1]} images), {len(alike)} runs of {alike[0].epochs:,} "
-              f"epochs: {own:,.0f} hours; {found.memory / 2**30:,.1f} GiB for a ghost batch of "
-              f"{alike[0].ghost_batch} at once")  # fmt: skip
+        print(
+            f"{model}: {found.seconds:{digits}} s an epoch on this machine (measured on "
+            f"{SAMPLES[0]} and {SAMPLES[1]} images), {len(alike)} runs of {alike[0].epochs:,} "
+            f"epochs: {own:,.0f} hours; {found.memory / 2**30:,.1f} GiB for a ghost batch of "
+            f"{alike[0].ghost_batch} at once"
+        )
     if not yes:
         raise ValueError(
             f"--yes: expected it before runs of about {hours:,.0f} hours start, got none; give it "
@@ -65,8 +67,9 @@ def measured(settings: Training, data_dir: Path | None = None) -> Cost:
     """The cost of a run: two short ones on few images, and the line through them."""
     images, test_images = counts_of(settings)
     share = test_images / images
-    seconds = [_seconds(settings, count, max(1, round(share * count)), data_dir)
-               for count in SAMPLES]  # fmt: skip
+    seconds = [
+        _seconds(settings, count, max(1, round(share * count)), data_dir) for count in SAMPLES
+    ]
     slope = max(0.0, (seconds[1] - seconds[0]) / (SAMPLES[1] - SAMPLES[0]))
     network = network_of(settings)
     memory = batch_memory(network, min(settings.ghost_batch, images))
@@ -75,8 +78,15 @@ def measured(settings: Training, data_dir: Path | None = None) -> Cost:
 
 def _seconds(settings: Training, images: int, tests: int, data_dir: Path | None) -> float:
     """The shortest epoch of a short run."""
-    short = dataclasses.replace(settings, images=images, test_images=tests, epochs=EPOCHS,
-                                ghost_batch=images, stop_accuracy=None, warmup=0)  # fmt: skip
+    short = dataclasses.replace(
+        settings,
+        images=images,
+        test_images=tests,
+        epochs=EPOCHS,
+        ghost_batch=images,
+        stop_accuracy=None,
+        warmup=0,
+    )
     with tempfile.TemporaryDirectory() as folder:
         done = train(short, Path(folder), data_dir=data_dir, checkpoint_every=EPOCHS + 1)
         lines = (done.folder / "timing.jsonl").read_text("utf-8").splitlines()
@@ -93,7 +103,7 @@ def batch_memory(network: Network, images: int) -> int:
     """The bytes that XLA plans for the gradient of a batch; nothing is computed."""
     params, state = jax.eval_shape(network.init, jax.random.key(0))
     batch = jax.ShapeDtypeStruct((images, *network.shape), network.dtype)
-    loss = lambda params, state, images: jnp.mean(  # noqa: E731
+    loss = lambda params, state, images: jnp.mean(
         network.apply(params, state, images, True)[0] ** 2
     )
     plan = jax.jit(jax.grad(loss)).lower(params, state, batch).compile().memory_analysis()

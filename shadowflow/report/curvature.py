@@ -15,8 +15,9 @@ from shadowflow.problem import Problem
 LANCZOS = 24
 
 
-def preconditioned_curvature(problem: Problem, optimizer: Optimizer, params: PyTree,
-                             state: State) -> float:  # fmt: skip
+def preconditioned_curvature(
+    problem: Problem, optimizer: Optimizer, params: PyTree, state: State
+) -> float:
     """The largest eigenvalue of P⁻¹H at ``params``, P⁻¹ = ∂F/∂g at the run's own moments.
 
     For Adam P = sqrt(ν̂ + eps_root) + eps. The moments that precondition, with ψ'(0) = 0, are those
@@ -42,15 +43,16 @@ def _answer(problem: Problem, optimizer: Optimizer, params: PyTree, state: State
     """∂F/∂g per coordinate: the derivative of the direction in the moments that are linear."""
     gradient = problem.gradient(params)
     read, tangents = [], []
-    for moment, kept, fresh in zip(optimizer.moments, state.moments,
-                                   optimizer.transformed(gradient), strict=True):  # fmt: skip
+    for moment, kept, fresh in zip(
+        optimizer.moments, state.moments, optimizer.transformed(gradient), strict=True
+    ):
         value = fresh if kept is None else kept
         if kept is not None and moment.bias_correction:
             value = trees.scale(1 / (1 - decay_power(moment.rate, state.step)), kept)
         slope = jax.grad(moment.transform)(jnp.zeros((), trees.real_dtype()))
         read.append(value)
         tangents.append(jax.tree.map(lambda g, s=slope: jnp.full_like(g, s), gradient))
-    call = lambda moments: optimizer.direction(moments, params, state.step)  # noqa: E731
+    call = lambda moments: optimizer.direction(moments, params, state.step)
     return jax.jvp(call, (tuple(read),), (tuple(tangents),))[1]
 
 

@@ -41,8 +41,14 @@ def _line(name: str) -> dict:
 
 
 def _distances(axis, arrays, names) -> None:
-    axis.plot(arrays["steps"], arrays["moved"], color="#000000", lw=0.8, ls=":",
-              label="distance moved by the optimizer")  # fmt: skip
+    axis.plot(
+        arrays["steps"],
+        arrays["moved"],
+        color="#000000",
+        lw=0.8,
+        ls=":",
+        label="distance moved by the optimizer",
+    )
     for name in names:
         distance = arrays[f"{name}/two_norm"]
         shown = np.where(distance > 0, distance, np.nan)
@@ -65,10 +71,22 @@ def _validity(axis, arrays, names) -> None:
         (PARTLY, 1e6, "#d55e00", "does not hold"),
     ):
         axis.axhspan(low, high, color=colour, alpha=0.10, lw=0)
-        axis.annotate(word, (0.99, np.sqrt(low * high) if word == "in part" else
-                             low * 1.15 if low == PARTLY else high / 1.6),
-                      xycoords=("axes fraction", "data"), ha="right", fontsize=7,
-                      color=colour, va="center" if word == "in part" else "bottom")  # fmt: skip
+        axis.annotate(
+            word,
+            (
+                0.99,
+                np.sqrt(low * high)
+                if word == "in part"
+                else low * 1.15
+                if low == PARTLY
+                else high / 1.6,
+            ),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            fontsize=7,
+            color=colour,
+            va="center" if word == "in part" else "bottom",
+        )
     seen = [HOLDS, PARTLY]
     for name in names:
         ratio = arrays[f"{name}/running_max"]

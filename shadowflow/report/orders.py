@@ -72,20 +72,32 @@ def lines(methods: Sequence[str], orders: Sequence[int], problem: Problem) -> tu
     chosen = [
         METHODS[name] for name in methods if not (problem.batched and METHODS[name].full_batch)
     ]
-    kind = lambda method: "iteration" if "iteration" in method.kinds else "flow"  # noqa: E731
+    kind = lambda method: "iteration" if "iteration" in method.kinds else "flow"
     first = [Line(m.name, 1, kind(m)) for m in chosen if 1 in orders and m.offers(1)][:1]
-    rest = [Line(m.name, order, kind(m)) for order in orders for m in chosen
-            if order > 1 and m.offers(order)]  # fmt: skip
+    rest = [
+        Line(m.name, order, kind(m))
+        for order in orders
+        for m in chosen
+        if order > 1 and m.offers(order)
+    ]
     return (*first, *rest)
 
 
-def orders_job(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree, *, out: Path,
-               quiet: bool) -> None:  # fmt: skip
+def orders_job(
+    plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree, *, out: Path, quiet: bool
+) -> None:
     """Measure, print tables, and write numbers.json and figure.png, after every run anew."""
     writable(out)
-    found = {"run": plan.run, "definition": DEFINITION, "edges": edges(optimizer),
-             "lines": [dataclasses.asdict(line) | {"name": line.name} for line in plan.lines],
-             "steps": plan.steps, "warm": plan.warm, "sweep": [], "long": None}  # fmt: skip
+    found = {
+        "run": plan.run,
+        "definition": DEFINITION,
+        "edges": edges(optimizer),
+        "lines": [dataclasses.asdict(line) | {"name": line.name} for line in plan.lines],
+        "steps": plan.steps,
+        "warm": plan.warm,
+        "sweep": [],
+        "long": None,
+    }
     from shadowflow.report.orders_figure import draw
 
     def keep() -> None:
@@ -107,12 +119,15 @@ def orders_job(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTre
 
 def edges(optimizer: Optimizer) -> dict[str, float]:
     """Name → learning rate × curvature of the edges."""
-    return {"flow edge": flow_threshold(optimizer),
-            "stability edge": stability_threshold(optimizer)}  # fmt: skip
+    return {
+        "flow edge": flow_threshold(optimizer),
+        "stability edge": stability_threshold(optimizer),
+    }
 
 
-def at_rate(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree,
-            rate: float) -> dict[str, Any]:  # fmt: skip
+def at_rate(
+    plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree, rate: float
+) -> dict[str, Any]:
     """One step size: the curvature at the start of the stretch, every line's error and step."""
     before = iterate(problem, optimizer, params, rate, plan.warm, save_every=max(1, plan.warm))
     if before.failed_at is not None:
@@ -123,13 +138,21 @@ def at_rate(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree,
     found = {}
     for line in plan.lines:
         ended = _followed(line, problem, optimizer, start, rate, real, before.state, 1)
-        found[line.name] = {"error": ended["shares"][-1] if ended["whole"] else float("inf"),
-                            "left": ended["left"]}  # fmt: skip
+        found[line.name] = {
+            "error": ended["shares"][-1] if ended["whole"] else float("inf"),
+            "left": ended["left"],
+        }
     return {"rate": rate, "curvature": curved, "lines": found}
 
 
-def far_run(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree,
-            found: dict[str, Any], after: Callable[[str], Any]) -> None:  # fmt: skip
+def far_run(
+    plan: Plan,
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    found: dict[str, Any],
+    after: Callable[[str], Any],
+) -> None:
     """The long run from a cold start, into ``found["long"]``, line by line.
 
     Methods that describe a settled memory take it for settled from the start.
@@ -138,15 +161,19 @@ def far_run(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree,
     real = iterate(problem, optimizer, params, plan.at, plan.far, save_every=every)
     whole = compare(real, real)
     long: dict[str, Any] = {
-        "rate": plan.at, "steps": whole.steps, "moved": whole.moved,
-        "curvature": _along(plan, problem, optimizer, params), "lines": {},
+        "rate": plan.at,
+        "steps": whole.steps,
+        "moved": whole.moved,
+        "curvature": _along(plan, problem, optimizer, params),
+        "lines": {},
         "loss": [_loss(problem, real, index) for index in (0, -1)],
-    }  # fmt: skip
+    }
     found["long"] = long
     after("  the optimizer's own run done")
     for line in plan.lines:
-        long["lines"][line.name] = _followed(line, problem, optimizer, params, plan.at, real, None,
-                                             every)  # fmt: skip
+        long["lines"][line.name] = _followed(
+            line, problem, optimizer, params, plan.at, real, None, every
+        )
         after(f"  {line.name} done")
 
 
@@ -168,23 +195,47 @@ def _along(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree) -
     return {"steps": steps, "values": values}
 
 
-def _followed(line: Line, problem: Problem, optimizer: Optimizer, start: PyTree, rate: float,
-              real: Trajectory, state: State | None, every: int) -> dict[str, Any]:  # fmt: skip
+def _followed(
+    line: Line,
+    problem: Problem,
+    optimizer: Optimizer,
+    start: PyTree,
+    rate: float,
+    real: Trajectory,
+    state: State | None,
+    every: int,
+) -> dict[str, Any]:
     """How far a line is at every step kept, where it leaves, and its verdict."""
     begin: dict[str, Any] = {} if state is None else {"state": state}
     if state is None and METHODS[line.method].settled:
         begin = {"start": None}
     steps = int(real.steps[-1] - real.steps[0])
-    follow = shadow(problem, optimizer, start, rate, steps, order=line.order, method=line.method,
-                    kind=line.kind, save_every=every, **begin)  # fmt: skip
+    follow = shadow(
+        problem,
+        optimizer,
+        start,
+        rate,
+        steps,
+        order=line.order,
+        method=line.method,
+        kind=line.kind,
+        save_every=every,
+        **begin,
+    )
     gap = compare(real, follow)
     shares = gap.two_norm / np.where(gap.moved > 0, gap.moved, np.inf)
     gone = np.flatnonzero(~(shares <= words.LEFT))
     whole = follow.failed_at is None
     last = None if whole else int(gap.steps[-1] - gap.steps[0]) + 1
     left = int(gap.steps[gone[0]] - gap.steps[0]) if len(gone) else last
-    return {"steps": gap.steps - gap.steps[0], "distance": gap.two_norm, "shares": shares,
-            "left": left, "whole": whole, "level": follow.validity.level}  # fmt: skip
+    return {
+        "steps": gap.steps - gap.steps[0],
+        "distance": gap.two_norm,
+        "shares": shares,
+        "left": left,
+        "whole": whole,
+        "level": follow.validity.level,
+    }
 
 
 def slopes(rates: Sequence[float], errors: Sequence[float]) -> list[float]:
@@ -208,22 +259,40 @@ def sweep_table(found: dict[str, Any]) -> list[str]:
     """Per step size the side of the edges, per line the errors, slopes, and where it leaves."""
     rows = [row for row in found["sweep"] if row["lines"]]
     rates = [row["rate"] for row in rows]
-    where = words.table(["learning rate", "× curvature", "where"], [
-        [f"{row['rate']:.2g}", f"{(reach := row['rate'] * row['curvature']):.2g}",
-         side(reach, found["edges"])] for row in rows
-    ])  # fmt: skip
+    where = words.table(
+        ["learning rate", "× curvature", "where"],
+        [
+            [
+                f"{row['rate']:.2g}",
+                f"{(reach := row['rate'] * row['curvature']):.2g}",
+                side(reach, found["edges"]),
+            ]
+            for row in rows
+        ],
+    )
     table = []
     for line in found["lines"]:
         ended = [row["lines"][line["name"]] for row in rows]
         errors = [np.inf if end["error"] is None else end["error"] for end in ended]
         shown = ["–" if value != value else f"{value:.1f}" for value in slopes(rates, errors)]
-        first = next((f"{rate:.2g}" for rate, end in zip(rates, ended, strict=True)
-                      if end["left"] is not None), "never")  # fmt: skip
-        table.append([line["name"], " ".join(f"{error:.0e}" for error in errors),
-                      " ".join(shown), first])  # fmt: skip
-    return [f"\nDistance after {found['steps']} steps, begun at step {found['warm']}, over the way "
-            "gone:", *where, "", *words.table(["method", "error, by learning rate", "slopes",
-                                      "leaves from"], table)]  # fmt: skip
+        first = next(
+            (
+                f"{rate:.2g}"
+                for rate, end in zip(rates, ended, strict=True)
+                if end["left"] is not None
+            ),
+            "never",
+        )
+        table.append(
+            [line["name"], " ".join(f"{error:.0e}" for error in errors), " ".join(shown), first]
+        )
+    return [
+        f"\nDistance after {found['steps']} steps, begun at step {found['warm']}, over the way "
+        "gone:",
+        *where,
+        "",
+        *words.table(["method", "error, by learning rate", "slopes", "leaves from"], table),
+    ]
 
 
 def far_table(found: dict[str, Any]) -> list[str]:
@@ -249,6 +318,6 @@ def far_table(found: dict[str, Any]) -> list[str]:
         *("  " + ", ".join(shown[k : k + 6]) for k in range(0, len(shown), 6)),
         f"  (flow edge {found['edges']['flow edge']:.2g}, stability edge "
         f"{found['edges']['stability edge']:.3g})",
-        "", *words.table(["method", *(f"at step {step}" for step in seen), "leaves", "verdict"],
-                         table),
-    ]  # fmt: skip
+        "",
+        *words.table(["method", *(f"at step {step}" for step in seen), "leaves", "verdict"], table),
+    ]

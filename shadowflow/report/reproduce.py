@@ -27,10 +27,18 @@ CONFIGURATION = "configuration"
 RUNS = "runs"  # the folder of the training runs, which all figures in it share
 
 
-def reproduce_job(figures: Sequence[str], scale: str | None, *, out: Path,
-                  data_dir: Path | None = None, redraw: bool = False, styles: Sequence[Path] = (),
-                  yes: bool = False, quiet: bool = False,
-                  runs: Runs | None = None) -> bool:  # fmt: skip
+def reproduce_job(
+    figures: Sequence[str],
+    scale: str | None,
+    *,
+    out: Path,
+    data_dir: Path | None = None,
+    redraw: bool = False,
+    styles: Sequence[Path] = (),
+    yes: bool = False,
+    quiet: bool = False,
+    runs: Runs | None = None,
+) -> bool:
     """Write ``out/<figure>-<scale>/``: arrays.npz, figure.png, figure.pdf, evidence.json.
 
     The picture and the evidence are made from the arrays alone: redraw=True takes those that lie
@@ -48,28 +56,41 @@ def reproduce_job(figures: Sequence[str], scale: str | None, *, out: Path,
     for folder in folders.values():
         writable(folder)
     trained = [name for name, figure in chosen.items() if isinstance(figure, sweeps.Figure)]
-    needed = dict.fromkeys(data for name in chosen if name not in trained and not redraw
-                           for data in chosen[name].DATA)  # fmt: skip
+    needed = dict.fromkeys(
+        data for name in chosen if name not in trained and not redraw for data in chosen[name].DATA
+    )
     source: Sources = (
         {name: load(name, data_dir) for name in needed},
         runs or one_by_one(out / RUNS, data_dir=data_dir, quiet=quiet),
     )
-    ready = {name: _stored(folders[name], chosen[name], scales[name])
-             for name in (figures if redraw else ())}  # fmt: skip
+    ready = {
+        name: _stored(folders[name], chosen[name], scales[name])
+        for name in (figures if redraw else ())
+    }
     if not redraw:
-        cost.ask([chosen[name].SCALES[scales[name]] for name in trained
-                  if scales[name] == "paper"], data_dir, yes)  # fmt: skip
+        cost.ask(
+            [chosen[name].SCALES[scales[name]] for name in trained if scales[name] == "paper"],
+            data_dir,
+            yes,
+        )
     good = True
     for name, figure in chosen.items():
-        arrays = ready.get(name) or _computed(name, figure, scales[name], source, folders[name],
-                                              quiet)  # fmt: skip
+        arrays = ready.get(name) or _computed(
+            name, figure, scales[name], source, folders[name], quiet
+        )
         with style.styled(*styles):
             style.save(figure.draw(arrays, figure.SCALES[scales[name]]), folders[name])
         content = _content(name, figure, scales[name], arrays)
         write_json(folders[name] / "evidence.json", content)
-        print(tell(name, figure.TITLE, content["caption"],
-                   [Evidence(**row) for row in content["rows"]],
-                   [Trial(**row) for row in content.get("findings", ())]))  # fmt: skip
+        print(
+            tell(
+                name,
+                figure.TITLE,
+                content["caption"],
+                [Evidence(**row) for row in content["rows"]],
+                [Trial(**row) for row in content.get("findings", ())],
+            )
+        )
         print(f"Written to {folders[name]}: figure.png, figure.pdf, evidence.json, arrays.npz\n")
         good &= content["holds"]
     return good
@@ -99,16 +120,18 @@ def _configuration(figure: Any, scale: str) -> str:
     return json.dumps(plain(dataclasses.asdict(figure.SCALES[scale])), sort_keys=True)
 
 
-def _computed(name: str, figure: Any, scale: str, source: Sources, folder: Path,
-              quiet: bool) -> dict[str, np.ndarray]:  # fmt: skip
+def _computed(
+    name: str, figure: Any, scale: str, source: Sources, folder: Path, quiet: bool
+) -> dict[str, np.ndarray]:
     from tqdm import tqdm
 
     settings, (data, runs) = figure.SCALES[scale], source
     if isinstance(figure, sweeps.Figure):
         arrays = figure.compute(settings, runs(figure.runs(settings)))
     else:
-        with tqdm(total=figure.work(settings), delay=1, disable=quiet, unit="", leave=False,
-                  desc=name) as bar:  # fmt: skip
+        with tqdm(
+            total=figure.work(settings), delay=1, disable=quiet, unit="", leave=False, desc=name
+        ) as bar:
             arrays = figure.compute(settings, data, bar.update)
     said = np.asarray(_configuration(figure, scale))
     write_arrays(folder / "arrays.npz", {**arrays, CONFIGURATION: said})
@@ -130,24 +153,29 @@ def _stored(folder: Path, figure: Any, scale: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _content(name: str, figure: Any, scale: str,
-             arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:  # fmt: skip
+def _content(
+    name: str, figure: Any, scale: str, arrays: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     settings = figure.SCALES[scale]
     rows = figure.evidence(arrays, settings)
     content = {
-        "figure": name, "title": figure.TITLE, "scale": scale,
-        "caption": figure.caption(arrays, settings), "holds": all(row.holds for row in rows),
+        "figure": name,
+        "title": figure.TITLE,
+        "scale": scale,
+        "caption": figure.caption(arrays, settings),
+        "holds": all(row.holds for row in rows),
         "configuration": dataclasses.asdict(settings),
         "versions": {name: version(name) for name in ("shadowflow", "jax", "diffrax", "optax")},
         "rows": [dataclasses.asdict(row) for row in rows],
-    }  # fmt: skip
+    }
     if isinstance(figure, sweeps.Figure):
         content["findings"] = [dataclasses.asdict(f) for f in figure.findings(arrays, settings)]
     return content
 
 
-def tell(name: str, title: str, caption: str, rows: Sequence[Evidence],
-         findings: Sequence[Trial] = ()) -> str:  # fmt: skip
+def tell(
+    name: str, title: str, caption: str, rows: Sequence[Evidence], findings: Sequence[Trial] = ()
+) -> str:
     """The evidence in words, what does not hold first; then the paper's claims and what became
     of them here, which is no matter of right or wrong.
 
@@ -157,9 +185,12 @@ def tell(name: str, title: str, caption: str, rows: Sequence[Evidence],
     A caption.
     0 of 1 rows of evidence hold.
       DOES NOT HOLD  it is small: 2 (expected < 1)
-    """  # fmt: skip
-    lines = [f"{name}: {title}", caption,
-             f"{sum(row.holds for row in rows)} of {len(rows)} rows of evidence hold."]  # fmt: skip
+    """
+    lines = [
+        f"{name}: {title}",
+        caption,
+        f"{sum(row.holds for row in rows)} of {len(rows)} rows of evidence hold.",
+    ]
     for row in sorted(rows, key=lambda row: row.holds):
         verdict = "holds" if row.holds else "DOES NOT HOLD"
         lines.append(f"  {verdict}  {row.claim}: {found(row)} (expected {expected(row)})")

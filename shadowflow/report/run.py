@@ -45,8 +45,15 @@ class Line:
         return f"{self.method} / order {self.order} / {self.kind}"
 
 
-def shadow_job(settings: list[Setting], problem: Problem, params: PyTree, *, out: Path,
-               quiet: bool, bars: bool = False) -> None:  # fmt: skip
+def shadow_job(
+    settings: list[Setting],
+    problem: Problem,
+    params: PyTree,
+    *,
+    out: Path,
+    quiet: bool,
+    bars: bool = False,
+) -> None:
     """Run every setting, print what it did in words, and write figure, numbers and arrays.
 
     Each setting writes ``out/<key>/``: figure.png, numbers.json, arrays.npz. A run that meets a
@@ -77,8 +84,14 @@ def _heading(index: int, settings: list[Setting], params: PyTree) -> str:
     return "\n".join(lines)
 
 
-def one_setting(setting: Setting, problem: Problem, params: PyTree, folder: Path,
-                quiet: bool, bars: bool = False) -> None:  # fmt: skip
+def one_setting(
+    setting: Setting,
+    problem: Problem,
+    params: PyTree,
+    folder: Path,
+    quiet: bool,
+    bars: bool = False,
+) -> None:
     """Compute, tell and write one setting."""
     optimizer = setting.build()
     rate = setting.learning_rate
@@ -88,20 +101,47 @@ def one_setting(setting: Setting, problem: Problem, params: PyTree, folder: Path
         state = None
         if setting.settled:
             state = settled_state(problem, optimizer, params, rate, order="auto")
-        real = iterate(problem, optimizer, params, rate, setting.steps, state=state,
-                       save_every=every, progress=bar.update)  # fmt: skip
+        real = iterate(
+            problem,
+            optimizer,
+            params,
+            rate,
+            setting.steps,
+            state=state,
+            save_every=every,
+            progress=bar.update,
+        )
         lines = []
         for method, order, kind in rows:
-            follow = shadow(problem, optimizer, params, rate, setting.steps, order=order,
-                            method=method, kind=kind, save_every=every, state=state,
-                            progress=bar.update)  # fmt: skip
+            follow = shadow(
+                problem,
+                optimizer,
+                params,
+                rate,
+                setting.steps,
+                order=order,
+                method=method,
+                kind=kind,
+                save_every=every,
+                state=state,
+                progress=bar.update,
+            )
             estimate = None
             if bars:
-                estimate = error_bar(problem, optimizer, params, rate, setting.steps, method=method,
-                                order=follow.order, kind=kind, save_every=every, state=state,
-                                follow=follow)  # fmt: skip
-            lines.append(Line(method, follow.order, kind, follow, compare(real, follow),
-                              estimate))  # fmt: skip
+                estimate = error_bar(
+                    problem,
+                    optimizer,
+                    params,
+                    rate,
+                    setting.steps,
+                    method=method,
+                    order=follow.order,
+                    kind=kind,
+                    save_every=every,
+                    state=state,
+                    follow=follow,
+                )
+            lines.append(Line(method, follow.order, kind, follow, compare(real, follow), estimate))
     bias = _bias(setting, problem, optimizer, real)
     arrays = _arrays(real, lines)
     tell(setting, optimizer, problem, real, lines, bias)
@@ -150,19 +190,35 @@ def _bias(setting: Setting, problem: Problem, optimizer, real: Trajectory) -> Im
     return implicit_bias(problem, optimizer, end, setting.learning_rate, step, eps_root=eps_root)
 
 
-def tell(setting: Setting, optimizer, problem: Problem, real: Trajectory, lines: list[Line],
-         bias: ImplicitBias | None) -> None:  # fmt: skip
+def tell(
+    setting: Setting,
+    optimizer,
+    problem: Problem,
+    real: Trajectory,
+    lines: list[Line],
+    bias: ImplicitBias | None,
+) -> None:
     """Print a setting for a newcomer."""
-    show = lambda block: print("\n".join(f"  {line}".rstrip() for line in block))  # noqa: E731
+    show = lambda block: print("\n".join(f"  {line}".rstrip() for line in block))
     print("The optimizer, g the gradient of the loss at θ, step n = 0, 1, …")
     show(words.equation(optimizer, setting.learning_rate))
     print(_what_happened(setting, problem, real))
     print(f"\nHow far is each shadow from the optimizer at step {real.steps[-1]}?")
-    show(words.table(
-        ["method", "order", "kind", "max-norm", "two-norm",
-         *(["estimated"] if lines and lines[0].bar else []), "of first order", "verdict"],
-        [_cells(line, lines) for line in lines],
-    ))  # fmt: skip
+    show(
+        words.table(
+            [
+                "method",
+                "order",
+                "kind",
+                "max-norm",
+                "two-norm",
+                *(["estimated"] if lines and lines[0].bar else []),
+                "of first order",
+                "verdict",
+            ],
+            [_cells(line, lines) for line in lines],
+        )
+    )
     print(_moral(lines))
     if bias is not None:
         print(f"\nWhat is penalized? At step {real.steps[-1]}, with the weights of that step:")
@@ -196,10 +252,16 @@ def _loss(problem: Problem, path: Trajectory, index: int) -> float:
 def _cells(line: Line, lines: list[Line]) -> list[str]:
     gap = line.gap
     stop = "" if line.follow.failed_at is None else f", stopped at step {line.follow.failed_at}"
-    return [line.method, str(line.order), line.kind, words.number(gap.max_norm[-1]),
-            words.number(gap.two_norm[-1]), *_estimated(line),
-            words.number(_relative(line, lines)),
-            line.follow.validity.level + stop]  # fmt: skip
+    return [
+        line.method,
+        str(line.order),
+        line.kind,
+        words.number(gap.max_norm[-1]),
+        words.number(gap.two_norm[-1]),
+        *_estimated(line),
+        words.number(_relative(line, lines)),
+        line.follow.validity.level + stop,
+    ]
 
 
 def _estimated(line: Line) -> list[str]:
@@ -229,8 +291,9 @@ def _moral(lines: list[Line]) -> str:
         name = f"{line.method}, order {line.order}{times}"
         sentences.append(f"  - {name}: {line.follow.validity.reason}")
     remarks = dict.fromkeys(text for line in lines for text in line.follow.validity.remarks)
-    return "\n".join(["Can they be trusted? One by one:", *sentences,
-                      *(f"  {remark}." for remark in remarks)])  # fmt: skip
+    return "\n".join(
+        ["Can they be trusted? One by one:", *sentences, *(f"  {remark}." for remark in remarks)]
+    )
 
 
 def _times(factor: float) -> str:
@@ -238,10 +301,15 @@ def _times(factor: float) -> str:
 
 
 def _title(setting: Setting) -> str:
-    values = ", ".join(f"{k} = {v:g}" for k, v in setting.arguments.items()
-                       if isinstance(v, float) and not isinstance(v, bool) and v)  # fmt: skip
-    return f"{setting.optimizer} on {setting.problem.split(':')[0]}: learning rate " \
-           f"{setting.learning_rate:g}, {values}"  # fmt: skip
+    values = ", ".join(
+        f"{k} = {v:g}"
+        for k, v in setting.arguments.items()
+        if isinstance(v, float) and not isinstance(v, bool) and v
+    )
+    return (
+        f"{setting.optimizer} on {setting.problem.split(':')[0]}: learning rate "
+        f"{setting.learning_rate:g}, {values}"
+    )
 
 
 def _arrays(real: Trajectory, lines: list[Line]) -> dict[str, np.ndarray]:
@@ -264,36 +332,52 @@ def _arrays(real: Trajectory, lines: list[Line]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _numbers(setting: Setting, problem: Problem, real: Trajectory, lines: list[Line],
-             bias: ImplicitBias | None) -> dict[str, Any]:  # fmt: skip
+def _numbers(
+    setting: Setting,
+    problem: Problem,
+    real: Trajectory,
+    lines: list[Line],
+    bias: ImplicitBias | None,
+) -> dict[str, Any]:
     rows = [
         {
-            "method": line.method, "order": line.order, "kind": line.kind,
+            "method": line.method,
+            "order": line.order,
+            "kind": line.kind,
             "step": int(line.gap.steps[-1]),
-            "max_norm": float(line.gap.max_norm[-1]), "two_norm": float(line.gap.two_norm[-1]),
+            "max_norm": float(line.gap.max_norm[-1]),
+            "two_norm": float(line.gap.two_norm[-1]),
             "largest_two_norm": float(line.gap.two_norm.max()),
             "two_norm_of_first_order": _relative(line, lines),
             "ratio_running_max": float(line.follow.validity.running_max[-1])
-            if len(line.follow.validity.ratio) else 0.0,
-            "level": line.follow.validity.level, "verdict": line.follow.verdict,
+            if len(line.follow.validity.ratio)
+            else 0.0,
+            "level": line.follow.validity.level,
+            "verdict": line.follow.verdict,
             "failed_at": line.follow.failed_at,
             "estimated_two_norm": None if line.bar is None else float(line.bar.two_norm[-1]),
             "error_bar": None if line.bar is None else line.bar.verdict,
         }
         for line in lines
-    ]  # fmt: skip
-    measured = {} if bias is None else {
-        name: {"value": m.value, "rates": m.rates, "bias_rate": m.bias_rate, "effect": m.effect}
-        for name, m in (("potential", bias.potential), ("one_norm", bias.one_norm)) if m
-    }  # fmt: skip
+    ]
+    measured = (
+        {}
+        if bias is None
+        else {
+            name: {"value": m.value, "rates": m.rates, "bias_rate": m.bias_rate, "effect": m.effect}
+            for name, m in (("potential", bias.potential), ("one_norm", bias.one_norm))
+            if m
+        }
+    )
     return {
         "setting": dataclasses.asdict(setting),
         "versions": {name: version(name) for name in ("shadowflow", "jax", "diffrax", "optax")},
         "real": {
-            "step": int(real.steps[-1]), "moved": _norm_between(real, 0, -1),
+            "step": int(real.steps[-1]),
+            "moved": _norm_between(real, 0, -1),
             "loss": [_loss(problem, real, 0), _loss(problem, real, -1)],
             "failed_at": real.failed_at,
         },
         "rows": rows,
         "bias": {**measured, "verdict": None if bias is None else bias.verdict},
-    }  # fmt: skip
+    }

@@ -20,8 +20,15 @@ from shadowflow.paper.records import Record, Runs, one_by_one, read
 LOOK = 2.0  # seconds between looks at the cells while they run
 
 
-def sweep_job(sweep: Sweep, launcher: launch.Launcher, workers: int, *, quiet: bool,
-              cluster: str = "slurm", options: dict[str, Any] | None = None) -> int:  # fmt: skip
+def sweep_job(
+    sweep: Sweep,
+    launcher: launch.Launcher,
+    workers: int,
+    *,
+    quiet: bool,
+    cluster: str = "slurm",
+    options: dict[str, Any] | None = None,
+) -> int:
     """Run all cells and say how they ended: 0, or 1 where one failed; 130 where it was stopped."""
     from tqdm import tqdm
 
@@ -57,20 +64,40 @@ def sweep_job(sweep: Sweep, launcher: launch.Launcher, workers: int, *, quiet: b
     return ended(sweep)
 
 
-def obtained(run_dir: Path, launcher: launch.Launcher, workers: int, *,
-             data_dir: Path | None = None, quiet: bool = False) -> Runs:  # fmt: skip
+def obtained(
+    run_dir: Path,
+    launcher: launch.Launcher,
+    workers: int,
+    *,
+    data_dir: Path | None = None,
+    quiet: bool = False,
+) -> Runs:
     """Runs that workers share, as the figures take them; of one worker, in this process."""
     if launcher == "local" and workers == 1:
         return one_by_one(run_dir, data_dir=data_dir, quiet=quiet)
 
     def runs(wanted: Sequence[Training]) -> list[Record]:
         cells = tuple(
-            Cell(index, {f"opt.{name}": value for name, value in settings.arguments.items()
-                         if name in ("b1", "b2")} | {"seed": settings.seed}, settings)
+            Cell(
+                index,
+                {
+                    f"opt.{name}": value
+                    for name, value in settings.arguments.items()
+                    if name in ("b1", "b2")
+                }
+                | {"seed": settings.seed},
+                settings,
+            )
             for index, settings in enumerate(wanted)
-        )  # fmt: skip
-        sweep = Sweep(digest(cells), run_dir, cells, data_dir=data_dir, checkpoint_every=100,
-                      threads=threads_of(workers))  # fmt: skip
+        )
+        sweep = Sweep(
+            digest(cells),
+            run_dir,
+            cells,
+            data_dir=data_dir,
+            checkpoint_every=100,
+            threads=threads_of(workers),
+        )
         if sweep_job(sweep, launcher, workers, quiet=quiet) == 130:
             raise KeyboardInterrupt
         return [read(cell.settings, sweep.folder_of(cell)) for cell in cells]
@@ -117,15 +144,20 @@ def status(sweep: Sweep) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.cell.values))
     lines: list[tuple[str, ...]] = [("cell", *names, "state", "epoch", "seconds an epoch")]
     lines += [
-        (str(row.cell.index),
-         *(shown(row.cell.values[name]) if name in row.cell.values else "" for name in names),
-         row.state, f"{row.epoch} of {row.cell.settings.epochs}",
-         "" if row.seconds is None else f"{row.seconds:.3g}")
+        (
+            str(row.cell.index),
+            *(shown(row.cell.values[name]) if name in row.cell.values else "" for name in names),
+            row.state,
+            f"{row.epoch} of {row.cell.settings.epochs}",
+            "" if row.seconds is None else f"{row.seconds:.3g}",
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines]  # fmt: skip
+    text = [
+        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
     text.append(f"{counted(rows)}.{_left(rows)}")
     text += [f"{row.cell} failed: {row.error}" for row in rows if row.state == "failed"]
     return "\n".join(text)
@@ -155,8 +187,10 @@ def duration(seconds: float) -> str:
 def ended(sweep: Sweep) -> int:
     """Say how all cells ended; 1 where one failed."""
     rows = table.standings(sweep)
-    print(f"{counted(rows)}. Written to {sweep.run_dir}{os.sep}: a folder per run, and "
-          f"{sweep.folder.name}")  # fmt: skip
+    print(
+        f"{counted(rows)}. Written to {sweep.run_dir}{os.sep}: a folder per run, and "
+        f"{sweep.folder.name}"
+    )
     for row in rows:
         if row.state in ("failed", "non-finite"):
             print(f"{row.cell}: {row.state}" + (f": {row.error}" if row.error else ""))

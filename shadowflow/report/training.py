@@ -31,13 +31,16 @@ def description(settings: Training) -> str:
     images, test_images = counts_of(settings)
     forward = forward_flops(network)
     epoch = forward * (3 * images + test_images / settings.test_every)
-    return "\n".join([
-        settings.model, describe(network),
-        f"estimated cost: {epoch / 1e9:.3g} Gflop an epoch, {epoch * settings.epochs / 1e12:.3g} "
-        f"Tflop in all: three times the forward pass ({forward / 1e6:.3g} Mflop) for each of "
-        f"{images:,} images, once for each of {test_images:,} to test on",
-        f"parameters: {total}",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            settings.model,
+            describe(network),
+            f"estimated cost: {epoch / 1e9:.3g} Gflop an epoch, "
+            f"{epoch * settings.epochs / 1e12:.3g} Tflop in all: three times the forward pass ({forward / 1e6:.3g} Mflop) for each of "
+            f"{images:,} images, once for each of {test_images:,} to test on",
+            f"parameters: {total}",
+        ]
+    )
 
 
 def forward_flops(network: Network) -> float:
@@ -49,9 +52,16 @@ def forward_flops(network: Network) -> float:
     return float(counted.get("flops", float("nan")))
 
 
-def train_job(settings: Training, run_dir: Path, *, data_dir: Path | None,
-              log: Sequence[Tracker], quiet: bool, checkpoint_every: int,
-              wall_time: float | None) -> int:  # fmt: skip
+def train_job(
+    settings: Training,
+    run_dir: Path,
+    *,
+    data_dir: Path | None,
+    log: Sequence[Tracker],
+    quiet: bool,
+    checkpoint_every: int,
+    wall_time: float | None,
+) -> int:
     """Train, with a bar of progress, and say how it ended; 1 for numbers that are not finite."""
     from tqdm import tqdm
 
@@ -67,9 +77,14 @@ def train_job(settings: Training, run_dir: Path, *, data_dir: Path | None,
             bar.set_postfix_str(f"loss {record['train_loss']:.4g}")
 
         outcome = train(
-            settings, run_dir, data_dir=data_dir, loggers=trackers,
-            checkpoint_every=checkpoint_every, wall_time=wall_time, progress=show,
-        )  # fmt: skip
+            settings,
+            run_dir,
+            data_dir=data_dir,
+            loggers=trackers,
+            checkpoint_every=checkpoint_every,
+            wall_time=wall_time,
+            progress=show,
+        )
     print(tell(outcome))
     return 1 if outcome.reason == "non-finite" else 0
 
@@ -82,7 +97,10 @@ def tell(outcome: Outcome) -> str:
     Written to runs/x: config.json, history.jsonl, timing.jsonl, checkpoints
     """
     lines = [f"Note: {note}." for note in outcome.notes]
-    return "\n".join([
-        *lines, f"Epoch {outcome.epoch}: {REASONS[outcome.reason]}.",
-        f"Written to {outcome.folder}: config.json, history.jsonl, timing.jsonl, checkpoints",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *lines,
+            f"Epoch {outcome.epoch}: {REASONS[outcome.reason]}.",
+            f"Written to {outcome.folder}: config.json, history.jsonl, timing.jsonl, checkpoints",
+        ]
+    )

@@ -50,22 +50,27 @@ CASES = (
     Case("nesterov", "nesterov", {"decay": 0.6}, 0.01),
     Case("rmsprop, eps inside", "rmsprop", {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2}),
     Case("rmsprop, eps outside", "rmsprop", {"decay": 0.7, "eps": 1e-2}),
-    Case("rmsprop, inside, corrected", "rmsprop",
-         {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2, "bias_correction": True}),
+    Case(
+        "rmsprop, inside, corrected",
+        "rmsprop",
+        {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2, "bias_correction": True},
+    ),
     Case("adam, eps inside", "adam", {**ADAM, "eps": 0.0, "eps_root": 1e-2}),
     Case("adam, eps outside", "adam", {**ADAM, "eps": 1e-2}),
     Case("adam, both eps", "adam", {**ADAM, "eps": 1e-2, "eps_root": 1e-2}),
-    Case("adam, inside, uncorrected", "adam",
-         {**ADAM, "eps": 0.0, "eps_root": 1e-2, "bias_correction": False}),
-    Case("adamw, eps inside", "adamw",
-         {**ADAM, "eps": 0.0, "eps_root": 1e-2, "weight_decay": 0.1}),
+    Case(
+        "adam, inside, uncorrected",
+        "adam",
+        {**ADAM, "eps": 0.0, "eps_root": 1e-2, "bias_correction": False},
+    ),
+    Case("adamw, eps inside", "adamw", {**ADAM, "eps": 0.0, "eps_root": 1e-2, "weight_decay": 0.1}),
     Case("adamw, eps outside", "adamw", {**ADAM, "eps": 1e-2, "weight_decay": 0.1}),
     Case("nadam, eps inside", "nadam", {**ADAM, "eps": 0.0, "eps_root": 1e-2}),
     Case("nadam, eps outside", "nadam", {**ADAM, "eps": 1e-2}),
     Case("signum", "signum", {"decay": 0.5, "eps_root": 1e3}, highest=3),
     Case("lion", "lion", {"b1": 0.5, "b2": 0.6, "eps_root": 1e3}, highest=3),
     *(Case(row.label, row.optimizer, row.arguments, batched=True) for row in theorems.THEOREMS),
-)  # fmt: skip
+)
 
 
 def verify_job(*, json: Path | None, rows: tuple[str, ...], full: bool) -> bool:
@@ -96,8 +101,10 @@ def verify_job(*, json: Path | None, rows: tuple[str, ...], full: bool) -> bool:
             results.append((case, measure(case, part, FULL if full else QUICK)))
     print("\n".join(table(results)))
     good = sum(row.holds for _, row in results)
-    print(f"\n{good} of {len(results)} rows hold: slope within 0.15 of the order (collocation: at "
-          "most 0.2 below it), or exact.")  # fmt: skip
+    print(
+        f"\n{good} of {len(results)} rows hold: slope within 0.15 of the order (collocation: at "
+        "most 0.2 below it), or exact."
+    )
     if json is not None:
         write_json(json, evidence(results))
         print(f"Written to {json}")
@@ -140,20 +147,37 @@ def measure(case: Case, part: tuple[str, str, int], exponents: range) -> Row:
     cold = not METHODS[method].settled and (corrected or not METHODS[method].keeps_moments)
     rates = [case.scale * 2.0**-exponent for exponent in exponents]
     return convergence(
-        problem, optimizer, params, case.scale * HORIZON, rates,
-        methods=[method], kinds=[kind], orders=[order], start=0 if cold else None,
-    )[0]  # fmt: skip
+        problem,
+        optimizer,
+        params,
+        case.scale * HORIZON,
+        rates,
+        methods=[method],
+        kinds=[kind],
+        orders=[order],
+        start=0 if cold else None,
+    )[0]
 
 
 def table(results: list[tuple[Case, Row]]) -> list[str]:
     """The results as lines of text."""
     head = ["optimizer", "method", "kind", "order", "start", "errors", "slope", "holds"]
-    return words.table(head, [
-        [case.label, row.method, row.kind, str(row.order), row.start,
-         " ".join(f"{error:.1e}" for error in row.errors), slope_text(row),
-         "yes" if row.holds else "NO"]
-        for case, row in results
-    ])  # fmt: skip
+    return words.table(
+        head,
+        [
+            [
+                case.label,
+                row.method,
+                row.kind,
+                str(row.order),
+                row.start,
+                " ".join(f"{error:.1e}" for error in row.errors),
+                slope_text(row),
+                "yes" if row.holds else "NO",
+            ]
+            for case, row in results
+        ],
+    )
 
 
 def slope_text(row: Row) -> str:
@@ -169,9 +193,15 @@ def evidence(results: list[tuple[Case, Row]]) -> dict:
         "tolerance": TOLERANCE,
         "shortfall": SHORTFALL,
         "rows": [
-            {"optimizer": case.label, "arguments": dict(case.arguments), "scale": case.scale,
-             "expected": row.order, "measured": row.slope, "exact": row.exact,
-             **dataclasses.asdict(row)}
+            {
+                "optimizer": case.label,
+                "arguments": dict(case.arguments),
+                "scale": case.scale,
+                "expected": row.order,
+                "measured": row.slope,
+                "exact": row.exact,
+                **dataclasses.asdict(row),
+            }
             for case, row in results
         ],
-    }  # fmt: skip
+    }

@@ -88,13 +88,20 @@ def bias_lines(bias: ImplicitBias, eps_root: float | None) -> list[str]:
         f"{what} (now {number(measure.value)}).",
         "Rates of change along the flow, per unit of time (time = steps × learning rate):",
         "",
-        *table(["part", "rate", "effect"], [
-            [part, f"{rate:+.2e}", "the flow itself" if part == PLAIN else measure.effect_of(rate)]
-            for part, rate in measure.rates.items()
-        ]),
+        *table(
+            ["part", "rate", "effect"],
+            [
+                [
+                    part,
+                    f"{rate:+.2e}",
+                    "the flow itself" if part == PLAIN else measure.effect_of(rate),
+                ]
+                for part, rate in measure.rates.items()
+            ],
+        ),
         "",
         f"Together: the bias {measure.effect} it, at {measure.bias_rate:+.2e}.",
-    ]  # fmt: skip
+    ]
     return [*lines, *strength_lines(bias), f"Can the expansion be trusted here? It {bias.verdict}"]
 
 

@@ -96,10 +96,14 @@ def without_abs(expression) -> sp.Expr:
         if not decays or not all(s.is_integer for s in others):
             return sp.Abs(argument)
         values = {
-            sp.sign(argument.subs(dict.fromkeys(others, step)).subs(
-                {s: sp.Rational(i + place, len(decays) + 9) for i, s in enumerate(decays)}
-            )) for step in (0, 1, 7) for place in (1, 5, 9)
-        }  # fmt: skip
+            sp.sign(
+                argument.subs(dict.fromkeys(others, step)).subs(
+                    {s: sp.Rational(i + place, len(decays) + 9) for i, s in enumerate(decays)}
+                )
+            )
+            for step in (0, 1, 7)
+            for place in (1, 5, 9)
+        }
         return argument if values == {1} else -argument if values == {-1} else sp.Abs(argument)
 
     return expression.replace(sp.Abs, signed)
@@ -120,8 +124,9 @@ def by_powers(expression, count: sp.Symbol) -> sp.Expr:
         rest, many = sp.expand(exponent).as_independent(count, as_Add=True)
         return base**rest * power ** sp.cancel(many / count)
 
-    found = expression.replace(lambda e: e.is_Pow and e.base == base and e.exp.has(count),
-                               lambda e: named(*e.args))  # fmt: skip
+    found = expression.replace(
+        lambda e: e.is_Pow and e.base == base and e.exp.has(count), lambda e: named(*e.args)
+    )
     above, below = sp.fraction(sp.together(found))
     if below.has(power):
         return expression
@@ -145,8 +150,13 @@ def _masked(expression) -> sp.Expr:
         return masks.setdefault(part, sp.Symbol(f"ξ{len(masks)}", real=True))
 
     def opaque(part) -> bool:
-        return not part.is_Atom and not algebraic(part) and not part.is_Add and not part.is_Mul \
-            and not (part.is_Pow and part.exp.is_Number)  # fmt: skip
+        return (
+            not part.is_Atom
+            and not algebraic(part)
+            and not part.is_Add
+            and not part.is_Mul
+            and not (part.is_Pow and part.exp.is_Number)
+        )
 
     def covered(part):
         if opaque(part):
@@ -168,7 +178,7 @@ def _by_root(expression) -> sp.Expr | None:
         return None
     (base,), root = squares, sp.Symbol("R", positive=True)
     square = next(term for term in base.args if term.is_Pow and term.exp == 2)
-    rooted = lambda part: part.replace(  # noqa: E731
+    rooted = lambda part: part.replace(
         lambda e: e.is_Pow and e.base == base, lambda e: root ** (2 * e.exp)
     )
     sides = [rooted(side) for side in (above, below)]
@@ -205,10 +215,8 @@ def oriented(expression) -> sp.Expr:
             kept.append(sp.Pow(-base, exponent) if flip else factor)
         return sp.Mul(sign, *kept)
 
-    whole = lambda e: e.is_Mul or (e.is_Pow and e.exp.is_Integer)  # noqa: E731
-    return expression.replace(
-        lambda e: whole(e) and any(map(to_turn, sp.Mul.make_args(e))), turned
-    )  # fmt: skip
+    whole = lambda e: e.is_Mul or (e.is_Pow and e.exp.is_Integer)
+    return expression.replace(lambda e: whole(e) and any(map(to_turn, sp.Mul.make_args(e))), turned)
 
 
 def positive(expression, numbers: Mapping) -> sp.Expr:
@@ -283,8 +291,11 @@ def antiderivative(expression, y: sp.Symbol) -> sp.Expr | None:
 
     if not algebraic(expression):
         return None
-    roots = {p for p in expression.atoms(sp.Pow) if p.exp.is_Rational and p.exp.q == 2 and
-             sp.simplify(sp.diff(p.base, y) - 2 * y) == 0}  # fmt: skip
+    roots = {
+        p
+        for p in expression.atoms(sp.Pow)
+        if p.exp.is_Rational and p.exp.q == 2 and sp.simplify(sp.diff(p.base, y) - 2 * y) == 0
+    }
     bases = {p.base for p in roots}
     if len(bases) == 1:
         root, (base,) = sp.Symbol("R", positive=True), bases

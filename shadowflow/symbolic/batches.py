@@ -42,8 +42,9 @@ def batched(model: Model) -> Batched:
     answer = model.answer(moments, STEP)
     roots: dict[sp.Symbol, sp.Expr] = {}
     terms, definitions, moving, still, scales = [], [], [], [], []
-    for a, m, rise, (_, letter, weight) in zip(model.averages, moments, answer.partials, names,
-                                               strict=True):  # fmt: skip
+    for a, m, rise, (_, letter, weight) in zip(
+        model.averages, moments, answer.partials, names, strict=True
+    ):
         scale, inner = slope(a.transform(GRADIENT), GRADIENT).as_coeff_Mul()
         p = None if a.decay == 0 else sp.Symbol(letter)
         bar = (
@@ -61,8 +62,9 @@ def batched(model: Model) -> Batched:
         if symbol in used:
             shown.append((symbol, value))
             used = used | value.free_symbols
-    return Batched(direction, sp.Add(*terms), tuple(shown), moments, tuple(moving), tuple(still),
-                   tuple(scales))  # fmt: skip
+    return Batched(
+        direction, sp.Add(*terms), tuple(shown), moments, tuple(moving), tuple(still), tuple(scales)
+    )
 
 
 def _names(averages) -> list[tuple[str, str, str]]:
@@ -81,15 +83,15 @@ def _names(averages) -> list[tuple[str, str, str]]:
 
 def _definitions(average: Average, m, p, bar, inner, weight: str) -> list:
     """The sums over past steps that are in the equation."""
-    plain = lambda name: sp.Symbol(name, commutative=False)  # noqa: E731
+    plain = lambda name: sp.Symbol(name, commutative=False)
     gradient, hessian, force = plain("g_k"), plain("H_k"), plain("F_l")
     if average.decay == 0:
         return [] if average.kind == "g" else [(m, average.transform(NOW))]
     w, late = sp.Symbol(weight), 1 - average.decay ** (STEP + 1)
     size = (1 - average.decay) * average.decay ** (STEP - INDEX)
-    at = lambda e: e.subs(GRADIENT, gradient)  # noqa: E731
+    at = lambda e: e.subs(GRADIENT, gradient)
     past = sp.Sum(force, (sp.Symbol("l", integer=True), INDEX, STEP - 1))
-    outer = lambda e: sp.Sum(w * e, (INDEX, 0, STEP))  # noqa: E731
+    outer = lambda e: sp.Sum(w * e, (INDEX, 0, STEP))
     return [
         (m, outer(at(average.transform(GRADIENT)))),
         (p, outer(at(inner) * hessian * past)),
@@ -100,18 +102,25 @@ def _definitions(average: Average, m, p, bar, inner, weight: str) -> list:
 
 def _abbreviated(expressions: list, moments, roots: dict) -> list:
     """Square roots of moments as R, sums of them and numbers as D; ``roots`` collects both."""
-    half = lambda e: e.is_Pow and e.exp.is_Rational and e.exp.q == 2 and e.base.has(*moments)  # noqa: E731
+    half = lambda e: e.is_Pow and e.exp.is_Rational and e.exp.q == 2 and e.base.has(*moments)
     bases = {p.base for e in expressions for p in e.atoms(sp.Pow) if half(p)}
     for index, base in enumerate(sorted(bases, key=str)):
         root = sp.Symbol("R" if index == 0 else f"R{'₀₁₂₃'[min(index + 1, 3)]}", positive=True)
         roots[root] = sp.sqrt(base)
         expressions = [
-            e.subs(base, root**2) if e.has(base) and not base.is_Symbol else
-            e.replace(lambda p, b=base: half(p) and p.base == b, lambda p, r=root: r ** (2 * p.exp))
+            e.subs(base, root**2)
+            if e.has(base) and not base.is_Symbol
+            else e.replace(
+                lambda p, b=base: half(p) and p.base == b, lambda p, r=root: r ** (2 * p.exp)
+            )
             for e in expressions
-        ]  # fmt: skip
-        sums = {a for e in expressions for a in e.atoms(sp.Add)
-                if root in a.args and not a.has(*moments, THETA)}  # fmt: skip
+        ]
+        sums = {
+            a
+            for e in expressions
+            for a in e.atoms(sp.Add)
+            if root in a.args and not a.has(*moments, THETA)
+        }
         for total in sorted(sums, key=str)[:1]:
             short = sp.Symbol("D", positive=True)
             roots[short] = total

@@ -8,15 +8,37 @@ from html import escape
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 SUBSCRIPTS = {ord(low): high for low, high in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)}
 LATEX = {
-    "β": r"\beta", "ρ": r"\rho", "γ": r"\gamma", "ε": r"\varepsilon", "λ": r"\lambda",
-    "θ": r"\theta", "ν": r"\nu", "Φ": r"\Phi", "∇": r"\nabla ", "‖": r"\|", "∞": r"\infty",
-    "κ": r"\kappa", "Λ": r"\Lambda", "′": "'", "∂": r"\partial ", "·": r"\cdot ", "−": "-",
-    "²": "^2", "∫": r"\int ",
-}  # fmt: skip
+    "β": r"\beta",
+    "ρ": r"\rho",
+    "γ": r"\gamma",
+    "ε": r"\varepsilon",
+    "λ": r"\lambda",
+    "θ": r"\theta",
+    "ν": r"\nu",
+    "Φ": r"\Phi",
+    "∇": r"\nabla ",
+    "‖": r"\|",
+    "∞": r"\infty",
+    "κ": r"\kappa",
+    "Λ": r"\Lambda",
+    "′": "'",
+    "∂": r"\partial ",
+    "·": r"\cdot ",
+    "−": "-",
+    "²": "^2",
+    "∫": r"\int ",
+}
 
 
-SIGNS = {"−": "-", "·": r"\cdot", "≠": r"\ne", "≥": r"\ge", "≤": r"\le", "∧": r"\land",
-         "∨": r"\lor"}  # fmt: skip
+SIGNS = {
+    "−": "-",
+    "·": r"\cdot",
+    "≠": r"\ne",
+    "≥": r"\ge",
+    "≤": r"\le",
+    "∧": r"\land",
+    "∨": r"\lor",
+}
 
 
 def atoms(name: str) -> list[tuple[str, str, str]]:
@@ -94,8 +116,10 @@ class Text:
         return f"({text})" if "/" in outside and " " not in text else text
 
     def cases(self, cases):
-        told = [f"{value} if {condition}" if condition else f"else {value}"
-                for value, condition in cases]  # fmt: skip
+        told = [
+            f"{value} if {condition}" if condition else f"else {value}"
+            for value, condition in cases
+        ]
         return "{" + ", ".join(told) + "}"
 
 
@@ -114,8 +138,11 @@ class Latex:
     def _atom(self, letter, accent, low):
         plain = LATEX.get(letter, letter)
         plain = {"¯": rf"\bar{{{plain}}}", "~": rf"\tilde{{{plain}}}"}.get(accent, plain)
-        return plain + (f"_{{{''.join(LATEX.get(c, c) for c in low)}}}" if low else "") + (
-            "" if plain[-1:] in " }" or low else " " * plain.startswith("\\"))  # fmt: skip
+        return (
+            plain
+            + (f"_{{{''.join(LATEX.get(c, c) for c in low)}}}" if low else "")
+            + ("" if plain[-1:] in " }" or low else " " * plain.startswith("\\"))
+        )
 
     def number(self, text):
         base, e, exponent = text.partition("e")
@@ -139,13 +166,19 @@ class Latex:
     def call(self, name, inside):
         known = {"log", "exp", "tanh", "sinh", "cosh", "sin", "cos", "tan", "max", "min"}
         plain = name in LATEX or "_" in name
-        written = self.symbol(name) if plain else (
-            rf"\{name}" if name in known else rf"\operatorname{{{name}}}")  # fmt: skip
+        written = (
+            self.symbol(name)
+            if plain
+            else (rf"\{name}" if name in known else rf"\operatorname{{{name}}}")
+        )
         return rf"{written}\left({inside}\right)"
 
     def total(self, inside, index, first, last):
-        return rf"\sum_j {inside}" if index is None else (
-            rf"\sum_{{{index}={first}}}^{{{last}}} {inside}")  # fmt: skip
+        return (
+            rf"\sum_j {inside}"
+            if index is None
+            else (rf"\sum_{{{index}={first}}}^{{{last}}} {inside}")
+        )
 
     def sign(self, text):
         for plain, written in SIGNS.items():

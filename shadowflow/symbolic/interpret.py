@@ -67,8 +67,9 @@ def _read(values: dict, atom):
 
 def _apply(equation, inputs: list) -> list:
     name, options = equation.primitive.name, equation.params
-    inner = next((options[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in options),
-                 None)  # fmt: skip
+    inner = next(
+        (options[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in options), None
+    )
     if inner is not None and name not in ("scan", "while", "cond"):
         return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
     if name in _SAME:
@@ -110,24 +111,64 @@ def _logistic(x):
 
 
 _SAME = (
-    "convert_element_type", "copy", "copy_p", "stop_gradient", "reduce_precision", "real",
-    "broadcast_in_dim", "reshape", "squeeze", "optimization_barrier",
-)  # fmt: skip
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "stop_gradient",
+    "reduce_precision",
+    "real",
+    "broadcast_in_dim",
+    "reshape",
+    "squeeze",
+    "optimization_barrier",
+)
 _COMPARISONS: dict[str, Callable] = {
-    "eq": sp.Eq, "ne": sp.Ne, "lt": sp.Lt, "le": sp.Le, "gt": sp.Gt, "ge": sp.Ge,
-}  # fmt: skip
+    "eq": sp.Eq,
+    "ne": sp.Ne,
+    "lt": sp.Lt,
+    "le": sp.Le,
+    "gt": sp.Gt,
+    "ge": sp.Ge,
+}
 _OPERATIONS: dict[str, Callable] = {
-    "add": sp.Add, "add_any": sp.Add, "mul": sp.Mul, "neg": lambda x: -x,
-    "sub": lambda x, y: x - y, "div": lambda x, y: x / y, "pow": lambda x, y: x**y,
-    "square": lambda x: x**2, "sqrt": sp.sqrt, "rsqrt": lambda x: 1 / sp.sqrt(x),
+    "add": sp.Add,
+    "add_any": sp.Add,
+    "mul": sp.Mul,
+    "neg": lambda x: -x,
+    "sub": lambda x, y: x - y,
+    "div": lambda x, y: x / y,
+    "pow": lambda x, y: x**y,
+    "square": lambda x: x**2,
+    "sqrt": sp.sqrt,
+    "rsqrt": lambda x: 1 / sp.sqrt(x),
     "cbrt": lambda x: sp.sign(x) * sp.Abs(x) ** sp.Rational(1, 3),
-    "exp": sp.exp, "exp2": lambda x: 2**x, "expm1": lambda x: sp.exp(x) - 1,
-    "log": sp.log, "log1p": lambda x: sp.log(1 + x),
-    "abs": sp.Abs, "sign": sp.sign, "max": sp.Max, "min": sp.Min, "logistic": _logistic,
-    "sin": sp.sin, "cos": sp.cos, "tan": sp.tan, "asin": sp.asin, "acos": sp.acos,
-    "atan": sp.atan, "atan2": sp.atan2, "sinh": sp.sinh, "cosh": sp.cosh, "tanh": sp.tanh,
-    "asinh": sp.asinh, "acosh": sp.acosh, "atanh": sp.atanh,
-    "erf": sp.erf, "erfc": sp.erfc,
+    "exp": sp.exp,
+    "exp2": lambda x: 2**x,
+    "expm1": lambda x: sp.exp(x) - 1,
+    "log": sp.log,
+    "log1p": lambda x: sp.log(1 + x),
+    "abs": sp.Abs,
+    "sign": sp.sign,
+    "max": sp.Max,
+    "min": sp.Min,
+    "logistic": _logistic,
+    "sin": sp.sin,
+    "cos": sp.cos,
+    "tan": sp.tan,
+    "asin": sp.asin,
+    "acos": sp.acos,
+    "atan": sp.atan,
+    "atan2": sp.atan2,
+    "sinh": sp.sinh,
+    "cosh": sp.cosh,
+    "tanh": sp.tanh,
+    "asinh": sp.asinh,
+    "acosh": sp.acosh,
+    "atanh": sp.atanh,
+    "erf": sp.erf,
+    "erfc": sp.erfc,
     "is_finite": lambda x: sp.false if x.is_infinite else sp.true,
-    "and": sp.And, "or": sp.Or, "not": sp.Not,
-}  # fmt: skip
+    "and": sp.And,
+    "or": sp.Or,
+    "not": sp.Not,
+}

@@ -69,8 +69,11 @@ def _sum(expression, say: Dialect) -> str:
         written = write(-term if negative else term, say)
         if (-term if negative else term).is_Add:
             written = say.brackets(written)
-        lead = (say.sign("−") if negative else "") if index == 0 else \
-            say.sign(" − " if negative else " + ")  # fmt: skip
+        lead = (
+            (say.sign("−") if negative else "")
+            if index == 0
+            else say.sign(" − " if negative else " + ")
+        )
         text += lead + written
     return text
 
@@ -104,8 +107,11 @@ def _rank(term, whole) -> tuple:
 
 
 def _degree(term) -> int:
-    return sum(int(f.as_base_exp()[1]) for f in sp.Mul.make_args(term)
-               if not f.is_Number and f.as_base_exp()[1].is_Integer)  # fmt: skip
+    return sum(
+        int(f.as_base_exp()[1])
+        for f in sp.Mul.make_args(term)
+        if not f.is_Number and f.as_base_exp()[1].is_Integer
+    )
 
 
 def _fixed(name: str) -> bool:
@@ -193,8 +199,14 @@ def _place(factor) -> tuple:
     base, exponent = factor.as_base_exp()
     late = any(s.name in INDICES for s in exponent.free_symbols)
     driven = not all(_fixed(s.name) for s in factor.free_symbols)
-    return (not factor.is_Number, factor != RATE, late, base.is_Add, driven,
-            sp.default_sort_key(factor))  # fmt: skip
+    return (
+        not factor.is_Number,
+        factor != RATE,
+        late,
+        base.is_Add,
+        driven,
+        sp.default_sort_key(factor),
+    )
 
 
 def _one(above: list, below: list, say: Dialect) -> str:
@@ -240,8 +252,10 @@ def _factor(factor, say: Dialect) -> str:
         inside = write(factor.args[0], say)
         return say.total(say.brackets(inside) if factor.args[0].is_Add else inside, None, "", "")
     if isinstance(factor, sp.Piecewise):
-        cases = [(write(v, say), "" if c in (True, sp.true) else _relation(c, say))
-                 for v, c in factor.args]  # fmt: skip
+        cases = [
+            (write(v, say), "" if c in (True, sp.true) else _relation(c, say))
+            for v, c in factor.args
+        ]
         return say.cases(cases)
     name = "max" if factor.func is sp.Max else "min" if factor.func is sp.Min else str(factor.func)
     return say.call(name, ", ".join(write(a, say) for a in factor.args))
@@ -273,5 +287,6 @@ def _power(power, say: Dialect) -> str:
         base = base.args[0]
     plain = base.is_Symbol or base.is_Integer or isinstance(base, sp.Abs) or base.is_Function
     written = write(base, say)
-    return say.power(written if plain else say.brackets(written), write(exponent, say),
-                     bool(exponent.is_Integer))  # fmt: skip
+    return say.power(
+        written if plain else say.brackets(written), write(exponent, say), bool(exponent.is_Integer)
+    )

@@ -157,12 +157,20 @@ def model_of(optimizer: Optimizer) -> Model:
 
     averages = tuple(
         Average(letter, decay, recorded(moment.transform, 1.0), moment.corrected, kind(moment))
-        for letter, decay, moment in zip(_letters(optimizer), decays, optimizer.moments,
-                                         strict=True)
-    )  # fmt: skip
+        for letter, decay, moment in zip(
+            _letters(optimizer), decays, optimizer.moments, strict=True
+        )
+    )
     odd, notes = _parity(averages, direction)
-    return Model(optimizer.name, averages, tuple(hypers), direction, SIZE if odd else GRADIENT,
-                 optimizer.reads_params, (*fixed, *notes))  # fmt: skip
+    return Model(
+        optimizer.name,
+        averages,
+        tuple(hypers),
+        direction,
+        SIZE if odd else GRADIENT,
+        optimizer.reads_params,
+        (*fixed, *notes),
+    )
 
 
 def _recorded(optimizer: Optimizer, tree, leaves) -> Callable:
@@ -171,8 +179,9 @@ def _recorded(optimizer: Optimizer, tree, leaves) -> Callable:
     one = 1.0
     likes = [one] * (count + 2)
     if leaves is None:
-        found = recorded(lambda *a: optimizer.combine(_arrays(a[:count]), *_arrays(a[count:])),
-                         *likes)  # fmt: skip
+        found = recorded(
+            lambda *a: optimizer.combine(_arrays(a[:count]), *_arrays(a[count:])), *likes
+        )
         skip = tree.num_leaves
         return lambda *values: found(*values[skip:])
     size = len(leaves)
@@ -213,8 +222,9 @@ def _symbols(optimizer: Optimizer, leaves) -> tuple[list[Hyper], list, list]:
     def fresh(letter: str, name: str, value: float) -> sp.Symbol:
         letter += "₀" * (letter in RESERVED)
         used = sum(hyper.symbol.name.rstrip("₀₁₂₃₄₅₆₇₈₉") == letter for hyper in taken.values())
-        symbol = sp.Symbol(letter if not used else letter + "₀₁₂₃₄₅₆₇₈₉"[min(used + 1, 9)],
-                           positive=True)  # fmt: skip
+        symbol = sp.Symbol(
+            letter if not used else letter + "₀₁₂₃₄₅₆₇₈₉"[min(used + 1, 9)], positive=True
+        )
         known = {hyper.name for hyper in taken.values()}
         name = name if name.isidentifier() and not iskeyword(name) else "number"
         free = (name, *(f"{name}_{count}" for count in range(2, len(known) + 3)))
@@ -243,10 +253,11 @@ def _mixture(whole, letters) -> sp.Expr | None:
     """A linear combination of two or more moments that Φ is otherwise no linear function of."""
     flat = all(sp.diff(whole, a, b) == 0 for a in letters for b in letters)
     found = [
-        e for e in whole.atoms(sp.Add)
+        e
+        for e in whole.atoms(sp.Add)
         if sum(e.has(letter) for letter in letters) > 1
         and all(sp.diff(e, a, b) == 0 for a in letters for b in letters)
-    ]  # fmt: skip
+    ]
     return None if flat or len(found) != 1 else found[0]
 
 
@@ -269,7 +280,7 @@ def _parity(averages, direction) -> tuple[bool, list[str]]:
     """Whether Φ, less what θ adds, is odd in g and every ∂_iΦ ψ_i' even; what is to be said."""
     letters = [average.letter for average in averages]
     whole = direction(letters, THETA, sp.oo)
-    at = lambda y: {a.letter: a.transform(y) for a in averages}  # noqa: E731
+    at = lambda y: {a.letter: a.transform(y) for a in averages}
     parts = [
         [slope(whole, a.letter).subs(at(y)) * a.slope(y) for a in averages] for y in (SIZE, -SIZE)
     ]

@@ -15,9 +15,12 @@ LOSS, POTENTIAL, GROWTH = sp.Symbol("E"), sp.Symbol("J"), sp.Symbol("∇J")
 SQUARE, SQUARE_GROWTH = sp.Symbol("‖∇E‖²"), sp.Symbol("∇‖∇E‖²")
 NORMS = {  # what a potential per coordinate may be: the name of its sum
     "one": (sp.Symbol("‖∇E‖₁"), sp.Symbol("∇‖∇E‖₁"), "the one-norm of the gradient"),
-    "perturbed": (sp.Symbol("‖∇E‖₁,ε"), sp.Symbol("∇‖∇E‖₁,ε"),
-                  "the perturbed one-norm of the gradient"),
-}  # fmt: skip
+    "perturbed": (
+        sp.Symbol("‖∇E‖₁,ε"),
+        sp.Symbol("∇‖∇E‖₁,ε"),
+        "the perturbed one-norm of the gradient",
+    ),
+}
 PARAMETERS, TURNED = sp.Symbol("‖θ‖²"), sp.Symbol("θ·∇E")
 
 
@@ -57,8 +60,9 @@ def potential_of(model: Model, settled: Settled) -> Potential:
 
 def product(*factors) -> sp.Expr:
     """A product of hyper-parameters as one fraction; a sum keeps its terms apart."""
-    if any(f.is_Add and len(sp.Add.make_args(f)) > 1 and sp.denom(sp.together(f)) != 1
-           for f in factors):  # fmt: skip
+    if any(
+        f.is_Add and len(sp.Add.make_args(f)) > 1 and sp.denom(sp.together(f)) != 1 for f in factors
+    ):
         return sp.Mul(*factors)
     return quotient(sp.Mul(*factors))
 

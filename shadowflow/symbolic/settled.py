@@ -82,11 +82,21 @@ def settled(model: Model) -> Settled:
     strength = strength_of(model, shares)
     alike = tidy(bias / slope(driven, y)) if slope(driven, y) != 0 else sp.Integer(0)
     return Settled(
-        y, direction, driven, offset, slopes, bias, kappa, shares,
-        strength, antiderivative(driven, y), not driven.has(THETA),
+        y,
+        direction,
+        driven,
+        offset,
+        slopes,
+        bias,
+        kappa,
+        shares,
+        strength,
+        antiderivative(driven, y),
+        not driven.has(THETA),
         None if alike.has(y, THETA) else alike,
-        _limit(kappa, strength, y, 0), _limit(kappa, strength, y, sp.oo),
-    )  # fmt: skip
+        _limit(kappa, strength, y, 0),
+        _limit(kappa, strength, y, sp.oo),
+    )
 
 
 def strength_of(model: Model, shares, factor: Callable = lambda a: a.factor) -> sp.Expr:

@@ -45,8 +45,9 @@ def python(derivation: Derivation) -> str:
         body = re.sub(rf"(?<![\w.]){function}\(", f"np.{function}(", body)
     params = ["params"] if model.reads_params else []
     keywords = [f"{hyper.name}={hyper.value!r}" for hyper in model.hypers]
-    arguments = ", ".join(["g", "hd", "learning_rate", *params, *(["*"] if keywords else []),
-                           *keywords])  # fmt: skip
+    arguments = ", ".join(
+        ["g", "hd", "learning_rate", *params, *(["*"] if keywords else []), *keywords]
+    )
     words = (
         f'    """d params / d time of {model.name}: settled memory, full batch.\n\n'
         '    g: the gradient; hd: the Hessian times the memoryless direction at g.\n    """'

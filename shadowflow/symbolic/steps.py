@@ -79,9 +79,9 @@ def _closed(model: Model, settled: Settled, shares, ratio, rises) -> tuple[sp.Ex
     Where a sum does not close: all of them as symbols A_i, and r_n as one, with their meanings.
     """
     means = [
-        sp.Integer(0) if older is None else
-        closed_sum(older * ratio.subs(STEP, PAST), PAST, STEP) for older in shares
-    ]  # fmt: skip
+        sp.Integer(0) if older is None else closed_sum(older * ratio.subs(STEP, PAST), PAST, STEP)
+        for older in shares
+    ]
     closed, named = not any(mean.has(sp.Sum) for mean in means), {}
     if not closed:
         named[RATIO_NOW] = ratio
@@ -92,9 +92,10 @@ def _closed(model: Model, settled: Settled, shares, ratio, rises) -> tuple[sp.Ex
                 named[means[index]] = sp.Sum(older * RATIO_PAST, (PAST, 0, STEP - 1))
     total = sum(
         share * rise * (2 * mean + average.weight(STEP) * (ratio if closed else RATIO_NOW))
-        for average, share, rise, mean in zip(model.averages, settled.shares, rises, means,
-                                              strict=True)
-    )  # fmt: skip
+        for average, share, rise, mean in zip(
+            model.averages, settled.shares, rises, means, strict=True
+        )
+    )
     return by_powers(sp.sympify(total), STEP) if closed else total, named
 
 

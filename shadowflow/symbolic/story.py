@@ -119,13 +119,19 @@ def _flow(d: Derivation, ratio, strength, name) -> sp.Expr:
     """−κ (r g + (h/2) s ∇J) − v − (h/2) v' Φ."""
     part, potential = d.settled, d.potential
     named = strength if part.constant and name is COEFFICIENT else name
-    push = HALF * named * PUSHED if part.offset != 0 else (
-        HALF * penalty.product(named, potential.scale) * potential.growth)  # fmt: skip
+    push = (
+        HALF * named * PUSHED
+        if part.offset != 0
+        else (HALF * penalty.product(named, potential.scale) * potential.growth)
+    )
     inner = ratio * GRADIENT + push if strength != 0 else ratio * GRADIENT
     kappa = d.model.restore(part.preconditioner)
     plain = kappa.is_Number
-    flow = sp.Mul(-1, kappa, inner, evaluate=False) if plain and kappa != 1 else (
-        sp.Mul(-1, inner, evaluate=False) if plain else -kappa * inner)  # fmt: skip
+    flow = (
+        sp.Mul(-1, kappa, inner, evaluate=False)
+        if plain and kappa != 1
+        else (sp.Mul(-1, inner, evaluate=False) if plain else -kappa * inner)
+    )
     if part.offset == 0:
         return flow
     pull = _pull(d)
@@ -142,8 +148,13 @@ def _potential_lines(d: Derivation) -> list:
         whole = sp.Symbol("∫Φ dg")
         return [Formula(potential.symbol, CoordinateSum(whole), "from 0 to g, per coordinate")]
     shown = CoordinateSum(d.model.restore(part.potential))
-    return [Formula(potential.symbol, shown, f"{potential.words}; its gradient is HΦ"
-                    if part.offset == 0 else potential.words)]  # fmt: skip
+    return [
+        Formula(
+            potential.symbol,
+            shown,
+            f"{potential.words}; its gradient is HΦ" if part.offset == 0 else potential.words,
+        )
+    ]
 
 
 def _penalized(d: Derivation) -> Section:
@@ -176,8 +187,9 @@ def _values(d: Derivation) -> str:
     limits = [("|g| → 0", part.small), ("|g| → ∞", part.large)]
     return ", ".join(
         f"s → {_plain(put(limit.strength, own))} for {name}"
-        for name, limit in limits if limit is not None
-    )  # fmt: skip
+        for name, limit in limits
+        if limit is not None
+    )
 
 
 def _plain(value) -> str:
@@ -194,16 +206,22 @@ def _loss(d: Derivation) -> Section:
     if part.strength == 0 and part.offset == 0:
         return Section(title, ("The correction vanishes: to second order the flow is θ′ = −Φ.",))
     if part.offset != 0 and not part.constant:
-        return Section(title, (
-            "s depends on g: in more than one dimension g + (h/2) s HΦ is the gradient of no "
-            "function; in the limits below it is.",
-        ))  # fmt: skip
+        return Section(
+            title,
+            (
+                "s depends on g: in more than one dimension g + (h/2) s HΦ is the gradient of no "
+                "function; in the limits below it is.",
+            ),
+        )
     if part.offset != 0:
         return Section(title, ("g + (h/2) s HΦ is a gradient:", *_shifted(d, part.strength)))
     if part.constant:
         kappa = d.model.restore(part.preconditioner)
-        kind = "The correction is a gradient" if part.linear else (
-            "Up to the preconditioner the correction is a gradient")  # fmt: skip
+        kind = (
+            "The correction is a gradient"
+            if part.linear
+            else ("Up to the preconditioner the correction is a gradient")
+        )
         loss = penalty.modified_loss(potential, part.strength)
         flow = Formula(DOT, _times(-1, kappa, TILTED))
         return Section(title, (f"{kind}:", flow, Formula(MODIFIED, loss)))
@@ -223,12 +241,16 @@ def _loss(d: Derivation) -> Section:
         )
         line = penalty.line_loss(part, potential)
         if line is not None:
-            lines += ["In one dimension, with g = E′, it is the derivative of E + (h/2) W:",
-                      Formula(sp.Symbol("W"), d.model.restore(line))]  # fmt: skip
+            lines += [
+                "In one dimension, with g = E′, it is the derivative of E + (h/2) W:",
+                Formula(sp.Symbol("W"), d.model.restore(line)),
+            ]
     if same is not None:
         decays = " = ".join(str(a.decay) for a in d.model.averages)
-        lines += [f"If {decays}, then θ′ = −Φ(∇Ẽ) up to h², with",
-                  Formula(MODIFIED, penalty.modified_loss(potential, same))]  # fmt: skip
+        lines += [
+            f"If {decays}, then θ′ = −Φ(∇Ẽ) up to h², with",
+            Formula(MODIFIED, penalty.modified_loss(potential, same)),
+        ]
     return Section(title, tuple(lines))
 
 
@@ -262,8 +284,10 @@ def _large(d: Derivation, limit: Limit) -> list:
     if strength == 0:
         return ["no correction of this order: the memoryless flow θ′ = −Φ."]
     if part.offset == 0:
-        return [Formula(DOT, _times(-1, kappa, TILTED)),
-                Formula(MODIFIED, penalty.modified_loss(potential, strength))]  # fmt: skip
+        return [
+            Formula(DOT, _times(-1, kappa, TILTED)),
+            Formula(MODIFIED, penalty.modified_loss(potential, strength)),
+        ]
     return _shifted(d, strength)
 
 
@@ -277,8 +301,11 @@ def _shifted(d: Derivation, strength) -> list:
 
 
 def _far(d: Derivation, relation: str) -> str:
-    scales = [("√" if h.name == "eps_root" else "") + str(h.symbol) for h in d.model.hypers
-              if h.name in ("eps", "eps_root")]  # fmt: skip
+    scales = [
+        ("√" if h.name == "eps_root" else "") + str(h.symbol)
+        for h in d.model.hypers
+        if h.name in ("eps", "eps_root")
+    ]
     if not scales:
         return "|g| → 0" if relation == "≪" else "|g| → ∞"
     return f"|g| {relation} {', '.join(scales)}"
@@ -302,8 +329,9 @@ def _at_step(d: Derivation) -> Section:
         return Section(title, tuple(lines))
     if part.strength is not None:
         named = sp.Symbol("s_n")
-        lines = [Formula(DOT, _flow(d, RATIO_NOW if part.named else part.ratio, part.strength,
-                                    named))]  # fmt: skip
+        lines = [
+            Formula(DOT, _flow(d, RATIO_NOW if part.named else part.ratio, part.strength, named))
+        ]
         lines += [Formula(named, d.model.restore(part.strength))] * (part.strength != 0)
         lines += [Formula(symbol, value) for symbol, value in part.named.items()]
         return Section(title, tuple(lines))
@@ -348,8 +376,10 @@ def _batched(d: Derivation) -> Section:
     lines: list = [Formula(DOT, -part.direction + change)]
     lines += [Formula(symbol, value) for symbol, value in part.definitions]
     if any(p is not None for p in part.moving):
-        lines.append("F_l is Φ at step l with all gradients taken at θ; step k saw the batch with "
-                     "gradient g_k and Hessian H_k.")  # fmt: skip
+        lines.append(
+            "F_l is Φ at step l with all gradients taken at θ; step k saw the batch with "
+            "gradient g_k and Hessian H_k."
+        )
     else:
         lines.append("F_n is Φ at step n; step n sees the batch with gradient g_n, Hessian H_n.")
     return Section("Mini-batches, step n", tuple(lines))

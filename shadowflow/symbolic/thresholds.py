@@ -52,9 +52,13 @@ def edges_of(model: Model, optimizer: Optimizer) -> Edges:
     own = {hyper.symbol: number(hyper.value) for hyper in model.hypers}
     at_minus = [quotient(response.subs(MODE, -1))]
     return Edges(
-        _matching(_turning(response), own, flow), _matching(at_minus, own, stability), flow,
-        stability, response, "",
-    )  # fmt: skip
+        _matching(_turning(response), own, flow),
+        _matching(at_minus, own, stability),
+        flow,
+        stability,
+        response,
+        "",
+    )
 
 
 def _response(model: Model) -> sp.Expr | None:
@@ -86,8 +90,10 @@ def _turning(response) -> list[sp.Expr]:
     places = [sp.Integer(0)]
     if above.has(MODE) and sp.degree(above, MODE) <= 2:
         places += sp.solve(above, MODE)
-    return [sp.limit(response, MODE, place) if place == 0 else _radical(response.subs(MODE, place))
-            for place in places]  # fmt: skip
+    return [
+        sp.limit(response, MODE, place) if place == 0 else _radical(response.subs(MODE, place))
+        for place in places
+    ]
 
 
 def _radical(expression) -> sp.Expr:

@@ -252,5 +252,5 @@ def _filled(parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shape_behind(layer: Layer, params: Any, state: Any, values: Any) -> Any:
-    run = lambda *inputs: layer.apply(*inputs, False)[0]  # noqa: E731
+    run = lambda *inputs: layer.apply(*inputs, False)[0]
     return jax.eval_shape(run, params, state, values)

@@ -158,8 +158,11 @@ def overridden(base: Training, values: Mapping[str, Value]) -> Training:
     name = own.get("optimizer", base.optimizer)
     kept = dict(base.arguments)
     if name != base.optimizer:
-        lost = [key for key, value in kept.items()
-                if value != getattr(OPTIMIZERS[base.optimizer](), key)]  # fmt: skip
+        lost = [
+            key
+            for key, value in kept.items()
+            if value != getattr(OPTIMIZERS[base.optimizer](), key)
+        ]
         if lost:
             raise ValueError(
                 f"optimizer: expected {base.optimizer}, whose {', '.join(lost)} the training "
@@ -212,8 +215,11 @@ def _base(table: Any) -> tuple[Training, dict[str, Any]]:
 
 
 def _option(name: str, value: Any) -> Any:
-    return Path(_text(name, value)) if name == "data_dir" else _fitted(
-        name, _text(name, value), OPTIONS[name])  # fmt: skip
+    return (
+        Path(_text(name, value))
+        if name == "data_dir"
+        else _fitted(name, _text(name, value), OPTIONS[name])
+    )
 
 
 def _block(table: Any) -> Block:

@@ -77,8 +77,9 @@ def local(sweep: Sweep, workers: int, watch: Watch) -> None:
     def start() -> None:
         token = fresh()
         command = [sys.executable, "-m", "shadowflow.lab.sweep.work", str(sweep.file), token]
-        running[token] = subprocess.Popen(command, env=environment, start_new_session=True,
-                                          stdin=subprocess.PIPE)  # fmt: skip
+        running[token] = subprocess.Popen(
+            command, env=environment, start_new_session=True, stdin=subprocess.PIPE
+        )
 
     try:
         for _ in range(min(workers, len(left(sweep)))):
@@ -108,8 +109,14 @@ def local(sweep: Sweep, workers: int, watch: Watch) -> None:
                 bury_process(token, process)
 
 
-def slurm(sweep: Sweep, workers: int, watch: Watch, *, cluster: str = "slurm",
-          options: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+def slurm(
+    sweep: Sweep,
+    workers: int,
+    watch: Watch,
+    *,
+    cluster: str = "slurm",
+    options: Mapping[str, Any] | None = None,
+) -> None:
     """Jobs of Slurm; one that dies, or whose time is up, is sent anew.
 
     cluster: "local" for submitit's own stand-in.
@@ -121,7 +128,7 @@ def slurm(sweep: Sweep, workers: int, watch: Watch, *, cluster: str = "slurm",
     executor = submitit.AutoExecutor(folder=sweep.folder / "jobs", cluster=cluster)
     given = {"name": f"sweep-{sweep.name}", "cpus_per_task": sweep.threads, "timeout_min": MINUTES}
     executor.update_parameters(**given | dict(options or {}))
-    send = lambda: executor.submit(work.main, [str(sweep.file.resolve())])  # noqa: E731
+    send = lambda: executor.submit(work.main, [str(sweep.file.resolve())])
     deaths, jobs = _Deaths(sweep, workers), []
     try:
         for _ in range(min(workers, len(left(sweep)))):
@@ -152,7 +159,7 @@ def ray(sweep: Sweep, workers: int, watch: Watch) -> None:
         package.init(include_dashboard=False, log_to_driver=False, num_cpus=cores)
     settings = {"env_vars": work.environment(sweep.threads)}
     task = package.remote(num_cpus=sweep.threads, max_retries=0, runtime_env=settings)(work.main)
-    send = lambda: task.remote([str(sweep.file.resolve())])  # noqa: E731
+    send = lambda: task.remote([str(sweep.file.resolve())])
     deaths, tasks = _Deaths(sweep, workers), []
     try:
         for _ in range(min(workers, len(left(sweep)))):

@@ -156,8 +156,11 @@ def newest(run_dir: Path, key: str) -> tuple[int, str | None]:
     >>> newest(Path("nowhere"), "mlp-digits-adam-0")
     (-1, None)
     """
-    numbers = [int(path.suffix[1:]) for path in (run_dir / LOCKS).glob(f"{key}.*")
-               if path.suffix[1:].isdigit()]  # fmt: skip
+    numbers = [
+        int(path.suffix[1:])
+        for path in (run_dir / LOCKS).glob(f"{key}.*")
+        if path.suffix[1:].isdigit()
+    ]
     number = max(numbers, default=-1)
     path = _path(run_dir, key, number)
     if number < 0 or _free(path).exists():

@@ -69,13 +69,18 @@ class Sweep:
         return {
             "name": self.name,
             "data_dir": None if self.data_dir is None else str(self.data_dir),
-            "checkpoint_every": self.checkpoint_every, "threads": self.threads,
+            "checkpoint_every": self.checkpoint_every,
+            "threads": self.threads,
             "patience": self.patience,
             "cells": [
-                {"grid": dict(cell.values), "run": cell.settings.key(),
-                 "configuration": cell.settings.plain()} for cell in self.cells
+                {
+                    "grid": dict(cell.values),
+                    "run": cell.settings.key(),
+                    "configuration": cell.settings.plain(),
+                }
+                for cell in self.cells
             ],
-        }  # fmt: skip
+        }
 
     def write(self) -> None:
         """Put it into its folder, unless it is there.
@@ -97,8 +102,9 @@ class Sweep:
         write_json(self.file, content)
 
 
-def sweep_of(base: Training, blocks: Sequence[Block], run_dir: Path, name: str | None = None,
-             **options: Any) -> Sweep:  # fmt: skip
+def sweep_of(
+    base: Training, blocks: Sequence[Block], run_dir: Path, name: str | None = None, **options: Any
+) -> Sweep:
     """The sweep of a grid; without a name it is named by its cells.
 
     Args:
@@ -134,12 +140,17 @@ def read(file: Path) -> Sweep:
     try:
         data_dir = content["data_dir"]
         return Sweep(
-            content["name"], file.parent.parent, tuple(
+            content["name"],
+            file.parent.parent,
+            tuple(
                 Cell(index, row["grid"], Training(**row["configuration"]))
                 for index, row in enumerate(content["cells"])
-            ), None if data_dir is None else Path(data_dir),
-            content["checkpoint_every"], content["threads"], content["patience"],
-        )  # fmt: skip
+            ),
+            None if data_dir is None else Path(data_dir),
+            content["checkpoint_every"],
+            content["threads"],
+            content["patience"],
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file.name}: expected a sweep in {str(file)!r}, got what is none of this version: "
@@ -153,8 +164,10 @@ def find(run_dir: Path, name: str | None = None) -> Sweep:
     Raises:
         ValueError: there is none, or several and none is named.
     """
-    there = {path.parent.name.removeprefix("sweep-"): path
-             for path in sorted(run_dir.glob(f"sweep-*/{FILE}"))}  # fmt: skip
+    there = {
+        path.parent.name.removeprefix("sweep-"): path
+        for path in sorted(run_dir.glob(f"sweep-*/{FILE}"))
+    }
     if name is None and len(there) == 1:
         (name,) = there
     if name not in there:

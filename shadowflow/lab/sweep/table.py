@@ -76,8 +76,11 @@ def remaining(rows: list[Standing]) -> float | None:
     if not known:
         return None
     typical = statistics.median(known)
-    left = sum((row.cell.settings.epochs - row.epoch) * (row.seconds or typical)
-               for row in rows if row.state in ("running", "waiting"))  # fmt: skip
+    left = sum(
+        (row.cell.settings.epochs - row.epoch) * (row.seconds or typical)
+        for row in rows
+        if row.state in ("running", "waiting")
+    )
     return left / max(1, sum(row.state == "running" for row in rows))
 
 
@@ -114,8 +117,11 @@ def _rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
         if "learning_rate" in configuration:  # the schedule's start; every line has its own
             configuration["base_learning_rate"] = configuration.pop("learning_rate")
         fixed = {
-            "cell": row.cell.index, "run": row.cell.settings.key(), "state": row.state,
-            **configuration, **{f"opt.{name}": value for name, value in arguments.items()},
-        }  # fmt: skip
+            "cell": row.cell.index,
+            "run": row.cell.settings.key(),
+            "state": row.state,
+            **configuration,
+            **{f"opt.{name}": value for name, value in arguments.items()},
+        }
         for record in history.read(sweep.folder_of(row.cell) / "history.jsonl"):
             yield fixed | record

@@ -60,8 +60,12 @@ def written(sweep: Sweep, cell: Cell) -> int:
         return 0
 
 
-def work(sweep: Sweep, cells: Sequence[Cell] | None = None, token: str | None = None,
-         progress: Progress | None = None) -> None:  # fmt: skip
+def work(
+    sweep: Sweep,
+    cells: Sequence[Cell] | None = None,
+    token: str | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Train all cells, or those given, that no other worker has; wait for those that others have.
 
     A cell that fails is marked, with the reason, and the next one is taken; so is one that kills
@@ -110,8 +114,14 @@ def _train(sweep: Sweep, cell: Cell, lock: Lock, progress: Progress | None) -> N
                 f"{lock.deaths()} workers in a row died of it at the same place, as they do where "
                 "memory runs out"
             )
-        train(cell.settings, sweep.run_dir, data_dir=sweep.data_dir, guard=lock.check,
-              checkpoint_every=sweep.checkpoint_every, progress=progress)  # fmt: skip
+        train(
+            cell.settings,
+            sweep.run_dir,
+            data_dir=sweep.data_dir,
+            guard=lock.check,
+            checkpoint_every=sweep.checkpoint_every,
+            progress=progress,
+        )
     except Lost:
         raise
     except Exception as error:
