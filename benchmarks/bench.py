@@ -25,11 +25,11 @@ import training
 from timing import Candidate, compiled, ratios
 
 import shadowflow as sf
-from shadowflow import memory as mem
+from shadowflow import ema_weights as mem
 from shadowflow.lab.models import cross_entropy, mlp_apply, mlp_init
 from shadowflow.methods import METHODS
 from shadowflow.methods.memoryless import Iteration
-from shadowflow.optimizer import traced
+from shadowflow.optimizers.moments import traced
 
 SIZES, IMAGES, RATE = (784, 32, 32, 10), 10_000, 1e-4
 BATCHES = 20

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shadowflow.lab.sweep import launch, plan
 from shadowflow.lab.sweep.grid import Block
-from shadowflow.lab.training import Training
+from shadowflow.lab.training.config import Training
 
 BASE = Training(model="mlp", images=1500, test_images=100, epochs=6000, test_every=100)
 SEEDS, ASKED = (0, 1, 2, 3, 4, 5), 0.6

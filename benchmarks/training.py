@@ -30,10 +30,10 @@ def own(model: str, every: int) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from shadowflow.lab import passes
-    from shadowflow.lab.prepare import network_of
-    from shadowflow.lab.train import Images, Run, advanced, rates_of
-    from shadowflow.lab.training import Training
+    from shadowflow.lab.training import epoch as passes
+    from shadowflow.lab.training.config import Training
+    from shadowflow.lab.training.loop import Images, Run, advanced, rates_of
+    from shadowflow.lab.training.start import network_of
 
     rng = np.random.default_rng(0)
     images = rng.standard_normal((IMAGES, 32, 32, 3), dtype=np.float32)

@@ -18,11 +18,11 @@ from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 import shadowflow as sf
-from shadowflow import memory as mem
+from shadowflow import ema_weights as mem
 from shadowflow.files import write_json
 from shadowflow.lab.models import digits_problem
 from shadowflow.monitor.measures import run_measures
-from shadowflow.paper.style import COLOURS, styled
+from shadowflow.paper.figures.style import COLOURS, styled
 
 HERE = Path(__file__).parent
 OPTIONS = {"b1": 0.9, "b2": 0.95, "eps": 0.0, "eps_root": 1e-6}

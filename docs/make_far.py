@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 import shadowflow as sf
-from shadowflow.convergence import convergence
+from shadowflow.cli.jobs import bars
+from shadowflow.cli.jobs.orders import far_table, sweep_table
+from shadowflow.diagnostics.convergence import convergence
 from shadowflow.files import write_json
 from shadowflow.lab.models import bilinear_problem
-from shadowflow.report import bars
-from shadowflow.report.orders import far_table, sweep_table
 
 HERE = Path(__file__).parent
 PAGE, NUMBERS = HERE / "how_far.md", HERE / "far.json"

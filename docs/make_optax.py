@@ -18,8 +18,8 @@ import optax
 import optax.contrib
 
 import shadowflow as sf
-from shadowflow.methods import settling
-from shadowflow.methods.proof import NotDifferentiable, prove
+from shadowflow.optimizers import memory_probe as settling
+from shadowflow.optimizers.derivative_check import NotDifferentiable, prove
 
 SMALL = {
     "b1": 0.5,

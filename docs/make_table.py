@@ -4,10 +4,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from shadowflow.cli.jobs.claims import numbers
+from shadowflow.cli.jobs.reproduce import expected, found
 from shadowflow.paper.evidence import Evidence
 from shadowflow.paper.trials import Trial
-from shadowflow.report.claims import numbers
-from shadowflow.report.reproduce import expected, found
 
 ROOT = Path(__file__).parent.parent
 ORDERS = ("<!-- orders: start (make table) -->", "<!-- orders: end -->")
@@ -225,12 +225,12 @@ def constructors(content: dict) -> str:
             "",
             *lines,
             "",
-            "Steps that the state takes to forget, at the constructor's defaults in float64. Orders "
-            "of the flow of second order (of first order in brackets) between the two smallest of "
-            "four halved step sizes, at small decays (β = .5, ρ = .7): over a fixed time from a "
-            "settled and from a cold start; of what never settles over its first 16 steps, where "
-            "one order more is gained in the error and taken off here. exact: to rounding, no sign "
-            "having changed.",
+            "Steps that the state takes to forget, at the constructor's defaults in float64. "
+            "Orders of the flow of second order (of first order in brackets) between the two "
+            "smallest of four halved step sizes, at small decays (β = .5, ρ = .7): over a fixed "
+            "time from a settled and from a cold start; of what never settles over its first 16 "
+            "steps, where one order more is gained in the error and taken off here. exact: to "
+            "rounding, no sign having changed.",
         ]
     )
 

@@ -1,19 +1,17 @@
-from .batches import shuffled as shuffled, with_replacement as with_replacement
-from .bias import ImplicitBias as ImplicitBias, implicit_bias as implicit_bias
-from .convergence import (
+from .batch_memory import Window as Window
+from .batching import shuffled as shuffled, with_replacement as with_replacement
+from .diagnostics.bias import ImplicitBias as ImplicitBias, implicit_bias as implicit_bias
+from .diagnostics.convergence import (
     Comparison as Comparison,
     compare as compare,
     convergence as convergence,
 )
-from .edges import (
-    flow_threshold as flow_threshold,
-    stability_threshold as stability_threshold,
-)
-from .errorbar import ErrorBar as ErrorBar, error_bar as error_bar
+from .diagnostics.error_bar import ErrorBar as ErrorBar, error_bar as error_bar
+from .diagnostics.shuffle_mean import shuffle_mean as shuffle_mean
 from .fields import memoryless_step as memoryless_step, modified_field as modified_field
-from .history import Window as Window
 from .iterate import Trajectory as Trajectory, iterate as iterate
-from .optimizer import (
+from .optimizers.from_optax import from_optax as from_optax
+from .optimizers.moments import (
     Moment as Moment,
     Optimizer as Optimizer,
     State as State,
@@ -22,17 +20,11 @@ from .optimizer import (
     square as square,
     state_from_optax as state_from_optax,
 )
-from .problem import Problem as Problem
-from .shadow import (
-    Shadow as Shadow,
-    settled_state as settled_state,
-    shadow as shadow,
+from .optimizers.thresholds import (
+    flow_threshold as flow_threshold,
+    stability_threshold as stability_threshold,
 )
-from .shuffles import shuffle_mean as shuffle_mean
-from .symbolic import derive as derive
-from .transformation import from_optax as from_optax
-from .validity import Validity as Validity
-from .zoo import (
+from .optimizers.zoo import (
     adam as adam,
     adamw as adamw,
     lion as lion,
@@ -43,3 +35,7 @@ from .zoo import (
     sgd as sgd,
     signum as signum,
 )
+from .problem import Problem as Problem
+from .shadow import Shadow as Shadow, settled_state as settled_state, shadow as shadow
+from .symbolic import derive as derive
+from .trust import Validity as Validity

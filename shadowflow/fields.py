@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from . import checks, history, memory as mem, trees
-from .history import Window
+from . import batch_memory as history, checks, ema_weights as mem, trees
+from .batch_memory import Window
 from .iterate import refuse_schedule
 from .methods import METHODS, Method
-from .optimizer import Optimizer, State
+from .optimizers.from_optax import Transformation
+from .optimizers.moments import Optimizer, State
 from .problem import Problem
-from .transformation import Transformation
 
 
 def chosen(method: str, kind: str, order) -> Method:

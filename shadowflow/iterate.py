@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from . import checks, trees
-from .optimizer import Optimizer, State, traced
+from .optimizers.moments import Optimizer, State, traced
 from .problem import Problem
 
 CHUNK_STEPS = 64

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from . import batches as bt, checks, trees
-from .optimizer import as_pytree
+from . import batching as bt, checks, trees
+from .optimizers.moments import as_pytree
 
 
 class Problem(eqx.Module):

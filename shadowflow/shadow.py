@@ -8,25 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from . import checks, edges, history, memory as mem, trees, validity
+from . import batch_memory as history, checks, ema_weights as mem, trees, trust as validity
+from .batch_memory import Window
+from .ema_weights import Memory
 from .fields import chosen, conditions, direction_of, refuse_window
-from .history import Window
-from .iterate import (
-    Chunk,
-    Trajectory,
-    chunked,
-    drive,
-    first_step,
-    rate_table,
-    trajectory,
-)
-from .memory import Memory
-from .methods import METHODS, Method, averages, backwards, collocation, inertial, settling
+from .iterate import Chunk, Trajectory, chunked, drive, first_step, rate_table, trajectory
+from .methods import METHODS, Method, collocation, inertial, optax_collocation as backwards
 from .methods.memoryless import Flow, Iteration, strides
-from .optimizer import Optimizer, State, traced
+from .optimizers import ema_probe as averages, memory_probe as settling, thresholds as edges
+from .optimizers.from_optax import Transformation
+from .optimizers.moments import Optimizer, State, traced
 from .problem import Problem
-from .transformation import Transformation
-from .validity import Validity
+from .trust import Validity
 
 
 @dataclass(frozen=True)

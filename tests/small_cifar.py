@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_data import png
 
-from shadowflow.lab.datasets import ARRAYS, CIFAR10, CIFAR100, TABLE
+from shadowflow.lab.data.table import ARRAYS, CIFAR10, CIFAR100, TABLE
 
 RANDOM = np.random.default_rng(2)
 KINDS = ("images", "labels")

@@ -10,8 +10,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from shadowflow.lab import datasets, sources
-from shadowflow.lab.datasets import ARRAYS
+from shadowflow.lab.data import sources, table as datasets
+from shadowflow.lab.data.table import ARRAYS
 
 FILES = dict(
     zip(

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from shadowflow import zoo
 from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.methods import METHODS
-from shadowflow.optimizer import Optimizer
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import Optimizer
 from shadowflow.problem import Problem
 
 MEMORYLESS = [name for name, method in METHODS.items() if method.direction is not None]

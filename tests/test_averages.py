@@ -9,7 +9,7 @@ import pytest
 from test_transformation import BILINEAR, BOWL, OPTIONS, PLACE, X, clipped
 
 import shadowflow as sf
-from shadowflow.methods.averages import averages
+from shadowflow.optimizers.ema_probe import averages
 
 PART = functools.partial
 ADAM = sf.from_optax(PART(optax.adam, **OPTIONS))

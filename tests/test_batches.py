@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from test_refusals import refused
 
-from shadowflow import zoo
-from shadowflow.batches import pad, shuffled, with_replacement
-from shadowflow.bias import implicit_bias
+from shadowflow.batching import pad, shuffled, with_replacement
+from shadowflow.diagnostics.bias import implicit_bias
 from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.methods import METHODS
+from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
 from shadowflow.shadow import settled_state, shadow
 

@@ -7,7 +7,8 @@ import pytest
 from table import PLACE, ROWS, SMOOTH, smooth_loss
 
 import shadowflow as sf
-from shadowflow import bias, zoo
+from shadowflow.diagnostics import bias
+from shadowflow.optimizers import zoo
 
 H = 1e-2
 GRAD = jax.grad(smooth_loss)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shadowflow import zoo
-from shadowflow.lab.checkpoint import KEPT, restore, save
+from shadowflow.lab.training.checkpoint import KEPT, restore, save
+from shadowflow.optimizers import zoo
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {"model": "cnn", "seed": 3, "optimizer": {"name": "adam", "b2": 0.999}}

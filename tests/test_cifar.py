@@ -26,9 +26,9 @@ from small_cifar import (
 from small_data import png, program, write_npz
 
 from shadowflow.cli.data import Data
-from shadowflow.lab import cifar, sources
-from shadowflow.lab.data import load
-from shadowflow.lab.datasets import CIFAR10, dataset
+from shadowflow.lab.data import cifar, sources
+from shadowflow.lab.data.load import load
+from shadowflow.lab.data.table import CIFAR10, dataset
 
 machine, small = small_data.machine, small_cifar.small
 

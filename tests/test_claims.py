@@ -9,12 +9,14 @@ import made_up
 import numpy as np
 import pytest
 
-from shadowflow import cli, zoo
+from shadowflow import cli
+from shadowflow.cli.jobs.claims import claims_job
 from shadowflow.lab.models import digits_problem
-from shadowflow.paper import claims, figure2, sweeps, theorems, trials
+from shadowflow.optimizers import zoo
+from shadowflow.paper import claims, theorems, trials
 from shadowflow.paper.claims import CLAIMS
+from shadowflow.paper.figures import figure2, of_runs as sweeps
 from shadowflow.paper.trials import FAILS, HOLDS, WEAK
-from shadowflow.report.claims import claims_job
 
 TRAINED = [name for name, claim in CLAIMS.items() if claim.needs]
 COMPUTED = [name for name, claim in CLAIMS.items() if not claim.needs]
@@ -97,7 +99,7 @@ def test_claims_that_are_not_there_are_refused(tmp_path, capsys):
 
 
 def test_the_paper_s_scale_is_priced_first(tmp_path, monkeypatch, capsys):
-    from shadowflow.report import cost
+    from shadowflow.cli.jobs import cost
 
     monkeypatch.setattr(cost, "measured", lambda settings, data_dir: cost.Cost(3600.0, 2**30))
     none = lambda wanted: pytest.fail("a run was started")

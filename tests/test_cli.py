@@ -9,10 +9,11 @@ from typing import get_args
 
 import pytest
 
-from shadowflow import cli, methods, zoo
+from shadowflow import cli, methods
+from shadowflow.cli.jobs import settings
+from shadowflow.cli.jobs.settings import Setting
 from shadowflow.lab.choices import OPTIMIZERS
-from shadowflow.report import settings
-from shadowflow.report.settings import Setting
+from shadowflow.optimizers import zoo
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -191,8 +192,8 @@ def jobs(monkeypatch):
     calls = []
     run = SimpleNamespace(shadow_job=lambda *given, **named: calls.append((given, named)))
     verify = SimpleNamespace(verify_job=lambda **named: calls.append(((), named)) or False)
-    monkeypatch.setitem(sys.modules, "shadowflow.report.run", run)
-    monkeypatch.setitem(sys.modules, "shadowflow.report.verify", verify)
+    monkeypatch.setitem(sys.modules, "shadowflow.cli.jobs.shadow", run)
+    monkeypatch.setitem(sys.modules, "shadowflow.cli.jobs.verify", verify)
     return calls
 
 
@@ -256,7 +257,7 @@ def test_errors_of_other_code_keep_their_traceback(monkeypatch, jobs):
     def broken(*given, **named):
         raise ValueError("a defect")
 
-    monkeypatch.setattr(sys.modules["shadowflow.report.run"], "shadow_job", broken)
+    monkeypatch.setattr(sys.modules["shadowflow.cli.jobs.shadow"], "shadow_job", broken)
     with pytest.raises(ValueError, match="a defect"):
         cli.main(["shadow"])
 
@@ -265,6 +266,6 @@ def test_refusals_of_the_library_are_sentences(monkeypatch, jobs, capsys):
     def refusing(*given, **named):
         settings.Setting(steps=-5)
 
-    monkeypatch.setattr(sys.modules["shadowflow.report.run"], "shadow_job", refusing)
+    monkeypatch.setattr(sys.modules["shadowflow.cli.jobs.shadow"], "shadow_job", refusing)
     assert cli.main(["shadow"]) == 2
     assert "--steps: expected 1 or more, got -5" in capsys.readouterr().err

@@ -10,10 +10,10 @@ import pytest
 import scipy.linalg
 from table import EPS, MEMORYLESS, PLACE, PLACES, ROWS, SMOOTH, every_answer, smooth_loss
 
-from shadowflow import zoo
 from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
-from shadowflow.optimizer import Moment, Optimizer
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
 from shadowflow.shadow import shadow
 

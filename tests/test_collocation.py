@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss, with_leaves
 
-from shadowflow import memory as mem, trees, zoo
+from shadowflow import ema_weights as mem, trees
 from shadowflow.fields import modified_field
 from shadowflow.iterate import chunked, drive, iterate
 from shadowflow.methods import collocation, displaced
-from shadowflow.optimizer import State
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import State
 from shadowflow.problem import Problem
 from shadowflow.shadow import shadow
 

@@ -11,10 +11,11 @@ from jax.extend.core import jaxprs_in_params
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss, with_leaves
 from test_collocation import directions, distance, followed, settled
 
-from shadowflow import trees, zoo
+from shadowflow import trees
 from shadowflow.fields import modified_field
 from shadowflow.methods import collocation
-from shadowflow.optimizer import Moment, Optimizer
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
 from shadowflow.shadow import shadow
 

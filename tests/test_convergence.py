@@ -6,10 +6,10 @@ import pytest
 from table import BILINEAR, BILINEAR_START
 
 import shadowflow as sf
-from shadowflow import zoo
-from shadowflow.convergence import _row
+from shadowflow.diagnostics.convergence import _row
 from shadowflow.iterate import Trajectory
 from shadowflow.methods import METHODS
+from shadowflow.optimizers import zoo
 
 RATES = [0.1 * 2.0**-k for k in range(4, 8)]
 

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from shadowflow.lab.data import load
-from shadowflow.lab.datasets import ARRAYS, TABLE
+from shadowflow.lab.data.load import load
+from shadowflow.lab.data.table import ARRAYS, TABLE
 
 MD5 = {
     "train_images": "6bbc9ace898e44ae57da46a324031adb",

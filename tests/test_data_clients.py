@@ -9,8 +9,8 @@ import pytest
 import small_data
 from small_data import SMALL, altered, program, same, write_idx, write_tgz
 
-from shadowflow.lab import clients, sources
-from shadowflow.lab.datasets import dataset
+from shadowflow.lab.data import clients, sources
+from shadowflow.lab.data.table import dataset
 
 machine = small_data.machine
 pytestmark = pytest.mark.usefixtures("machine")

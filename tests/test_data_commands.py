@@ -9,9 +9,9 @@ import tyro
 from small_data import SMALL, program, same, write_idx, write_npz, write_tgz
 
 from shadowflow.cli.data import Data
-from shadowflow.lab import sources
-from shadowflow.lab.data import load
-from shadowflow.lab.datasets import dataset
+from shadowflow.lab.data import sources
+from shadowflow.lab.data.load import load
+from shadowflow.lab.data.table import dataset
 
 machine = small_data.machine
 MNIST = SMALL["mnist"]
@@ -71,7 +71,7 @@ def test_get_goes_on_after_a_data_set_that_is_not_to_be_had(machine):
 def test_get_downloads_only_with_the_flag(machine, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "shadowflow.lab.clients.fetch_openml", lambda row: calls.append(row.name) or MNIST
+        "shadowflow.lab.data.clients.fetch_openml", lambda row: calls.append(row.name) or MNIST
     )
     with pytest.raises(ValueError, match="or --download"):
         run("get mnist")

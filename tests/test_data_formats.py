@@ -17,8 +17,8 @@ from small_data import (
     write_tgz,
 )
 
-from shadowflow.lab import formats
-from shadowflow.lab.data import load
+from shadowflow.lab.data import formats
+from shadowflow.lab.data.load import load
 
 MNIST = SMALL["mnist"]
 

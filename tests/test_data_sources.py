@@ -17,9 +17,9 @@ from small_data import (
     write_tgz,
 )
 
-from shadowflow.lab import clients, formats, sources
-from shadowflow.lab.data import load
-from shadowflow.lab.datasets import dataset
+from shadowflow.lab.data import clients, formats, sources
+from shadowflow.lab.data.load import load
+from shadowflow.lab.data.table import dataset
 
 machine = small_data.machine
 pytestmark = pytest.mark.usefixtures("machine")

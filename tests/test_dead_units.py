@@ -7,7 +7,7 @@ import pytest
 from table import every_answer
 
 import shadowflow as sf
-from shadowflow import zoo
+from shadowflow.optimizers import zoo
 
 EPS = {
     "outside": {"eps": 1e-8, "eps_root": 0.0},

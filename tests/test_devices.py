@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shadowflow.lab.devices import Devices, at_a_time
 from shadowflow.lab.networks import build
+from shadowflow.lab.training.devices import Devices, at_a_time
 
 ROOT = Path(__file__).parent.parent
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-6}

@@ -8,9 +8,9 @@ import pytest
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss
 from test_refusals import refused
 
-from shadowflow import zoo
 from shadowflow.fields import memoryless_step
 from shadowflow.iterate import iterate
+from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
 from shadowflow.shadow import shadow
 

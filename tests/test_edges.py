@@ -9,10 +9,10 @@ from table import BILINEAR, BILINEAR_START, ROWS
 from test_refusals import refused
 
 import shadowflow as sf
-from shadowflow import zoo
-from shadowflow.edges import flow_threshold, linear_response, stability_threshold
 from shadowflow.iterate import iterate
-from shadowflow.optimizer import Moment, Optimizer, safe_sqrt, square
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import Moment, Optimizer, safe_sqrt, square
+from shadowflow.optimizers.thresholds import flow_threshold, linear_response, stability_threshold
 from shadowflow.problem import Problem
 from shadowflow.shadow import shadow
 

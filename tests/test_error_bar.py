@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import shadowflow as sf
-from shadowflow.errorbar import neighbours
-from shadowflow.report import bars
+from shadowflow.cli.jobs import bars
+from shadowflow.diagnostics.error_bar import neighbours
 
 QUADRATIC = sf.Problem(lambda x: jnp.sum(jnp.array([1.0, 3.0]) * x**2) / 2)
 X = jnp.array([1.0, -0.5])

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from shadowflow import cli
+from shadowflow.cli.jobs import cost
+from shadowflow.cli.jobs.reproduce import reproduce_job
 from shadowflow.files import write_json
-from shadowflow.lab import history
-from shadowflow.lab.training import Training
-from shadowflow.paper import captions, grid as grids, records, style, sweeps
+from shadowflow.lab.training import history
+from shadowflow.lab.training.config import Training
+from shadowflow.paper import grid as grids, records
+from shadowflow.paper.figures import captions, of_runs as sweeps, style
+from shadowflow.paper.figures.of_runs import FIGURES, OUTCOMES, PERTURBED
 from shadowflow.paper.records import MEASURES, Record
-from shadowflow.paper.sweeps import FIGURES, OUTCOMES, PERTURBED
 from shadowflow.paper.trials import FAILS, HOLDS, WEAK
-from shadowflow.report import cost
-from shadowflow.report.reproduce import reproduce_job
 
 PAPER = [f"fig{number}" for number in range(4, 13)]
 SEEDS = (0, 1, 2)

@@ -8,7 +8,8 @@ from scipy.integrate import solve_ivp
 from table import BILINEAR, BILINEAR_START, ROWS, bilinear_loss
 
 import shadowflow as sf
-from shadowflow import memory, zoo
+from shadowflow import ema_weights as memory
+from shadowflow.optimizers import zoo
 
 RATE, STEPS = 5e-3, 40
 GRAD = jax.jit(jax.grad(bilinear_loss))

@@ -16,9 +16,9 @@ from table import PLACE, SMOOTH
 from test_transformation import BOWL, PLACE as CORNER
 
 import shadowflow as sf
-from shadowflow.convergence import HALVINGS, SHORTFALL, STEEP
+from shadowflow.diagnostics.convergence import HALVINGS, SHORTFALL, STEEP
 from shadowflow.lab.models import bilinear_problem
-from shadowflow.methods import solver
+from shadowflow.methods import ode as solver
 
 BILINEAR = bilinear_problem()[0]
 BEGIN = jnp.asarray([2.8, 3.5])

@@ -8,9 +8,9 @@ import pytest
 from scipy.integrate import solve_ivp
 from table import BILINEAR, BILINEAR_START, ROWS, bilinear_loss
 
-from shadowflow import zoo
 from shadowflow.iterate import iterate
 from shadowflow.methods.inertial import half_phase
+from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
 from shadowflow.shadow import settled_state, shadow
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from table import BILINEAR, BILINEAR_START, ROWS
 
-from shadowflow import zoo
 from shadowflow.iterate import iterate
-from shadowflow.methods import inertial, onward
-from shadowflow.optimizer import Moment, Optimizer, State
+from shadowflow.methods import inertial, inertial_rules as onward
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import Moment, Optimizer, State
 from shadowflow.problem import Problem
 from shadowflow.shadow import settled_state, shadow
 

@@ -9,9 +9,9 @@ import optax
 import pytest
 from table import PLACE, SMOOTH, smooth_loss
 
-from shadowflow import zoo
 from shadowflow.iterate import CHUNK_STEPS, iterate
-from shadowflow.optimizer import State, state_from_optax
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import State, state_from_optax
 from shadowflow.problem import Problem
 from shadowflow.shadow import settled_state
 

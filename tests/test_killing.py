@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from killing import contents, soak
 
-from shadowflow.lab import history
+from shadowflow.lab.training import history
 
 
 @pytest.mark.slow

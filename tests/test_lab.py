@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shadowflow.lab.data import load_digits
+from shadowflow.lab.data.load import load_digits
 from shadowflow.lab.models import (
     bilinear_problem,
     cross_entropy,

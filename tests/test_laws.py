@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from table import CASES, MEMORYLESS, PLACE, PLACES, ROWS, SMOOTH, every_answer, smooth
 
-from shadowflow import zoo
 from shadowflow.fields import memoryless_step, modified_field
+from shadowflow.optimizers import zoo
 from shadowflow.shadow import shadow
 
 RATE, SCALE = 0.02, 7.0

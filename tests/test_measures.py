@@ -12,11 +12,12 @@ from scipy.integrate import quad
 from table import ROWS, with_leaves
 from test_refusals import refused
 
-from shadowflow import memory as mem, zoo
-from shadowflow.bias import implicit_bias
+from shadowflow import ema_weights as mem
+from shadowflow.diagnostics.bias import implicit_bias
 from shadowflow.iterate import iterate
 from shadowflow.monitor.measures import _median, run_measures
-from shadowflow.optimizer import Moment, Optimizer, square
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import Moment, Optimizer, square
 from shadowflow.problem import Problem
 
 RATE, STEPS = 0.01, 12

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shadowflow import memory as mem
-from shadowflow.optimizer import Moment, Optimizer, identity, square
-from shadowflow.zoo import adam, sgd
+from shadowflow import ema_weights as mem
+from shadowflow.optimizers.moments import Moment, Optimizer, identity, square
+from shadowflow.optimizers.zoo import adam, sgd
 
 DECAYS = (0.5, 0.9, 0.999)
 RATE = 0.125

@@ -10,11 +10,12 @@ import oracles
 import pytest
 from table import BILINEAR_START, EPS, PLACE, PLACES, ROWS, smooth_loss
 
-from shadowflow import history, memory as mem, zoo
-from shadowflow.batches import shuffled, with_replacement
+from shadowflow import batch_memory as history, ema_weights as mem
+from shadowflow.batching import shuffled, with_replacement
 from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.methods import METHODS, minibatch
+from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
 from shadowflow.shadow import shadow
 

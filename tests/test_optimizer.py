@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from table import ROWS
 
-from shadowflow import zoo
-from shadowflow.optimizer import (
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import (
     Moment,
     Optimizer,
     State,

@@ -10,7 +10,7 @@ from table import BILINEAR, BILINEAR_START, CASES, MEMORYLESS, ROWS
 
 from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
-from shadowflow.methods import METHODS, onward
+from shadowflow.methods import METHODS, inertial_rules as onward
 from shadowflow.shadow import settled_state, shadow
 
 HORIZON = 0.5

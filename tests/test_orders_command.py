@@ -10,8 +10,8 @@ from table import PLACE, SMOOTH, smooth_loss
 
 import shadowflow as sf
 from shadowflow import cli
-from shadowflow.report import orders
-from shadowflow.report.curvature import preconditioned_curvature
+from shadowflow.cli.jobs import orders
+from shadowflow.diagnostics.curvature import preconditioned_curvature
 
 
 @pytest.mark.parametrize("corrected", [True, False])

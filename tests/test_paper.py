@@ -9,11 +9,12 @@ import optax
 import pytest
 from scipy import integrate
 
-from shadowflow.lab.data import load
+from shadowflow.lab.data.load import load
 from shadowflow.lab.models import cross_entropy, mlp_apply
-from shadowflow.paper import evidence as ev, figure1, figure2, figure3, style
-from shadowflow.paper.figure2 import Curve
-from shadowflow.paper.figure3 import Case
+from shadowflow.paper import evidence as ev
+from shadowflow.paper.figures import figure1, figure2, figure3, style
+from shadowflow.paper.figures.figure2 import Curve
+from shadowflow.paper.figures.figure3 import Case
 
 NAN = float("nan")
 

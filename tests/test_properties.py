@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from shadowflow import zoo
 from shadowflow.iterate import iterate
-from shadowflow.optimizer import Moment, Optimizer
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
 
 LAW = settings(max_examples=20, deadline=None, derandomize="CI" in os.environ)

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from shadowflow import zoo
 from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
-from shadowflow.optimizer import Moment, Optimizer, State
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import Moment, Optimizer, State
 from shadowflow.problem import Problem
 from shadowflow.shadow import settled_state, shadow
 

@@ -11,8 +11,8 @@ from test_transformation import ADAM, BILINEAR, BOWL, OPTIONS, PLACE, X, clipped
 
 import shadowflow as sf
 from shadowflow import trees
-from shadowflow.methods.proof import NotDifferentiable
-from shadowflow.methods.settling import NeverSettles, positional, remembered, uniform
+from shadowflow.optimizers.derivative_check import NotDifferentiable
+from shadowflow.optimizers.memory_probe import NeverSettles, positional, remembered, uniform
 
 RMS = functools.partial(optax.rmsprop, decay=0.7, eps=0.1, eps_in_sqrt=True)
 SLOW_RMS = functools.partial(optax.rmsprop, decay=0.95, eps=0.1, eps_in_sqrt=True)

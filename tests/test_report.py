@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import shadowflow as sf
-from shadowflow import cli, files, zoo
+from shadowflow import cli, files
+from shadowflow.cli.jobs import formatting as words, settings, verify
 from shadowflow.lab.choices import OPTIMIZERS
-from shadowflow.report import settings, verify, words
+from shadowflow.optimizers import zoo
 
 ROOT = Path(__file__).parent.parent
 PROBLEMS = """

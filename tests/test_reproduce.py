@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from shadowflow import cli
+from shadowflow.cli.jobs import reproduce
 from shadowflow.files import read_arrays, write_arrays
-from shadowflow.paper import figure1, figure2, figure3
-from shadowflow.report import reproduce
+from shadowflow.paper.figures import figure1, figure2, figure3
 
 QUICK = figure1.Settings(points=12, b2s=(0.95, 0.98, 0.99), eps_roots=(1e-2,))
 

@@ -13,8 +13,8 @@ from table import PLACE, ROWS
 from test_minibatch import batch_loss
 
 import shadowflow as sf
-from shadowflow import shuffles
-from shadowflow.shuffles import over_shuffles, shuffle_mean
+from shadowflow.diagnostics import shuffle_mean as shuffles
+from shadowflow.diagnostics.shuffle_mean import over_shuffles, shuffle_mean
 
 DATA = jnp.asarray(
     [

@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 import shadowflow as sf
-from shadowflow.lab.data import load_digits
+from shadowflow.cli.jobs.reproduce import figure_of
+from shadowflow.lab.data.load import load_digits
 from shadowflow.lab.models import cross_entropy, mlp_apply, mlp_init, perceptron_problem
-from shadowflow.paper import shuffles as figure, style
-from shadowflow.report.reproduce import figure_of
+from shadowflow.paper.figures import shuffles as figure, style
 
 TINY = figure.Settings(
     seeds=(0, 1),

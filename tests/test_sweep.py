@@ -9,13 +9,13 @@ import polars
 import pytest
 
 from shadowflow import cli
+from shadowflow.cli.jobs.sweep import status
 from shadowflow.cli.sweep import parse
-from shadowflow.lab import history
-from shadowflow.lab.prepare import train
 from shadowflow.lab.sweep import launch, locks, plan, table, work
 from shadowflow.lab.sweep.grid import Block, axis, cells, read
-from shadowflow.lab.training import Training
-from shadowflow.report.sweep import status
+from shadowflow.lab.training import history
+from shadowflow.lab.training.config import Training
+from shadowflow.lab.training.start import train
 
 SMALL = Training(width=0.25, images=60, test_images=20, epochs=4, ghost_batch=30)
 
@@ -230,7 +230,7 @@ def test_nothing_is_written_where_the_lock_is_lost(tmp_path):
         raise RuntimeError("of a run that is another's")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shadowflow.lab.prepare.train", fail)
+        patch.setattr("shadowflow.lab.training.start.train", fail)
         assert work._try(made, cell, worker, None)
     assert not work.settled(made, cell)
     train(cell.settings, tmp_path)
@@ -309,7 +309,7 @@ def test_one_cell_fails_one_diverges_and_the_rest_finish(tmp_path, capsys, monke
 
     made.write()
     with monkeypatch.context() as patch:
-        patch.setattr("shadowflow.lab.prepare.train", train_or_fail)
+        patch.setattr("shadowflow.lab.training.start.train", train_or_fail)
         work.work(made)
     assert [row.state for row in table.standings(made)] == ["done", "non-finite", "failed"]
     text = status(made)

@@ -12,7 +12,7 @@ from killing import contents
 
 from shadowflow.lab.sweep import launch, locks, plan, table
 from shadowflow.lab.sweep.grid import Block
-from shadowflow.lab.training import Training
+from shadowflow.lab.training.config import Training
 
 ROOT = Path(__file__).parent.parent
 WORDS = "--width 0.25 --images 60 --test-images 20 --epochs 400 --ghost-batch 30".split()

@@ -15,14 +15,14 @@ import pytest
 from killing import contents
 
 from shadowflow import cli
+from shadowflow.cli.jobs.training import description, forward_flops
 from shadowflow.iterate import iterate
-from shadowflow.lab import history, passes
-from shadowflow.lab.checkpoint import restore
-from shadowflow.lab.prepare import counts_of, images_of, network_of, train
-from shadowflow.lab.train import Run, hand_over, rates_of
-from shadowflow.lab.training import Training
+from shadowflow.lab.training import epoch as passes, history
+from shadowflow.lab.training.checkpoint import restore
+from shadowflow.lab.training.config import Training
+from shadowflow.lab.training.loop import Run, hand_over, rates_of
+from shadowflow.lab.training.start import counts_of, images_of, network_of, train
 from shadowflow.problem import Problem
-from shadowflow.report.training import description, forward_flops
 
 SMALL = Training(
     width=0.25,

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import shadowflow as sf
-from shadowflow.methods.settling import NeverSettles, mean_age, settling
+from shadowflow.optimizers.memory_probe import NeverSettles, mean_age, settling
 
 BILINEAR = sf.Problem(lambda x: 0.5 * (1.5 - 2 * x[0] * x[1]) ** 2)
 X = jnp.asarray([2.8, 3.5])

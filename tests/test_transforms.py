@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shadowflow.lab import transforms
-from shadowflow.lab.transforms import augment, draws, standardize
+from shadowflow.lab.data import transforms
+from shadowflow.lab.data.transforms import augment, draws, standardize
 
 RNG = np.random.default_rng(0)
 TRAIN = RNG.integers(0, 256, (23, 6, 5, 3), np.uint8)

@@ -7,7 +7,8 @@ import pytest
 from table import BILINEAR, BILINEAR_START, ROWS
 
 import shadowflow as sf
-from shadowflow import validity, zoo
+from shadowflow import trust as validity
+from shadowflow.optimizers import zoo
 
 ONES = jnp.ones(4)
 

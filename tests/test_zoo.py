@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from shadowflow import zoo
 from shadowflow.iterate import iterate
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.zoo import Decayed, LookaheadRatio, Mixture, Ratio, SmoothedSign
 from shadowflow.problem import Problem
-from shadowflow.zoo import Decayed, LookaheadRatio, Mixture, Ratio, SmoothedSign
 
 STEPS, RATE = 50, 0.02
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shadowflow import zoo
 from shadowflow.iterate import iterate
+from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
 
 torch = pytest.importorskip("torch")

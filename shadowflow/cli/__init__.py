@@ -12,15 +12,15 @@ except ImportError as error:
 
 from tyro.conf import CascadeSubcommandArgs
 
-from shadowflow.cli import sweep
-from shadowflow.cli.claims import Claims
-from shadowflow.cli.data import Data
-from shadowflow.cli.derive import Derive
-from shadowflow.cli.orders import Orders
-from shadowflow.cli.reproduce import Reproduce
-from shadowflow.cli.shadow import Shadow
-from shadowflow.cli.train import Train
-from shadowflow.cli.verify import Verify
+from . import sweep
+from .claims import Claims
+from .data import Data
+from .derive import Derive
+from .orders import Orders
+from .reproduce import Reproduce
+from .shadow import Shadow
+from .train import Train
+from .verify import Verify
 
 Command = Shadow | Verify | Orders | Reproduce | Claims | Train | sweep.Sweep | Derive | Data
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from shadowflow.cli.flags import Flag
-from shadowflow.cli.sweep import Launcher
+from .flags import Flag
+from .sweep import Launcher
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Claims:
 
     def run(self) -> int:
         """0."""
-        from shadowflow.report.claims import RUNS, claims_job
-        from shadowflow.report.sweep import obtained
+        from .jobs.claims import RUNS, claims_job
+        from .jobs.sweep import obtained
 
         runs = obtained(
             self.out / RUNS, self.launcher, self.workers, data_dir=self.data_dir, quiet=self.quiet

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg, subcommand
 
-from shadowflow.cli.flags import Flag
-from shadowflow.lab.datasets import TABLE, dataset
+from ..lab.data.table import TABLE, dataset
+from .flags import Flag
 
 DIGITS = ("digits", "1,797", "embedded: comes with scikit-learn", "nothing to do")
 NOT_HASHED = "not hashed, for its sha256 is not known here: of the right shapes and classes"
@@ -47,7 +47,7 @@ class Get:
         return 0
 
     def _get(self, name: str) -> None:
-        from shadowflow.lab import sources
+        from ..lab.data import sources
 
         row = dataset(name)
         if self.data_dir is None:
@@ -73,7 +73,7 @@ class List:
 
     def run(self) -> int:
         """Print a table; 0 whatever it says."""
-        from shadowflow.lab import sources
+        from ..lab.data import sources
 
         rows, rejected = [HEADER, DIGITS], []
         for row in TABLE.values():
@@ -104,7 +104,7 @@ class Check:
 
     def run(self) -> int:
         """0 when all is sound, 1 otherwise, and where a data set that is named is not cached."""
-        from shadowflow.lab import sources
+        from ..lab.data import sources
 
         rows = [dataset(name) for name in dict.fromkeys(self.names or TABLE)]
         cached = [row for row in rows if self.names or sources.cache_file(row).exists()]

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from shadowflow.cli.flags import built
-from shadowflow.lab.choices import OPTIMIZERS, Adam, Choice
-from shadowflow.report.settings import Setting
+from ..lab.choices import OPTIMIZERS, Adam, Choice
+from .flags import built
+from .jobs.settings import Setting
 
 if TYPE_CHECKING:
-    from shadowflow.optimizer import Optimizer
+    from ..optimizers.moments import Optimizer
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Derive:
         if self.out is not None and self.out.is_dir():
             raise ValueError(f"--out: expected a file, got the folder {str(self.out)!r}")
         optimizer = self._optimizer()
-        from shadowflow.files import write
-        from shadowflow.symbolic import derive
+        from ..files import write
+        from ..symbolic import derive
 
         page = getattr(derive(optimizer), self.format)()
         if self.out is None:
@@ -55,6 +55,6 @@ class Derive:
             return built(Setting(name, dataclasses.asdict(self.opt)))
         if self.opt != Adam():
             raise ValueError("--own: expected none beside opt:…, got both; leave one of them out")
-        from shadowflow.lab.load import load_optimizer
+        from ..lab.load import load_optimizer
 
         return load_optimizer("--own", self.own)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, arg
 
 if TYPE_CHECKING:
-    from shadowflow.optimizer import Optimizer
-    from shadowflow.report.settings import Setting
+    from ..optimizers.moments import Optimizer
+    from .jobs.settings import Setting
 
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from tyro.conf import arg
 
-from shadowflow.cli.flags import Flag, built
-from shadowflow.cli.shadow import EMBEDDED, Opt
-from shadowflow.lab.choices import OPTIMIZERS
-from shadowflow.report.settings import Method, Setting
+from ..lab.choices import OPTIMIZERS
+from .flags import Flag, built
+from .jobs.settings import Method, Setting
+from .shadow import EMBEDDED, Opt
 
 if TYPE_CHECKING:
-    from shadowflow.problem import Problem
+    from ..problem import Problem
 
 MNIST = "mnist"
 
@@ -71,7 +71,7 @@ class Orders:
         optimizer = built(setting)
         import jax
 
-        from shadowflow.report.orders import Plan, lines, orders_job
+        from .jobs.orders import Plan, lines, orders_job
 
         with jax.enable_x64(not self.single):
             problem, params = self._problem()
@@ -114,13 +114,13 @@ class Orders:
 
     def _problem(self) -> tuple[Problem, Any]:
         if self.problem not in (None, MNIST):
-            from shadowflow.lab.load import load_problem
+            from ..lab.load import load_problem
 
             return load_problem(self.problem)[:2]
         import jax
         import jax.numpy as jnp
 
-        from shadowflow.lab.models import digits_problem, mnist_problem
+        from ..lab.models import digits_problem, mnist_problem
 
         problem, params = (mnist_problem if self.problem else digits_problem)(self.seed)
         dtype = jnp.float32 if self.single else jnp.float64

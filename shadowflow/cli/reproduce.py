@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from shadowflow.cli.flags import Flag
-from shadowflow.cli.sweep import Launcher
+from .flags import Flag
+from .sweep import Launcher
 
 Name = Literal[
     "fig1",
@@ -77,8 +77,8 @@ class Reproduce:
                 raise ValueError(f"--style: expected a file, got {str(path)!r}, which is none")
         named = [name for name in self.figures if name != "all"]
         chosen = tuple(dict.fromkeys([*ALL, *named] if "all" in self.figures else named))
-        from shadowflow.report.reproduce import RUNS, reproduce_job
-        from shadowflow.report.sweep import obtained
+        from .jobs.reproduce import RUNS, reproduce_job
+        from .jobs.sweep import obtained
 
         good = reproduce_job(
             chosen,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg, subcommand
 
-from shadowflow.cli.flags import Flag, built
-from shadowflow.lab.choices import OPTIMIZERS, Choice
-from shadowflow.report.settings import METHODS, Method, Setting
+from ..lab.choices import OPTIMIZERS, Choice
+from .flags import Flag, built
+from .jobs.settings import METHODS, Method, Setting
 
 if TYPE_CHECKING:
-    from shadowflow.problem import Problem
+    from ..problem import Problem
 
 Opt = Choice | Annotated[None, subcommand("embedded")]
 
@@ -59,7 +59,7 @@ class Shadow:
         for setting in self.settings(label):
             built(setting)
         problem, params, label = self._problem()
-        from shadowflow.report.run import shadow_job
+        from .jobs.shadow import shadow_job
 
         shadow_job(
             self.settings(label),
@@ -94,7 +94,7 @@ class Shadow:
 
     def _problem(self) -> tuple[Problem, Any, str]:
         if self.problem is None:
-            from shadowflow.lab.models import digits_problem
+            from ..lab.models import digits_problem
 
             return *digits_problem(self.seed or 0), "digits"
         if self.seed is not None:
@@ -102,6 +102,6 @@ class Shadow:
                 f"--seed: expected none beside --problem, got {self.seed}; it is the start of the "
                 "default problem, and a file chooses its own"
             )
-        from shadowflow.lab.load import load_problem
+        from ..lab.load import load_problem
 
         return load_problem(self.problem)

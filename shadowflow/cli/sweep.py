@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
-from shadowflow.cli.flags import Flag
-from shadowflow.cli.train import Train
-from shadowflow.lab.sweep import grid, plan
-from shadowflow.lab.training import Training
+from ..lab.sweep import grid, plan
+from ..lab.training.config import Training
+from .flags import Flag
+from .train import Train
 
 Launcher = Literal["local", "slurm", "ray"]
 IN_FRONT = "train"
@@ -94,7 +94,7 @@ class Sweep:
         """0 where every cell ended, 1 where one failed, 130 where it was stopped."""
         options = dict(map(_parameter, self.slurm))
         sweep = self.planned()
-        from shadowflow.report import sweep as report
+        from .jobs import sweep as report
 
         if self.index is not None:
             return report.one_job(sweep, self.index, quiet=self.quiet)
@@ -133,7 +133,7 @@ class Status:
 
     def run(self) -> int:
         """0 whatever it says."""
-        from shadowflow.report import sweep as report
+        from .jobs import sweep as report
 
         print(report.status(plan.find(self.dir, self.name)))
         return 0
@@ -152,7 +152,7 @@ class Export:
 
     def run(self) -> int:
         """0 when it is written."""
-        from shadowflow.lab.sweep import table
+        from ..lab.sweep import table
 
         sweep = plan.find(self.dir, self.name)
         print(f"Written to {table.export(sweep, self.out or sweep.folder / 'histories.parquet')}")

@@ -9,10 +9,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from shadowflow.cli.flags import Flag
-from shadowflow.lab.choices import OPTIMIZERS, Adam, Choice
-from shadowflow.lab.loggers import Tracker
-from shadowflow.lab.training import Data, Ghost, Loss, Model, Per, Precision, Schedule, Training
+from ..lab.choices import OPTIMIZERS, Adam, Choice
+from ..lab.training.config import Data, Ghost, Loss, Model, Per, Precision, Schedule, Training
+from ..lab.training.loggers import Tracker
+from .flags import Flag
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Train:
             raise ValueError(f"--checkpoint-every: expected 1 or more, got {self.checkpoint_every}")
         if self.wall_time is not None and not self.wall_time >= 0:
             raise ValueError(f"--wall-time: expected seconds from 0, got {self.wall_time}")
-        from shadowflow.report import training
+        from .jobs import training
 
         if self.describe:
             print(training.description(settings))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from shadowflow.cli.flags import Flag
+from .flags import Flag
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,6 @@ class Verify:
         """0 when every row holds, 1 otherwise."""
         if self.full and self.quick:
             raise ValueError("--full, --quick: expected one of them at most, got both")
-        from shadowflow.report.verify import verify_job
+        from .jobs.verify import verify_job
 
         return 0 if verify_job(json=self.json, rows=self.rows, full=not self.quick) else 1

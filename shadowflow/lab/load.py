@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shadowflow.optimizer import Optimizer
-    from shadowflow.problem import Problem
+    from ..optimizers.moments import Optimizer
+    from ..problem import Problem
 
 
 def load_problem(where: str) -> tuple[Problem, Any, str]:
@@ -54,7 +54,7 @@ def load_optimizer(flag: str, where: str) -> Optimizer:
         Traceback (most recent call last):
         ValueError: --own: expected path/to/file.py:name, got 'mine.py'; ...
     """
-    from shadowflow.optimizer import Optimizer
+    from ..optimizers.moments import Optimizer
 
     _, _, found = _named(flag, where, "a shadowflow.Optimizer")
     if not isinstance(found, Optimizer):
@@ -105,7 +105,7 @@ def _public_names(flag: str, path: Path) -> dict[str, Any]:
 
 
 def _checked(value: object, where: str) -> tuple[Problem, Any]:
-    from shadowflow.problem import Problem
+    from ..problem import Problem
 
     if not isinstance(value, tuple):
         got = f"a {type(value).__name__}"

@@ -14,8 +14,8 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from shadowflow.lab.data import load, load_digits
-from shadowflow.problem import Problem
+from ..problem import Problem
+from .data.load import load, load_digits
 
 Layers = list[dict[str, Array]]
 TALL = 8

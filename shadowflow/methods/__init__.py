@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from . import (
-    backwards,
     collocation,
     differences,
     displaced,
     inertial,
     minibatch,
-    replay,
+    optax_collocation as backwards,
+    optax_replay as replay,
     taylor,
 )
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .. import checks, memory as mem, trees
-from ..memory import Memory
-from ..optimizer import Moment, Optimizer, State, traced
+from .. import checks, ema_weights as mem, trees
+from ..ema_weights import Memory
+from ..optimizers.moments import Moment, Optimizer, State, traced
 from ..problem import Problem
 from .memoryless import sizes
 

@@ -11,9 +11,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .. import memory as mem, trees
-from ..memory import Memory
-from ..optimizer import Optimizer, State, traced
+from .. import ema_weights as mem, trees
+from ..ema_weights import Memory
+from ..optimizers.moments import Optimizer, State, traced
 from ..problem import Problem
 from .displaced import averaged
 from .memoryless import sizes

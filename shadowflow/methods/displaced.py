@@ -11,9 +11,9 @@ from functools import partial
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .. import memory as mem, trees
-from ..memory import Memory
-from ..optimizer import Optimizer
+from .. import ema_weights as mem, trees
+from ..ema_weights import Memory
+from ..optimizers.moments import Optimizer
 from ..problem import Problem
 from .taylor import Present, mean_ways, present
 

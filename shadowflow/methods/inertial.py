@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .. import checks, memory as mem, trees
-from ..memory import Memory
-from ..optimizer import Moment, Optimizer, State, decay_power, traced
+from .. import checks, ema_weights as mem, trees
+from ..ema_weights import Memory
+from ..optimizers import ema_probe as averages
+from ..optimizers.moments import Moment, Optimizer, State, decay_power, traced
 from ..problem import Problem
-from . import averages, displaced, onward, solver, taylor
+from . import displaced, inertial_rules as onward, ode as solver, taylor
 from .collocation import known_decay
 from .memoryless import sizes
 

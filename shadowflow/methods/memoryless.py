@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .. import memory as mem, trees
+from .. import ema_weights as mem, trees
+from ..ema_weights import Memory
 from ..iterate import Chunk
-from ..memory import Memory
-from ..optimizer import Optimizer, State
+from ..optimizers.from_optax import Transformation
+from ..optimizers.moments import Optimizer, State
 from ..problem import Problem
-from ..transformation import Transformation
-from . import minibatch, solver, taylor
+from . import minibatch, ode as solver, taylor
 
 STRIDE = 128
 LANDING = 5  # from this order on a step of the solver ends at every step of the optimizer

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .. import history, trees
-from ..history import Fold
-from ..memory import Memory
-from ..optimizer import Optimizer, safe_sqrt
+from .. import batch_memory as history, trees
+from ..batch_memory import Fold
+from ..ema_weights import Memory
+from ..optimizers.moments import Optimizer, safe_sqrt
 from ..problem import Problem
 from .taylor import Present, moved_direction
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from .. import memory as mem, trees
-from ..memory import Memory
-from ..optimizer import Optimizer
+from .. import ema_weights as mem, trees
+from ..ema_weights import Memory
+from ..optimizers.moments import Optimizer
 from ..problem import Problem
 
 

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .. import checks, memory as mem, trees
-from ..bias import PLAIN, parts_of, potential_of
-from ..memory import Memory
+from .. import checks, ema_weights as mem, trees
+from ..diagnostics.bias import PLAIN, parts_of, potential_of
+from ..ema_weights import Memory
 from ..methods import taylor
 from ..methods.displaced import averaged
 from ..methods.taylor import Expansion, Present
-from ..optimizer import Optimizer, State, decay_power, square, traced
+from ..optimizers.moments import Optimizer, State, decay_power, square, traced
 
 
 class RunMeasures(NamedTuple):

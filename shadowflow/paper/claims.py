@@ -15,18 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shadowflow import zoo
-from shadowflow.bias import implicit_bias
-from shadowflow.convergence import TOLERANCE, compare
-from shadowflow.iterate import iterate
-from shadowflow.lab.models import digits_problem
-from shadowflow.paper import figure2, sweeps, theorems, trials
-from shadowflow.paper.evidence import Evidence, near, said
-from shadowflow.paper.figure1 import age
-from shadowflow.paper.grid import Grid
-from shadowflow.paper.sweeps import Arrays
-from shadowflow.paper.trials import Trial
-from shadowflow.paper.ways import Way
+from ..diagnostics.bias import implicit_bias
+from ..diagnostics.convergence import TOLERANCE, compare
+from ..iterate import iterate
+from ..lab.models import digits_problem
+from ..optimizers import zoo
+from . import theorems, trials
+from .evidence import Evidence, near, said
+from .figures import figure2, of_runs as sweeps
+from .figures.figure1 import age
+from .figures.of_runs import Arrays
+from .grid import Grid
+from .trials import Trial
+from .ways import Way
 
 NETWORKS = ("resnet50", "cnn", "simple_vit", "perceptron")  # the grids of the runs
 Trained = Mapping[str, tuple[Arrays, Grid]]  # grid → its arrays, and itself

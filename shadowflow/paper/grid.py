@@ -24,8 +24,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from shadowflow.lab.choices import Adam
-from shadowflow.lab.training import Training
+from ..lab.choices import Adam
+from ..lab.training.config import Training
 
 FOLDER = Path(__file__).with_name("grids")
 SYMBOLS = {"b1": "β", "b2": "ρ"}

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from shadowflow.lab import history
-from shadowflow.lab.training import Training
+from ..lab.training import history
+from ..lab.training.config import Training
 
 MEASURES = (
     "perturbed_one_norm",
@@ -75,7 +75,7 @@ def one_by_one(run_dir: Path, *, data_dir: Path | None = None, quiet: bool = Fal
     def runs(wanted: Sequence[Training]) -> list[Record]:
         from tqdm import tqdm
 
-        from shadowflow.lab.prepare import train
+        from ..lab.training.start import train
 
         with tqdm(
             total=sum(settings.epochs for settings in wanted),

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from shadowflow import zoo
-from shadowflow.convergence import Row, convergence
-from shadowflow.lab.models import bilinear_problem
-from shadowflow.problem import Problem
+from ..diagnostics.convergence import Row, convergence
+from ..lab.models import bilinear_problem
+from ..optimizers import zoo
+from ..problem import Problem
 
 HORIZON = 0.5
 CENTRES = ((1.2, 1.8), (1.5, 2.0), (1.9, 2.3))

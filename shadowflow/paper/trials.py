@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from shadowflow.paper.evidence import Evidence
+from .evidence import Evidence
 
 ALPHA = 0.05
 TREND = 0.6  # four pairs of five in the claimed order: a trend that a test must be able to find

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from shadowflow.optimizer import Optimizer
-from shadowflow.problem import Problem
-from shadowflow.shadow import Shadow, shadow
+from ..optimizers.moments import Optimizer
+from ..problem import Problem
+from ..shadow import Shadow, shadow
 
 
 class Way(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..optimizer import Optimizer
+    from ..optimizers.moments import Optimizer
     from .derivation import Derivation
 
 

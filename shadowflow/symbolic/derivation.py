@@ -11,7 +11,7 @@ import sympy as sp
 from jaxtyping import Array
 
 from .. import checks
-from ..optimizer import Optimizer
+from ..optimizers.moments import Optimizer
 from . import batches, penalty, settled as settling, steps, thresholds
 from .algebra import put, slope
 from .batches import Batched
@@ -21,7 +21,7 @@ from .steps import AtStep
 from .thresholds import Edges
 
 if TYPE_CHECKING:
-    from .story import Section
+    from .sections import Section
 
 PUSHED = sp.Symbol("HΦ", real=True)
 
@@ -108,25 +108,25 @@ class Derivation:
 
     def sections(self) -> list[Section]:
         """What there is to say, in order: titles, sentences and formulas."""
-        from .story import tell
+        from .sections import tell
 
         return tell(self)
 
     def text(self) -> str:
         """Unicode text for a terminal."""
-        from .pages import text
+        from .printers import text
 
         return text(self.sections())
 
     def latex(self) -> str:
         """LaTeX within KaTeX's subset: an ``aligned`` block per section, words as % comments."""
-        from .pages import latex
+        from .printers import latex
 
         return latex(self.sections())
 
     def html(self) -> str:
         """One page that needs nothing else: MathML, with the LaTeX of every formula."""
-        from .pages import html
+        from .printers import html
 
         return html(self.model.name, self.sections())
 
@@ -136,7 +136,7 @@ class Derivation:
         Its arguments are g, hd = HΦ, learning_rate, params where Φ reads them, and the
         hyper-parameters.
         """
-        from .source import python
+        from .codegen import python
 
         return python(self)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import sympy as sp
 
-from ..optimizer import Moment, Optimizer, identity, square
+from ..optimizers.moments import Moment, Optimizer, identity, square
 from .algebra import DECAYS, put, slope, tidy, vanishes
 from .interpret import number, recorded
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import jax
 import sympy as sp
 
-from .. import edges
-from ..optimizer import Optimizer
+from ..optimizers import thresholds as edges
+from ..optimizers.moments import Optimizer
 from .algebra import positive, put, quotient, slope, tidy
 from .interpret import number
 from .model import Model

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
-from shadowflow.lab.models import Layers, mlp_apply, mlp_init
-
+from ..models import Layers, mlp_apply, mlp_init
 from .interface import Network, Row, State, as_dtype_of, check_call, checked, is_whole
 
 HIDDEN = (64, 64)

@@ -10,16 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
 from .interface import Layer, Network, Params, State, checked, is_whole, sequential, stateless
-from .layers import (
-    batch_norm,
-    batch_norm_init,
-    conv,
-    conv_init,
-    dense,
-    dense_init,
-    mean_pool,
-    relu,
-)
+from .layers import batch_norm, batch_norm_init, conv, conv_init, dense, dense_init, mean_pool, relu
 
 STEM = 64
 CHANNELS = (64, 128, 256, 512)

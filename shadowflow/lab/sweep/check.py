@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shadowflow.lab.sweep.grid import Cell
-from shadowflow.lab.sweep.plan import Sweep
-from shadowflow.lab.training import Training
+from ..training.config import Training
+from .grid import Cell
+from .plan import Sweep
 
 
 def check(sweep: Sweep, cells: Sequence[Cell]) -> None:
@@ -16,8 +16,8 @@ def check(sweep: Sweep, cells: Sequence[Cell]) -> None:
         ValueError: an optimizer, a network or a number of images that a cell does not get, or
             data that are nowhere; it names the cell.
     """
-    from shadowflow.lab.data import load
-    from shadowflow.lab.prepare import network_of
+    from ..data.load import load
+    from ..training.start import network_of
 
     loaded = {"digits"}
     for cell in cells:
@@ -33,7 +33,7 @@ def check(sweep: Sweep, cells: Sequence[Cell]) -> None:
 
 
 def _images(settings: Training) -> None:
-    from shadowflow.lab.prepare import counts_of
+    from ..training.start import counts_of
 
     for name, there in zip(("images", "test_images"), counts_of(settings), strict=True):
         wanted = getattr(settings, name)

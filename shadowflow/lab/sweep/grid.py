@@ -12,8 +12,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from shadowflow.lab.choices import OPTIMIZERS, Argument
-from shadowflow.lab.training import Training
+from ..choices import OPTIMIZERS, Argument
+from ..training.config import Training
 
 Value = Argument | None
 OPTIONS: dict[str, Any] = {"data_dir": Path, "checkpoint_every": int}

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Literal
 
-from shadowflow.lab.sweep import work
-from shadowflow.lab.sweep.grid import Cell
-from shadowflow.lab.sweep.locks import bury, fresh
-from shadowflow.lab.sweep.plan import Sweep
+from . import work
+from .grid import Cell
+from .locks import bury, fresh
+from .plan import Sweep
 
 Launcher = Literal["local", "slurm", "ray"]
 Watch = Callable[[], Any]

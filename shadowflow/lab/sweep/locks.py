@@ -22,7 +22,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shadowflow.files import write
+from ...files import write
 
 LOCKS, WORKERS = ".locks", ".workers"
 BEATS = 6  # heartbeats in the time after which a worker counts as dead

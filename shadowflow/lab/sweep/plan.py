@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shadowflow.files import plain, writable, write_json
-from shadowflow.lab.history import read_json
-from shadowflow.lab.sweep.grid import Block, Cell, cells
-from shadowflow.lab.training import Training
+from ...files import plain, writable, write_json
+from ..training.config import Training
+from ..training.history import read_json
+from .grid import Block, Cell, cells
 
 FILE = "sweep.json"
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from shadowflow.files import write
-from shadowflow.lab import history
-from shadowflow.lab.sweep import work
-from shadowflow.lab.sweep.grid import Cell
-from shadowflow.lab.sweep.locks import Worker, newest
-from shadowflow.lab.sweep.plan import Sweep
+from ...files import write
+from ..training import history
+from . import work
+from .grid import Cell
+from .locks import Worker, newest
+from .plan import Sweep
 
 State = Literal["done", "non-finite", "failed", "running", "waiting"]
 LAST = 20  # epochs whose time the estimate is made of

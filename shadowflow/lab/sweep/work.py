@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shadowflow.files import write_json
-from shadowflow.lab.sweep.grid import Cell
-from shadowflow.lab.sweep.locks import Lock, Lost, Worker, fresh
-from shadowflow.lab.sweep.plan import Sweep, read
+from ...files import write_json
+from .grid import Cell
+from .locks import Lock, Lost, Worker, fresh
+from .plan import Sweep, read
 
 WAIT = 0.5  # seconds before looking again at cells that others have
 DEATHS = 3  # workers in a row that may die at one place of a cell before it counts as failed
@@ -106,7 +106,7 @@ def _try(sweep: Sweep, cell: Cell, worker: Worker, progress: Progress | None) ->
 
 
 def _train(sweep: Sweep, cell: Cell, lock: Lock, progress: Progress | None) -> None:
-    from shadowflow.lab.prepare import train
+    from ..training.start import train
 
     try:
         if lock.deaths() >= DEATHS:

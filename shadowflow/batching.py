@@ -1,0 +1,210 @@
+"""Mini-batches: stacked data, and which batch each step sees."""
+
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from . import checks
+from .optimizers.moments import as_pytree
+
+
+class Shuffled(eqx.Module):
+    """See ``shuffled``."""
+
+    key: Array
+    count: int = eqx.field(static=True)
+
+    def __call__(self, step):
+        epoch, place = jnp.divmod(jnp.asarray(step), self.count)
+        return jax.random.permutation(jax.random.fold_in(self.key, epoch), self.count)[place]
+
+
+class WithReplacement(eqx.Module):
+    """See ``with_replacement``."""
+
+    key: Array
+    count: int = eqx.field(static=True)
+
+    def __call__(self, step):
+        return jax.random.randint(jax.random.fold_in(self.key, step), (), 0, self.count)
+
+
+def shuffled(key: Array, count: int) -> Shuffled:
+    """A schedule that sees every one of ``count`` batches once per epoch, each time in a new order.
+
+    A pure function step → batch; the same key gives the same order.
+
+    >>> order = shuffled(jax.random.key(0), 5)
+    >>> sorted(int(order(step)) for step in range(5, 10))
+    [0, 1, 2, 3, 4]
+    """
+    return Shuffled(key, checks.count("count", count, 1))
+
+
+def with_replacement(key: Array, count: int) -> WithReplacement:
+    """A schedule that draws each step's batch anew, uniformly among ``count``.
+
+    >>> draw = with_replacement(jax.random.key(0), 5)
+    >>> all(0 <= int(draw(step)) < 5 for step in range(9))
+    True
+    """
+    return WithReplacement(key, checks.count("count", count, 1))
+
+
+def pad(batches: Sequence[PyTree]) -> tuple[PyTree, np.ndarray]:
+    """(batches, weights) for ``Problem``: unequal batches stacked, the shorter filled with zeros.
+
+    batches: pytrees alike but for the leading axis of their leaves, the examples; weights [B,
+    longest]: 1 for an example, 0 for the filling. Raises ValueError for an empty batch, or
+    leaves of one batch that differ in length.
+
+    >>> stacked, weights = pad([np.arange(3.0), np.arange(2.0)])
+    >>> stacked.tolist(), weights.tolist()
+    ([[0.0, 1.0, 2.0], [0.0, 1.0, 0.0]], [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    """
+    sizes = [
+        {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(batch)}
+        for batch in batches
+    ]
+    if not sizes or any(len(size) != 1 or 0 in size for size in sizes):
+        raise ValueError(
+            "batches: expected one or more batches whose leaves have the same number of examples, "
+            f"1 or more, got {[sorted(size) for size in sizes]}."
+        )
+    lengths = [size.pop() for size in sizes]
+    longest = max(lengths)
+
+    def stack(*leaves):
+        filled = [
+            np.zeros((longest, *np.shape(leaf)[1:]), np.asarray(leaf).dtype) for leaf in leaves
+        ]
+        for row, leaf in zip(filled, leaves, strict=True):
+            row[: len(leaf)] = leaf
+        return np.stack(filled)
+
+    weights = np.arange(longest)[None, :] < np.asarray(lengths)[:, None]
+    return jax.tree.map(stack, *batches), weights.astype(float)
+
+
+def checked(batches: PyTree, traceable: bool) -> PyTree:
+    """``batches`` as arrays, or ValueError where the leaves have no common leading axis."""
+    lengths = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(batches)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            "batches: expected a pytree of arrays with one common leading axis, the batches, got "
+            f"leading axes {sorted(lengths)}; for batches of unequal size see batches.pad."
+        )
+    return jax.tree.map(jnp.asarray if traceable else np.asarray, batches)
+
+
+def count(batches: PyTree) -> int:
+    """B, the length of the leading axis."""
+    return len(jax.tree.leaves(batches)[0])
+
+
+def checked_schedule(schedule, batches: PyTree | None) -> Callable | Array | None:
+    """A schedule as a pytree; refuse one without batches, and numbers that are no batches."""
+    if schedule is None:
+        return None
+    if batches is None:
+        raise ValueError("schedule: expected batches beside it, got none; pass batches=.")
+    if callable(schedule):
+        return as_pytree(schedule)
+    numbers = np.asarray(schedule) if checks.is_concrete(schedule) else schedule
+    if numbers.ndim != 1 or not numbers.size or not jnp.issubdtype(numbers.dtype, jnp.integer):
+        raise ValueError(
+            "schedule: expected None (cyclic), a function step → batch or a list of whole "
+            f"numbers, one per step, got {schedule!r}."
+        )
+    if checks.is_concrete(schedule):
+        refuse_outside(numbers, count(batches))
+    return jnp.asarray(numbers, jnp.int32)
+
+
+def refuse_outside(numbers: np.ndarray, count: int) -> None:
+    """ValueError where a schedule names a batch that does not exist."""
+    outside = np.flatnonzero((numbers < 0) | (numbers >= count))
+    if outside.size:
+        raise ValueError(
+            f"schedule: expected batches 0 to {count - 1}, got {numbers[outside[0]]} at step "
+            f"{outside[0]}."
+        )
+
+
+def checked_weights(weights, batches: PyTree | None, grad) -> Array | None:
+    """Weights [B, size] as an array, or ValueError."""
+    if weights is None:
+        return None
+    if batches is None or grad is not None:
+        raise ValueError(
+            "weights: expected batches, and a loss that gives one value per example, beside them, "
+            f"got {'no batches' if batches is None else 'grad='}; weigh in your own gradient."
+        )
+    checks.number("weights", weights, least=0)
+    weights = jnp.asarray(weights)
+    if weights.ndim != 2 or len(weights) != count(batches):
+        raise ValueError(
+            f"weights: expected one row of example weights per batch, [{count(batches)}, size], "
+            f"got shape {weights.shape}."
+        )
+    if checks.is_concrete(weights) and not np.all(np.sum(np.asarray(weights), axis=1) > 0):
+        raise ValueError("weights: expected a positive sum for every batch, got a batch of zeros.")
+    return weights
+
+
+def shares(weights: Array | None, count: int) -> Array | np.ndarray:
+    """The share of each batch in the whole loss: by the sum of its weights, else equal."""
+    if weights is None:
+        return np.full(count, 1 / count)
+    return jnp.sum(weights, axis=1) / jnp.sum(weights)
+
+
+def visit(schedule: Callable | Array | None, count: int, step) -> Int[Array, "*shape"]:
+    """The batch at ``step``, of any shape."""
+    step = jnp.asarray(step, jnp.int32)
+    if schedule is None:
+        return step % count
+    if not callable(schedule):
+        return schedule[step]
+    if step.ndim == 0:
+        return jnp.asarray(schedule(step), jnp.int32)
+    return jax.vmap(lambda n: jnp.asarray(schedule(n), jnp.int32))(step)
+
+
+def table(schedule: Callable | Array | None, count: int, steps: int) -> Array | None:
+    """A schedule as one array, checked for the first ``steps`` steps; None stays cyclic.
+
+    Filled up to a power of two: runs of other lengths then share what was compiled.
+    """
+    if schedule is None:
+        return None
+    if not callable(schedule):
+        if len(schedule) < steps:
+            raise ValueError(
+                f"schedule: expected a batch for each of {steps} steps, got {len(schedule)}; give "
+                "more, or a function of the step."
+            )
+        return schedule
+    length = 1 << max(6, (steps - 1).bit_length())
+    steps = max(steps, 1)
+    numbers = np.pad(_evaluated(schedule, steps), (0, length - steps), mode="edge")
+    refuse_outside(numbers, count)
+    return jnp.asarray(numbers, jnp.int32)
+
+
+def _evaluated(schedule: Callable, steps: int) -> np.ndarray:
+    """All values at once where JAX can trace the function, else one by one."""
+    try:
+        numbers = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(steps)))
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError):
+        numbers = np.asarray([schedule(n) for n in range(steps)])
+    if numbers.shape != (steps,) or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(
+            "schedule: expected a function step → whole number, got values of shape "
+            f"{numbers.shape[1:]} and dtype {numbers.dtype}."
+        )
+    return numbers

@@ -1,0 +1,172 @@
+"""How good the error bars are: over a table of problems, the estimate against the real error."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...diagnostics.convergence import compare
+from ...diagnostics.error_bar import error_bar
+from ...iterate import iterate
+from ...lab.models import bilinear_problem, digits_problem
+from ...optimizers import zoo
+from ...problem import Problem
+from ...shadow import settled_state
+
+WITHIN = 3.0
+STEPS = 100
+SETTLED_ORDER = 5  # of the start: above every order that is followed from it
+
+
+def _waves(x):
+    coupled = 0.5 * x[1] * x[2] + jnp.sin(x[0] * x[2])
+    return 0.5 * (1.5 - 2 * x[0] * x[1]) ** 2 + 0.3 * x[2] ** 4 + coupled
+
+
+PROBLEMS: dict[str, Callable[[], tuple[Problem, Any]]] = {
+    "bilinear": bilinear_problem,
+    "waves": lambda: (Problem(_waves), jnp.array([0.9, 1.4, -0.7])),
+    "digits": digits_problem,
+}
+OPTIMIZERS = {
+    "momentum .9": zoo.momentum(0.9),
+    "adam .9 .95": zoo.adam(0.9, 0.95, eps=0.0, eps_root=1e-6),
+    "adam .9 .999": zoo.adam(0.9, 0.999),
+    "adam .5 .7": zoo.adam(0.5, 0.7, eps=0.0, eps_root=1e-2),
+    "lion .9 .99": zoo.lion(0.9, 0.99, eps_root=1e-4),
+}
+COLD = (
+    ("taylor", 1, "flow"),
+    ("taylor", 2, "flow"),
+    ("displaced", 2, "flow"),
+    ("differences", 2, "iteration"),
+    ("inertial", 2, "flow"),
+    ("inertial", 3, "flow"),
+)
+SETTLED = (
+    ("displaced", 2, "iteration"),
+    ("collocation", 2, "iteration"),
+    ("collocation", 3, "iteration"),
+    ("collocation", 4, "iteration"),
+    ("collocation", 3, "flow"),
+    ("inertial", 2, "flow"),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run, and a shadow of it: a problem, an optimizer, a step size, a dtype, a method."""
+
+    problem: str
+    optimizer: str
+    rate: float
+    dtype: str
+    start: str
+    method: str
+    order: int
+    kind: str
+
+
+def cases(
+    problems: Sequence[str] = tuple(PROBLEMS),
+    optimizers: Sequence[str] = tuple(OPTIMIZERS),
+    rates: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2),
+    dtypes: Sequence[str] = ("float32", "float64"),
+) -> list[Case]:
+    """The table: every method from the start that it is for.
+
+    Where gradients are about 100 (bilinear), what steps by the gradient takes rates a thousand
+    times smaller. Left out: memory that no settled start of a hundred steps is true to (.999).
+    """
+    return [
+        Case(problem, name, rate * (1e-3 if steep else 1.0), dtype, start, *line)
+        for problem in problems
+        for name in optimizers
+        for steep in [problem == "bilinear" and name.startswith("momentum")]
+        for dtype in dtypes
+        for rate in rates
+        for start, table in (("cold", COLD), ("settled", SETTLED))
+        if start == "cold" or name != "adam .9 .999"
+        for line in table
+    ]
+
+
+def measured(table: Sequence[Case], tell: Callable[[str], Any] = lambda text: None) -> list[dict]:
+    """Per case estimate, real error (two-norm, after ``STEPS`` steps), rounding and trust.
+
+    Cases whose optimizer or shadow meets a number that is not finite are left out.
+    """
+    rows = []
+    run_of = lambda case: (case.problem, case.optimizer, case.rate, case.dtype, case.start)
+    with jax.enable_x64(True):
+        for key, group in itertools.groupby(table, run_of):
+            tell(" ".join(map(str, key)))
+            rows += _of_one_run(list(group))
+    return rows
+
+
+def _of_one_run(group: list[Case]) -> list[dict]:
+    """The rows of cases that differ in the shadow alone."""
+    first = group[0]
+    dtype = jnp.dtype(first.dtype)
+    problem, params = PROBLEMS[first.problem]()
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    run = problem, OPTIMIZERS[first.optimizer], params, first.rate
+    settled = first.start == "settled"
+    state = settled_state(*run, order=SETTLED_ORDER) if settled else None
+    real = iterate(*run, STEPS, state=state)
+    rows = []
+    for case in group:
+        with np.errstate(over="ignore"):  # of what diverges, before it is not finite
+            bar = error_bar(
+                *run,
+                STEPS,
+                order=case.order,
+                method=case.method,
+                kind=case.kind,
+                start=None if settled else 0,
+                state=state,
+            )
+            gap = compare(real, bar.follow)
+        finite = np.isfinite([bar.two_norm[-1], gap.two_norm[-1]]).all()
+        if len(gap.steps) == len(bar.steps) == STEPS + 1 and finite:
+            found = {
+                "estimate": float(bar.two_norm[-1]),
+                "error": float(gap.two_norm[-1]),
+                "moved": float(gap.moved[-1]),
+                "rounding": float(bar.rounding[-1]),
+                "trusted": bool(bar.trusted[-1]),
+            }
+            rows.append({**asdict(case), **found})
+    return rows
+
+
+def ratio(row: dict) -> float:
+    """Estimate over real error; an error below the dtype's rounding counts as that."""
+    return row["estimate"] / max(row["error"], row["rounding"])
+
+
+def summary(rows: Sequence[dict]) -> dict[str, float]:
+    """How many; the shares within a factor of 3, too small, too large; the median ratio.
+
+    >>> made = {"error": 1.0, "rounding": 0.1}
+    >>> found = summary([made | {"estimate": value} for value in (0.1, 1.0, 2.0, 9.0)])
+    >>> found["within"], found["small"], found["large"]
+    (0.5, 0.25, 0.25)
+    """
+    found = np.array([ratio(row) for row in rows], float)
+    if not len(found):
+        return {"count": 0}
+    return {
+        "count": len(found),
+        "within": float(np.mean(abs(np.log(found)) <= np.log(WITHIN))),
+        "small": float(np.mean(found < 1 / WITHIN)),
+        "large": float(np.mean(found > WITHIN)),
+        "median": float(np.median(found)),
+    }

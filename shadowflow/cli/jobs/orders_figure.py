@@ -1,0 +1,143 @@
+"""The picture of ``shadowflow orders``, from its numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...files import write
+from ...paper.figures.style import COLOURS, MARK, styled
+from .formatting import LEFT
+
+DASHES = {1: "-", 2: "-", 3: (0, (5, 2)), 4: (0, (2, 1.5))}
+
+
+def draw(found: Mapping[str, Any], path: Path) -> Path:
+    """Error against step size over how near the edges are, and distance against steps over that."""
+    from matplotlib import pyplot as plt
+
+    parts = [part for part in ("sweep", "long") if found[part]]
+    with styled():
+        size = 7.5 if len(parts) == 1 else 11.2, 6.6
+        figure, axes = plt.subplots(
+            2, len(parts), figsize=size, squeeze=False, sharex="col", height_ratios=[2.4, 1]
+        )
+        for column, part in zip(axes.T, parts, strict=True):
+            (_sweep if part == "sweep" else _long)(*column, found)
+        handles, labels = axes[0, -1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2 + len(parts), fontsize=8)
+        write(path, lambda draft: figure.savefig(draft, dpi=150, format="png"))
+        plt.close(figure)
+    return path
+
+
+def _look(line: Mapping[str, Any]) -> dict[str, Any]:
+    family = "first order" if line["order"] == 1 else line["method"]
+    return {
+        "color": COLOURS.get(family, "#000000"),
+        "lw": 1.5,
+        "label": line["name"],
+        "linestyle": DASHES.get(line["order"], (0, (1, 1))),
+    }
+
+
+def _finite(values) -> np.ndarray:
+    array = np.array([np.nan if value is None else value for value in values], float)
+    return np.where(np.isfinite(array) & (array > 0), array, np.nan)
+
+
+def _edges(axis, found, name: str) -> None:
+    for edge, level in found["edges"].items():
+        axis.axhline(level, color=MARK, lw=0.9, ls=(0, (4, 3)))
+        axis.annotate(
+            f"{edge}, {level:.2g}",
+            (0.01, level),
+            ha="left",
+            va="bottom",
+            fontsize=8,
+            xycoords=("axes fraction", "data"),
+        )
+    axis.set(yscale="log", ylabel=name)
+
+
+def _sweep(top, bottom, found) -> None:
+    rows = [row for row in found["sweep"] if row["lines"]]
+    rates = np.array([row["rate"] for row in rows])
+    for line in found["lines"]:
+        errors = [row["lines"][line["name"]]["error"] for row in rows]
+        top.plot(rates, _finite(errors), marker="o", ms=2.5, **_look(line))
+    reach = _finite([row["rate"] * row["curvature"] for row in rows])
+    bottom.plot(rates, reach, color="#000000", lw=1.5)
+    _edges(bottom, found, "learning rate × curvature")
+    for level in found["edges"].values():
+        past = int(np.argmax(reach > level))
+        if past > 0:
+            place = np.exp(
+                np.interp(
+                    np.log(level),
+                    np.log(reach[past - 1 : past + 1]),
+                    np.log(rates[past - 1 : past + 1]),
+                )
+            )
+            for axis in (top, bottom):
+                axis.axvline(place, color=MARK, lw=0.9, ls=(0, (4, 3)))
+    top.axhline(LEFT, color="#7f7f7f", lw=0.8, ls=":")
+    top.set(
+        xscale="log",
+        yscale="log",
+        ylabel="distance / way gone",
+        title=f"after {found['steps']} steps; above the dots a method has left",
+    )
+    top.set_ylim(top=30)
+    bottom.set_xlabel("learning rate")
+
+
+def _long(top, bottom, found) -> None:
+    long = found["long"]
+    steps, late = np.asarray(long["steps"]), [1.0]
+    top.plot(
+        steps[1:],
+        _finite(long["moved"])[1:],
+        color="#000000",
+        lw=0.9,
+        ls=":",
+        label="way the optimizer has gone",
+    )
+    for line in found["lines"]:
+        if line["name"] not in long["lines"]:
+            continue
+        ended = long["lines"][line["name"]]
+        walked, far = np.asarray(ended["steps"]), _finite(ended["distance"])
+        late += far[3:][np.isfinite(far[3:])].tolist()
+        top.plot(walked, far, **_look(line))
+        if ended["left"] is not None and len(found_at := np.flatnonzero(walked >= ended["left"])):
+            top.plot(
+                walked[found_at[0]],
+                far[found_at[0]],
+                marker="x",
+                ms=6,
+                mew=1.6,
+                color=_look(line)["color"],
+                ls="none",
+            )
+    top.set(
+        xscale="log",
+        yscale="log",
+        ylabel="distance from the iterates, two-norm",
+        title=f"learning rate {long['rate']:g}; ×: the method leaves",
+    )
+    top.set_ylim(min(late) / 4, float(np.nanmax(_finite(long["moved"]))) * 60)
+    curved = long["curvature"]
+    bottom.plot(
+        curved["steps"],
+        long["rate"] * np.asarray(curved["values"], float),
+        color="#000000",
+        lw=1.5,
+        marker="o",
+        ms=3,
+    )
+    _edges(bottom, found, "learning rate × curvature")
+    bottom.set_xlabel("step")

@@ -1,0 +1,95 @@
+"""What a run is made of, as plain data: known without JAX, and named by its whole content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ...lab.choices import OPTIMIZERS, Argument, completed
+
+if TYPE_CHECKING:
+    from ...optimizers.moments import Optimizer
+
+Method = Literal["taylor", "displaced", "linearized", "differences", "collocation", "inertial"]
+METHODS: tuple[Method, ...] = ("taylor", "displaced", "differences", "inertial")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configuration: an optimizer, its step size and length, on one problem.
+
+    Args:
+        optimizer: a name of the zoo.
+        arguments: its keyword arguments; those left out get the zoo's defaults.
+        learning_rate: the step size h.
+        steps: how many.
+        problem: a label of the problem.
+        seed: of its start.
+        methods: the ways in which it is followed.
+        settled: whether it starts with the memory of a long run instead of none.
+
+    Raises:
+        ValueError: a value out of its range, or an unknown name.
+
+    Example:
+        >>> setting = Setting("adam", {"b2": 0.95}, learning_rate=1e-4)
+        >>> setting.arguments["b1"], setting.key()
+        (0.9, 'adam-lr0.0001-...')
+    """
+
+    optimizer: str = "adam"
+    arguments: Mapping[str, Argument] = field(default_factory=dict, hash=False)
+    learning_rate: float = 1e-3
+    steps: int = 200
+    problem: str = "digits"
+    seed: int = 0
+    methods: tuple[str, ...] = METHODS
+    settled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"opt: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
+            )
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(
+                "--learning-rate: expected a positive finite number, "
+                f"got {self.learning_rate}; for example 1e-3"
+            )
+        if self.steps < 1:
+            raise ValueError(f"--steps: expected 1 or more, got {self.steps}; for example 200")
+        if self.seed < 0:
+            raise ValueError(f"--seed: expected 0 or more, got {self.seed}; for example 0")
+        if not self.methods or set(self.methods) - set(get_args(Method)):
+            raise ValueError(
+                f"--methods: expected one or more of {' '.join(get_args(Method))}, "
+                f"got {' '.join(self.methods) or 'none'}"
+            )
+        if "collocation" in self.methods and not self.settled:
+            raise ValueError(
+                "--methods: expected methods that follow a cold start, got collocation, which "
+                "describes a settled memory; add --settled"
+            )
+        object.__setattr__(self, "learning_rate", float(self.learning_rate))
+        object.__setattr__(self, "arguments", completed(self.optimizer, self.arguments))
+
+    def build(self) -> Optimizer:
+        """The optimizer itself.
+
+        Raises:
+            ValueError, TypeError: the zoo refuses an argument.
+        """
+        from ...optimizers import zoo
+
+        return getattr(zoo, self.optimizer)(**self.arguments)
+
+    def key(self) -> str:
+        """A short name that no other configuration has: readable, then a digest of everything."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return f"{self.optimizer}-lr{self.learning_rate:g}-{digest[:8]}"

@@ -1,0 +1,197 @@
+"""Sweeps for a reader: how far they are, what failed, how they ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...lab.sweep import launch, table, work
+from ...lab.sweep.check import check
+from ...lab.sweep.grid import Cell, shown
+from ...lab.sweep.plan import Sweep, digest, threads_of
+from ...lab.training.config import Training
+from ...paper.records import Record, Runs, one_by_one, read
+
+LOOK = 2.0  # seconds between looks at the cells while they run
+
+
+def sweep_job(
+    sweep: Sweep,
+    launcher: launch.Launcher,
+    workers: int,
+    *,
+    quiet: bool,
+    cluster: str = "slurm",
+    options: dict[str, Any] | None = None,
+) -> int:
+    """Run all cells and say how they ended: 0, or 1 where one failed; 130 where it was stopped."""
+    from tqdm import tqdm
+
+    check(sweep, [cell for cell in sweep.cells if not work.done(sweep, cell)])
+    sweep.write()
+    launch.begin(sweep)
+    total = sum(cell.settings.epochs for cell in sweep.cells)
+    bar = tqdm(total=total, delay=1, disable=quiet, unit="epoch", leave=False)
+    last = 0.0
+
+    def watch() -> None:
+        nonlocal last
+        if bar.disable or time.monotonic() - last < LOOK:
+            return
+        last, rows = time.monotonic(), table.standings(sweep)
+        bar.update(sum(row.epoch for row in rows) - bar.n)
+        bar.set_postfix_str(counted(rows))
+
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with bar:
+            if launcher == "local":
+                launch.local(sweep, workers, watch)
+            elif launcher == "slurm":
+                launch.slurm(sweep, workers, watch, cluster=cluster, options=options)
+            else:
+                launch.ray(sweep, workers, watch)
+    except KeyboardInterrupt:
+        print(f"Stopped. {counted(table.standings(sweep))}; the same command goes on.")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return ended(sweep)
+
+
+def obtained(
+    run_dir: Path,
+    launcher: launch.Launcher,
+    workers: int,
+    *,
+    data_dir: Path | None = None,
+    quiet: bool = False,
+) -> Runs:
+    """Runs that workers share, as the figures take them; of one worker, in this process."""
+    if launcher == "local" and workers == 1:
+        return one_by_one(run_dir, data_dir=data_dir, quiet=quiet)
+
+    def runs(wanted: Sequence[Training]) -> list[Record]:
+        cells = tuple(
+            Cell(
+                index,
+                {
+                    f"opt.{name}": value
+                    for name, value in settings.arguments.items()
+                    if name in ("b1", "b2")
+                }
+                | {"seed": settings.seed},
+                settings,
+            )
+            for index, settings in enumerate(wanted)
+        )
+        sweep = Sweep(
+            digest(cells),
+            run_dir,
+            cells,
+            data_dir=data_dir,
+            checkpoint_every=100,
+            threads=threads_of(workers),
+        )
+        if sweep_job(sweep, launcher, workers, quiet=quiet) == 130:
+            raise KeyboardInterrupt
+        return [read(cell.settings, sweep.folder_of(cell)) for cell in cells]
+
+    return runs
+
+
+def one_job(sweep: Sweep, index: int, *, quiet: bool) -> int:
+    """Run one cell here; 0, or 1 where it failed, 130 where it was stopped."""
+    from tqdm import tqdm
+
+    if not 0 <= index < len(sweep.cells):
+        raise ValueError(
+            f"--index: expected a cell from 0 to {len(sweep.cells) - 1}, got {index}; "
+            "`shadowflow sweep status` lists them"
+        )
+    cell = sweep.cells[index]
+    check(sweep, [cell])
+    sweep.write()
+    work.failure(sweep, cell).unlink(missing_ok=True)
+    with tqdm(total=cell.settings.epochs, delay=1, disable=quiet, unit="epoch", leave=False) as bar:
+        try:
+            work.work(sweep, [cell], progress=lambda epoch, _: bar.update(epoch - bar.n))
+        except KeyboardInterrupt:
+            return 130
+    row = table.standings(sweep)[index]
+    print(f"{cell}: {row.state}" + (f", {row.error}" if row.error else ""))
+    return 1 if row.state == "failed" else 0
+
+
+def counted(rows: list[table.Standing]) -> str:
+    """How many cells are in which state.
+
+    >>> counted([])
+    'no cells'
+    """
+    numbers = Counter(row.state for row in rows)
+    return ", ".join(f"{number} {state}" for state, number in numbers.items()) or "no cells"
+
+
+def status(sweep: Sweep) -> str:
+    """A line per cell with its values of the grid, the time that is left, and what failed."""
+    rows = table.standings(sweep)
+    names = list(dict.fromkeys(name for row in rows for name in row.cell.values))
+    lines: list[tuple[str, ...]] = [("cell", *names, "state", "epoch", "seconds an epoch")]
+    lines += [
+        (
+            str(row.cell.index),
+            *(shown(row.cell.values[name]) if name in row.cell.values else "" for name in names),
+            row.state,
+            f"{row.epoch} of {row.cell.settings.epochs}",
+            "" if row.seconds is None else f"{row.seconds:.3g}",
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    text.append(f"{counted(rows)}.{_left(rows)}")
+    text += [f"{row.cell} failed: {row.error}" for row in rows if row.state == "failed"]
+    return "\n".join(text)
+
+
+def _left(rows: list[table.Standing]) -> str:
+    seconds = table.remaining(rows)
+    if not any(row.state in ("running", "waiting") for row in rows):
+        return ""
+    if seconds is None:
+        return " No epoch is done yet, so no time can be told."
+    busy = sum(row.state == "running" for row in rows)
+    return f" About {duration(seconds)} left with {max(1, busy)} at work."
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(45), duration(600), duration(9000)
+    ('45 s', '10 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def ended(sweep: Sweep) -> int:
+    """Say how all cells ended; 1 where one failed."""
+    rows = table.standings(sweep)
+    print(
+        f"{counted(rows)}. Written to {sweep.run_dir}{os.sep}: a folder per run, and "
+        f"{sweep.folder.name}"
+    )
+    for row in rows:
+        if row.state in ("failed", "non-finite"):
+            print(f"{row.cell}: {row.state}" + (f": {row.error}" if row.error else ""))
+    return 1 if any(row.state == "failed" for row in rows) else 0

@@ -1,0 +1,107 @@
+"""Training runs for a reader: what is trained, how far it is, how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ...lab.networks.interface import Network, describe
+from ...lab.training.config import Training
+from ...lab.training.loggers import Tracker, tracker
+from ...lab.training.loop import Outcome
+from ...lab.training.start import counts_of, network_of, train
+
+REASONS = {
+    "epochs": "all epochs are done",
+    "accuracy": "the training accuracy that was asked for is reached",
+    "time": "the time is up; the same command goes on from here",
+    "non-finite": "the loss or the gradient is not finite from this epoch on; the last good state "
+    "is kept as a checkpoint",
+}
+
+
+def description(settings: Training) -> str:
+    """The layers of the network with their parameters, the cost of an epoch, `parameters: N`."""
+    network = network_of(settings)
+    total = sum(row.parameters for row in network.layers())
+    images, test_images = counts_of(settings)
+    forward = forward_flops(network)
+    epoch = forward * (3 * images + test_images / settings.test_every)
+    return "\n".join(
+        [
+            settings.model,
+            describe(network),
+            f"estimated cost: {epoch / 1e9:.3g} Gflop an epoch, "
+            f"{epoch * settings.epochs / 1e12:.3g} Tflop in all: three "
+            f"times the forward pass ({forward / 1e6:.3g} Mflop) for each of {images:,} images, "
+            f"once for each of {test_images:,} to test on",
+            f"parameters: {total}",
+        ]
+    )
+
+
+def forward_flops(network: Network) -> float:
+    """What XLA counts for one image, without computing or allocating anything."""
+    params, state = jax.eval_shape(network.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *network.shape), network.dtype)
+    run = jax.jit(lambda params, state, image: network.apply(params, state, image, False)[0])
+    counted = run.lower(params, state, image).cost_analysis() or {}
+    return float(counted.get("flops", float("nan")))
+
+
+def train_job(
+    settings: Training,
+    run_dir: Path,
+    *,
+    data_dir: Path | None,
+    log: Sequence[Tracker],
+    quiet: bool,
+    checkpoint_every: int,
+    wall_time: float | None,
+) -> int:
+    """Train, with a bar of progress, and say how it ended; 1 for numbers that are not finite."""
+    from tqdm import tqdm
+
+    folder = run_dir / settings.key()
+    with contextlib.ExitStack() as stack:
+        trackers = [stack.enter_context(tracker(name, folder, settings)) for name in log]
+        bar = stack.enter_context(
+            tqdm(total=settings.epochs, delay=1, disable=quiet, unit="epoch", leave=False)
+        )
+
+        def show(epoch: int, record: Mapping[str, Any]) -> None:
+            bar.update(epoch - bar.n)
+            bar.set_postfix_str(f"loss {record['train_loss']:.4g}")
+
+        outcome = train(
+            settings,
+            run_dir,
+            data_dir=data_dir,
+            loggers=trackers,
+            checkpoint_every=checkpoint_every,
+            wall_time=wall_time,
+            progress=show,
+        )
+    print(tell(outcome))
+    return 1 if outcome.reason == "non-finite" else 0
+
+
+def tell(outcome: Outcome) -> str:
+    """How a run ended, in words.
+
+    >>> print(tell(Outcome(Path("runs/x"), "epochs", 3)))
+    Epoch 3: all epochs are done.
+    Written to runs/x: config.json, history.jsonl, timing.jsonl, checkpoints
+    """
+    lines = [f"Note: {note}." for note in outcome.notes]
+    return "\n".join(
+        [
+            *lines,
+            f"Epoch {outcome.epoch}: {REASONS[outcome.reason]}.",
+            f"Written to {outcome.folder}: config.json, history.jsonl, timing.jsonl, checkpoints",
+        ]
+    )

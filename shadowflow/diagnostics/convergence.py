@@ -1,0 +1,257 @@
+"""How far a shadow is from the real iterates, and how fast that shrinks with the step size."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from .. import checks
+from ..fields import chosen
+from ..iterate import Trajectory, iterate
+from ..methods import METHODS
+from ..optimizers.from_optax import Transformation
+from ..optimizers.moments import Optimizer
+from ..problem import Problem
+from ..shadow import Shadow, settled_state, shadow
+
+TOLERANCE, SHORTFALL = 0.15, 0.2
+HALVINGS = 3
+STEEP = {6: (2, SHORTFALL), 7: (1, 2 * SHORTFALL)}  # fewer halvings fit above float64's rounding
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Distances at the steps that two trajectories share.
+
+    steps: int array [shared]; max_norm: max_j |θ_j − θ̃_j|; two_norm: ‖θ − θ̃‖₂; moved: the
+    two-norm distance of the first trajectory from its start, for scale.
+    """
+
+    steps: np.ndarray
+    max_norm: np.ndarray
+    two_norm: np.ndarray
+    moved: np.ndarray
+
+
+def compare(real: Trajectory, follow: Trajectory) -> Comparison:
+    """The distance between two trajectories, step by step, where both have saved parameters.
+
+    Raises ValueError if they share no step or their parameters do not fit each other.
+
+    >>> params = {"x": np.array([[0.0, 0.0], [3.0, 4.0]])}
+    >>> run = Trajectory(np.arange(2), np.arange(2.0), params, None, None)
+    >>> compare(run, run).moved
+    array([0., 5.])
+    """
+    steps, here, there = np.intersect1d(real.steps, follow.steps, return_indices=True)
+    if not len(steps):
+        raise ValueError(
+            f"follow: expected a trajectory that shares steps with real ({_span(real)}), got "
+            f"{_span(follow)}; give both the same start and save_every."
+        )
+    shapes = [jax.tree.map(lambda leaf: leaf.shape[1:], t.params) for t in (real, follow)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"follow: expected parameters of shapes {shapes[0]}, as real's, got {shapes[1]}."
+        )
+    first, second = _rows(real, here), _rows(follow, there)
+    gap = first - second
+    far = np.max(np.abs(gap), axis=1)
+    origin = first - _rows(real, np.asarray([0]))
+    return Comparison(steps, far, np.linalg.norm(gap, axis=1), np.linalg.norm(origin, axis=1))
+
+
+def _span(path: Trajectory) -> str:
+    return f"steps {path.steps[0]} to {path.steps[-1]}"
+
+
+def _rows(path: Trajectory, index: np.ndarray) -> np.ndarray:
+    leaves = [np.asarray(leaf)[index] for leaf in jax.tree.leaves(path.params)]
+    return np.concatenate([leaf.reshape(len(index), -1) for leaf in leaves], axis=1, dtype=float)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Errors of one method, kind and order over step sizes, and the order they show.
+
+    errors: largest max-norm distance over the horizon, per learning rate; slopes: the observed
+    order between neighbours; slope: over the last three halvings above the rounding floor (two at
+    order 6, one from order 7 on), None where nothing is left to measure; holds: slope within 0.15
+    of ``order`` (for a method of any order, whose error may fall faster, at most 0.2 short of it,
+    0.4 from order 7 on), or exact (all errors at the floor). level: the validity level of the
+    smallest step; start: "cold", "settled".
+    """
+
+    method: str
+    kind: str
+    order: int
+    start: str
+    learning_rates: tuple[float, ...]
+    errors: tuple[float, ...]
+    slopes: tuple[float, ...]
+    slope: float | None
+    floor: float
+    holds: bool
+    level: str
+
+    @property
+    def exact(self) -> bool:
+        """Whether the shadow is the optimizer itself, to rounding."""
+        return max(self.errors) <= self.floor
+
+
+def convergence(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    horizon: float,
+    learning_rates: Sequence[float],
+    *,
+    methods: Sequence[str] | None = None,
+    kinds: Sequence[str] = ("iteration", "flow"),
+    orders: Sequence[int] | None = None,
+    start: int | None = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> list[Row]:
+    """The observed order of every method, kind and order asked for: a table of ``Row``.
+
+    The error is the largest max-norm distance between ``iterate`` and ``shadow`` over
+    ``horizon`` (in time = steps × learning rate), expected to fall as learning_rate^order.
+    learning_rates: falling, normally halved; three halvings or more are fitted. methods and
+    orders: None for all that the problem and the start allow (from a cold start none above 2).
+    start: 0 cold, None settled (the real run then begins in ``settled_state``). progress: called
+    with 1 after each row.
+    Use float64: raises ValueError for parameters of any other dtype, and for fewer than two
+    learning rates.
+
+    >>> import jax.numpy as jnp
+    >>> from shadowflow import zoo
+    >>> quadratic = Problem(lambda x: jnp.sum(x**2) / 2)
+    >>> with jax.enable_x64(True):
+    ...     rows = convergence(quadratic, zoo.sgd(), jnp.ones(1), 1.0, [0.04, 0.02, 0.01, 0.005],
+    ...                        methods=["taylor"], kinds=["flow"], orders=[2])
+    >>> round(rows[0].slope, 1), rows[0].holds
+    (2.0, True)
+    """
+    checks.number("horizon", horizon, above=0)
+    checks.choice("start", start, (0, None))
+    rates = [float(rate) for rate in learning_rates]
+    if len(rates) < 2 or any(b >= a for a, b in itertools.pairwise(rates)):
+        raise ValueError(f"learning_rates: expected two or more, falling, got {learning_rates!r}.")
+    unfit = [h for h in rates if abs(horizon / h - max(1, round(horizon / h))) > 1e-6]
+    if unfit:
+        raise ValueError(
+            f"learning_rates: expected rates that divide the horizon {horizon} into whole steps, "
+            f"got {unfit[0]}; halve horizon / n for a whole n."
+        )
+    params = problem.check(params)
+    if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(params)):
+        raise ValueError(
+            "params: expected float64, in which orders can be told from rounding, got "
+            f"{jax.tree.leaves(params)[0].dtype}; enable x64 and convert the parameters."
+        )
+    wanted = _wanted(problem, optimizer, methods, kinds, orders, start)
+    real_at = functools.cache(
+        lambda order: [_real(problem, optimizer, params, horizon, h, start, order) for h in rates]
+    )
+    rows = []
+    for method, kind, order in wanted:
+        real = real_at(max(2, order))
+        follow = [
+            shadow(
+                problem,
+                optimizer,
+                params,
+                rate,
+                int(run.steps[-1]),
+                order=order,
+                method=method,
+                kind=kind,
+                start=start,
+            )
+            for rate, run in zip(rates, real, strict=True)
+        ]
+        errors = [_error(a, b) for a, b in zip(real, follow, strict=True)]
+        rows.append(_row(method, kind, order, start, rates, errors, follow[-1]))
+        if progress is not None:
+            progress(1)
+    return rows
+
+
+def _wanted(problem, optimizer, methods, kinds, orders, start) -> list[tuple[str, str, int]]:
+    """(method, kind, order) to measure: what is named, or all that the problem and start allow."""
+    unfit = lambda m: (
+        (problem.batched and m.full_batch)
+        or (start == 0 and m.settled)
+        or (isinstance(optimizer, Transformation) and m.of_state_map is None)
+    )
+    fit = [name for name, method in METHODS.items() if not unfit(method)]
+    names = fit if methods is None else list(methods)
+    for name in names:
+        checks.choice("methods", name, METHODS)
+    for kind in kinds:
+        checks.choice("kinds", kind, ("iteration", "flow"))
+    wanted = [
+        (name, kind, order)
+        for name in names
+        for kind in kinds
+        for order in (METHODS[name].measured if orders is None else orders)
+        if kind in METHODS[name].kinds and (methods is not None or METHODS[name].offers(order))
+        if orders is not None or start is None or order <= 2
+    ]
+    for name, kind, order in wanted:
+        chosen(name, kind, order)
+    return wanted
+
+
+def _real(problem, optimizer, params, horizon, rate, start, order) -> Trajectory:
+    steps = max(1, round(horizon / rate))
+    state = None if start == 0 else settled_state(problem, optimizer, params, rate, order=order)
+    run = iterate(problem, optimizer, params, rate, steps, state=state)
+    if run.failed_at is not None:
+        raise ValueError(
+            f"learning_rates: expected steps that the optimizer survives, got {rate}, at which "
+            f"a non-finite number began at step {run.failed_at}; use smaller ones."
+        )
+    return run
+
+
+def _error(real: Trajectory, follow: Shadow) -> float:
+    if follow.failed_at is not None:
+        return float("inf")
+    return float(compare(real, follow).max_norm.max())
+
+
+def _row(method, kind, order, start, rates, errors, follow: Shadow) -> Row:
+    size = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(follow.params))
+    floor = 4 * np.finfo(np.float64).eps * size * np.sqrt(len(follow.steps))
+    seen = [(h, e) for h, e in zip(rates, errors, strict=True) if np.isfinite(e) and e > floor]
+    halvings, shortfall = STEEP.get(min(order, max(STEEP)), (HALVINGS, SHORTFALL))
+    slope = None
+    if len(seen) >= 2:
+        (h0, e0), (h1, e1) = seen[max(0, len(seen) - 1 - halvings)], seen[-1]
+        slope = float(np.log(e0 / e1) / np.log(h0 / h1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = np.diff(np.log(errors)) / np.diff(np.log(rates))
+    miss = None if slope is None else slope - order
+    above = np.inf if METHODS[method].orders is None else TOLERANCE
+    below = shortfall if METHODS[method].orders is None else TOLERANCE
+    holds = max(errors) <= floor or (miss is not None and -below <= miss <= above)
+    return Row(
+        method,
+        kind,
+        order,
+        "cold" if start == 0 else "settled",
+        tuple(rates),
+        tuple(errors),
+        tuple(float(s) for s in slopes),
+        slope,
+        float(floor),
+        bool(holds),
+        follow.validity.level,
+    )

@@ -1,0 +1,205 @@
+"""A shadow's own error bar: how far it is from the iterates, estimated without them.
+
+A more accurate shadow is run beside it, and their distance at a step is the error there, as far as
+the neighbour's own error is the smaller one; to it comes what the dtype rounds. Where the two
+leave the iterates together their distance says nothing, and the verdict says that.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ..fields import chosen
+from ..methods import METHODS
+from ..optimizers.from_optax import Transformation
+from ..optimizers.moments import Optimizer, State
+from ..problem import Problem
+from ..shadow import Shadow, default_kind, shadow
+from ..trust import HOLDS
+from .convergence import compare
+
+SHARE = 0.1  # of the way gone: an error beyond it is past what a neighbour can tell
+ROUNDING = 0.3  # of eps · |θ| √steps: the same increments round alike, what is left is random
+BIASED = 0.25  # of eps · |θ| · steps: a flow's increments round otherwise, but alike at every step
+
+
+@dataclass(frozen=True)
+class ErrorBar:
+    """The estimated distance of a shadow from the iterates, step by step.
+
+    steps: step numbers, int array [saved]; max_norm, two_norm: the estimates, as ``compare`` has
+    the distances; rounding: what of the two-norm is the dtype's; trusted: per step whether the
+    estimate can be believed, bool [saved]; neighbour: the shadow it was held against, in words;
+    verdict: in words; follow: the shadow itself.
+    """
+
+    steps: np.ndarray
+    max_norm: np.ndarray
+    two_norm: np.ndarray
+    rounding: np.ndarray
+    trusted: np.ndarray
+    neighbour: str
+    verdict: str
+    follow: Shadow
+
+
+def error_bar(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    learning_rate,
+    steps: int,
+    *,
+    order: int = 2,
+    method: str = "displaced",
+    kind: str | None = None,
+    start: int | None = 0,
+    state: State | None = None,
+    spacing: float | None = None,
+    save_every: int = 1,
+    follow: Shadow | None = None,
+) -> ErrorBar:
+    """How far the shadow of these arguments, those of ``shadow``, is from the optimizer's iterates.
+
+    |order p − its neighbour| at every step, in the norms of ``compare``, and of rounding .3 eps |θ|
+    √steps, or eps |θ| steps / 4 where one of them is a flow. The neighbour: for "collocation" the
+    next order, and for every method where there is no memory; for the other memoryless methods
+    "inertial", whose error is far smaller; with mini-batches and optax transformations the next
+    order, of the highest the other one of "taylor" and "displaced"; for "inertial" its next order,
+    and for the highest e_{p−1}²/e_{p−2}, with e the distance from an order to the next. It costs
+    what the neighbour costs, no run of the optimizer.
+    follow: the shadow, where it was run already with the same arguments.
+
+    An estimate is not trusted from the step on at which the neighbour does not hold itself, is
+    not finite, or is farther away than a tenth of the way gone: there the shadow has left. Not in
+    it: how much less settled than ``start=None`` says a start is, and what the orders 3 and 4 of
+    "inertial" share in the first steps of a cold one.
+
+    Raises what ``shadow`` raises, and ValueError for order="auto".
+
+    >>> import jax.numpy as jnp
+    >>> from shadowflow import zoo
+    >>> from shadowflow.iterate import iterate
+    >>> problem, x = Problem(lambda x: x**2 / 2), jnp.asarray(1.0)
+    >>> bar = error_bar(problem, zoo.momentum(0.5), x, 1e-2, 50, method="taylor")
+    >>> real = compare(iterate(problem, zoo.momentum(0.5), x, 1e-2, 50), bar.follow)
+    >>> bool(0.5 < bar.two_norm[-1] / real.two_norm[-1] < 2), bar.neighbour
+    (True, 'inertial, order 3, flow')
+    """
+    kind = default_kind(method) if kind is None else kind
+    if order == "auto":
+        raise ValueError("order: expected a number, got 'auto'; give the one that shadow chose.")
+    chosen(method, kind, order)
+
+    def run(method: str, order: int, kind: str) -> Shadow:
+        alone = (
+            METHODS[method].settled and start == 0 and state is None and not _remembers(optimizer)
+        )
+        return shadow(
+            problem,
+            optimizer,
+            params,
+            learning_rate,
+            steps,
+            order=order,
+            method=method,
+            kind=kind,
+            start=None if alone else start,
+            state=state,
+            save_every=save_every,
+            spacing=spacing if method == "collocation" else None,
+        )
+
+    follow = run(method, order, kind) if follow is None else follow
+    beside = neighbours(problem, optimizer, method, order, kind)
+    others = [run(*name) for name in beside]
+    name = " and ".join(", ".join((name, f"order {order}", kind)) for name, order, kind in beside)
+    flow = "flow" in (kind, beside[0][2])
+    return _bar(follow, others, name, flow)
+
+
+def _remembers(optimizer: Optimizer) -> bool:
+    return isinstance(optimizer, Transformation) or any(
+        moment.has_memory for moment in optimizer.moments
+    )
+
+
+def neighbours(
+    problem: Problem, optimizer: Optimizer, method: str, order: int, kind: str
+) -> list[tuple[str, int, str]]:
+    """(method, order, kind) of what an error is estimated against: one above, or two below.
+
+    >>> from shadowflow import zoo
+    >>> neighbours(Problem(lambda x: x**2), zoo.adam(), "collocation", 3, "iteration")
+    [('collocation', 4, 'iteration')]
+    """
+    found = METHODS[method]
+    if found.orders is None or (not problem.batched and not _remembers(optimizer)):
+        return [("collocation", order + 1, kind)]
+    if found.keeps_moments or problem.batched or isinstance(optimizer, Transformation):
+        if found.offers(order + 1):
+            return [(method, order + 1, kind)]
+        if found.keeps_moments:
+            return [(method, order - 1, kind), (method, order - 2, kind)]
+        return [("displaced" if method == "taylor" else "taylor", order, kind)]
+    orders = METHODS["inertial"].orders or ()
+    return [("inertial", min(better for better in orders if better > order), "flow")]
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of what diverges, which is not trusted
+def _bar(follow: Shadow, others: list[Shadow], name: str, flow: bool) -> ErrorBar:
+    gap = compare(follow, others[0])
+    share = np.ones(len(gap.steps))
+    if len(others) > 1:
+        below = compare(*others).two_norm[: len(share)]
+        ratio = gap.two_norm[: len(below)] / np.where(below > 0, below, np.inf)
+        share[: len(below)] = np.minimum(1.0, ratio)
+    steps = gap.steps - gap.steps[0]
+    eps, size, largest = _scale(follow)
+    rounding = eps * (BIASED * steps if flow else ROUNDING * np.sqrt(steps))
+    two, most = share * gap.two_norm + rounding * size, share * gap.max_norm + rounding * largest
+    ratio = others[0].validity.running_max
+    seen = np.clip(steps - 1, 0, max(len(ratio) - 1, 0))
+    held = ratio[seen] <= HOLDS if len(ratio) else np.ones(len(steps), bool)
+    near = (two <= SHARE * gap.moved) | (steps == 0)
+    trusted = np.logical_and.accumulate(np.isfinite(two) & held & near)
+    whole = len(steps) == len(follow.steps) and follow.failed_at is None
+    return ErrorBar(
+        gap.steps,
+        most,
+        two,
+        rounding * size,
+        trusted,
+        name,
+        _verdict(gap.steps, two, rounding * size, trusted, held, name, whole),
+        follow,
+    )
+
+
+def _scale(follow: Shadow) -> tuple[float, float, float]:
+    """(eps, |θ| in the two-norm, in the max-norm) of a shadow."""
+    leaves = jax.tree.leaves(follow.last)
+    eps = max(float(np.finfo(leaf.dtype).eps) for leaf in leaves)
+    two = float(np.sqrt(sum(np.sum(np.square(leaf, dtype=float)) for leaf in leaves)))
+    return eps, two, max(float(np.max(np.abs(leaf), initial=0.0)) for leaf in leaves)
+
+
+def _verdict(steps, two, rounding, trusted, held, name: str, whole: bool) -> str:
+    last = f"{two[-1]:.2g} at step {steps[-1]} (two-norm, from {name})"
+    if np.all(trusted) and whole:
+        if two[-1] < 3 * rounding[-1]:
+            return f"The error is no larger than rounding: {last}."
+        return f"The error is about {last}."
+    left = len(steps) - 1 if np.all(trusted) else int(np.argmin(trusted))
+    if np.all(trusted):
+        why = "there one of both met a number that is not finite"
+    elif not held[left]:
+        why = "there the neighbour does not hold itself, and both may leave together"
+    else:
+        why = "there it is a tenth of the way gone: the shadow has left"
+    return (
+        f"The error can be estimated before step {steps[left]}: {why}. After it the "
+        f"number is no more than a sign: {last}."
+    )

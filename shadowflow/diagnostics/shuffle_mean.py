@@ -1,0 +1,396 @@
+"""The mean over the shuffles of an epoch: of an optimizer's end, of its shadow's, of its field.
+
+With m batches an epoch sees each of them once, in one of m! orders. For gradient descent the mean
+end is to third order in the learning rate h that of the flow of E + (h/4)‖∇E‖² +
+(h/(4m)) Σ_k ‖∇E_k − ∇E‖² (Smith et al. 2021), whose field is the mean of the fields here.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from .. import batch_memory as history, checks, ema_weights as mem, trees, trust as validity
+from ..ema_weights import Memory
+from ..fields import chosen, conditions, direction_of, refuse_window
+from ..iterate import ExactStep, check_state, first_step, rate_table
+from ..methods.memoryless import Flow, Iteration, sizes
+from ..optimizers.moments import Optimizer, State, as_pytree, traced
+from ..problem import Problem
+from ..trust import Validity
+
+MOST_ORDERS = math.factorial(6)
+SAMPLES = 128
+CHUNK, CHUNK_BYTES = 128, 2**26
+ITERATES, FIELD = "iterates", "field"
+KINDS = (ITERATES, "flow", "iteration", FIELD)
+
+
+@dataclass(frozen=True)
+class ShuffleMean:
+    """A mean over shuffles, and how well it is known.
+
+    mean: the mean, a pytree like what is averaged; standard_error: of each of its coordinates, 0
+    where ``exact``: all orders were taken. orders: how many were taken. failed_at: the first step
+    at which in some order a non-finite number began, None where there is none. validity: of the
+    shadows or fields averaged, at every step that of the worst order; None for what is exact by
+    itself. sampling: in words, which orders were taken.
+    """
+
+    mean: PyTree
+    standard_error: PyTree
+    orders: int
+    exact: bool
+    failed_at: int | None
+    validity: Validity | None
+    sampling: str
+
+    @property
+    def verdict(self) -> str:
+        """Whether the mean holds, with the reason, and which orders it is over."""
+        parts = [] if self.validity is None else [self.validity.verdict]
+        if self.failed_at is not None and self.validity is None:
+            parts.append(f"Does not hold: a non-finite number began at step {self.failed_at}.")
+        return " ".join([*parts, f"{self.sampling}."])
+
+
+def over_shuffles(
+    function: Callable,
+    problem: Problem,
+    *,
+    epochs: int = 1,
+    first: int = 0,
+    samples: int | None = None,
+    seed: int = 0,
+) -> ShuffleMean:
+    """The mean of ``function(problem)`` over the shuffles of ``epochs`` epochs.
+
+    function: gets the problem with one shuffle as its schedule and returns a pytree of float
+        arrays. Where the problem is traceable it is traced, and runs for many shuffles at once:
+        it may use ``modified_field`` and ``memoryless_step``, not ``iterate`` and ``shadow``.
+    first: the step at which the shuffles begin; the steps before it keep the problem's schedule.
+    samples, seed: as in ``shuffle_mean``, and so is what is raised.
+
+    >>> centres = Problem(lambda x, c: (x - c) ** 2 / 2, batches=jnp.array([0.0, 1.0, 5.0]))
+    >>> found = over_shuffles(lambda p: p.gradient(jnp.asarray(0.0), p.visit(1)), centres)
+    >>> float(found.mean), found.orders
+    (-2.0, 6)
+    """
+    checks.function("function", function)
+    _refuse_full_batch(problem)
+    first = checks.count("first", first)
+    orders, draws, exact = _orders(problem.count, epochs, samples, seed)
+    call = _Plain(problem, as_pytree(function))
+    mean, error, _ = _average(call, _after(problem, first, orders), draws, problem)
+    said = _said(problem.count, epochs, draws, exact, error)
+    return ShuffleMean(mean, error, len(orders), exact, None, None, said)
+
+
+def shuffle_mean(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    learning_rate,
+    *,
+    kind: str = ITERATES,
+    order: int = 2,
+    method: str = "taylor",
+    epochs: int = 1,
+    samples: int | None = None,
+    seed: int = 0,
+    state: State | None = None,
+    window: float | None = None,
+) -> ShuffleMean:
+    """The mean over the shuffles of ``epochs`` epochs from ``params`` on.
+
+    kind: "iterates", the mean end of the optimizer itself; "flow", "iteration", that of its
+        shadows, each with its own order of the batches; "field", the mean over shuffles, and over
+        the steps of the last epoch, of the modified equation's right-hand side at ``params``, the
+        epochs before being what the memory has seen.
+    order, method, window: of the shadows and fields ("taylor", "displaced"), as in ``shadow``.
+    samples: None for all orders, where there are at most 720 (6 batches in one epoch), the exact
+        mean; else 128. A number: so many draws, each an independent uniform shuffle (so one may
+        come twice) and the same with every epoch reversed. The two of a pair are averaged first:
+        for gradient descent the part of order h² in which orders differ changes sign, and the
+        standard error, that of independent pairs, falls from order 2 in h to order 3.
+    seed: of the draws.
+    state: where the run is, None for a cold start. The steps before it are those of the problem's
+        own schedule, which the memory of a shadow sees; from it on m steps are an epoch.
+
+    The mean of the shadows is that of the iterates to learning_rate^(order + 1) over a fixed
+    number of epochs. The flow of the mean field is so for gradient descent. With a memory the
+    sum of an epoch's moves depends on the order, and that is not in the mean of the fields: then
+    their flow ends at a distance of order 2.
+    Raises ValueError for a full batch, for a settled state, for what a method does not offer and
+    for fewer than 2 samples, TypeError for what is no problem or optimizer. Batches count
+    equally, also those of unequal weights, as in the runs.
+
+    >>> from shadowflow import zoo
+    >>> slopes = Problem(lambda x, c: c * x**2 / 2, batches=jnp.array([0.0, 1.0, 2.0]))
+    >>> found = shuffle_mean(slopes, zoo.sgd(), jnp.asarray(1.0), 0.1)
+    >>> round(float(found.mean), 4), found.exact  # 1.0 · 0.9 · 0.8 in whatever order
+    (0.72, True)
+    """
+    checks.choice("kind", kind, KINDS)
+    checks.instance("optimizer", optimizer, Optimizer)
+    checks.learning_rate(learning_rate)
+    _refuse_full_batch(problem)
+    orders, draws, exact = _orders(problem.count, epochs, samples, seed)
+    params = problem.check(params)
+    state = optimizer.init(params) if state is None else check_state(optimizer, state, params)
+    if np.isinf(float(state.step)):
+        history.refuse_settled(problem, "state", None)
+    first, last = first_step(state), first_step(state) + orders.shape[1]
+    table = rate_table(learning_rate, last)
+    schedules, rates = _after(problem, first, orders), jnp.asarray(table[first:])
+    if kind == ITERATES:
+        call = _Ends(ExactStep(problem, traced(optimizer)), (params, state), rates)
+    else:
+        course = _course(
+            problem, optimizer, params, learning_rate, kind, order, method, window, table
+        )
+        steps = jnp.arange(last - problem.count, last, dtype=jnp.int32)
+        memory = course.memory(first, params)
+        call = (
+            _Fields(course, params, steps)
+            if kind == FIELD
+            else _Ends(course.runner, (params, memory), rates)
+        )
+    mean, error, records = _average(call, schedules, draws, problem)
+    start = last - problem.count if kind == FIELD else first
+    failed, judged = _judged(records, start, params, table)
+    said = _said(problem.count, epochs, draws, exact, error)
+    return ShuffleMean(mean, error, len(orders), exact, failed, judged, said)
+
+
+def _refuse_full_batch(problem: Problem) -> None:
+    checks.instance("problem", problem, Problem)
+    if not problem.batched:
+        raise ValueError(
+            "problem: expected mini-batches, whose order can be shuffled, got a full batch; pass "
+            "batches= to Problem, or use iterate and shadow."
+        )
+
+
+def _orders(count: int, epochs: int, samples: int | None, seed: int) -> tuple:
+    """(orders [runs, epochs · count], draws, exact): all of them, or draws with their reverses."""
+    epochs, seed = checks.count("epochs", epochs, 1), checks.count("seed", seed)
+    if samples is None and math.factorial(count) ** epochs <= MOST_ORDERS:
+        shuffles = itertools.permutations(range(count))
+        every = np.asarray(list(itertools.product(shuffles, repeat=epochs)), np.int32)
+        return every.reshape(len(every), -1), len(every), True
+    draws = checks.count("samples", SAMPLES if samples is None else samples, 2)
+    ranks = np.tile(np.arange(count, dtype=np.int32), (draws, epochs, 1))
+    drawn = np.random.default_rng(seed).permuted(ranks, axis=-1)
+    pairs = np.stack([drawn, drawn[..., ::-1]], axis=1)
+    return pairs.reshape(2 * draws, -1), draws, False
+
+
+def _after(problem: Problem, first: int, orders: np.ndarray) -> np.ndarray:
+    """The orders as whole schedules: the problem's own for the steps before ``first``."""
+    past = np.asarray(problem.tabulated(first).visit(np.arange(first)), np.int32)
+    return np.concatenate([np.broadcast_to(past, (len(orders), first)), orders], axis=1)
+
+
+def _scheduled(problem: Problem, schedule) -> Problem:
+    is_none = lambda leaf: leaf is None
+    return eqx.tree_at(lambda problem: problem.schedule, problem, schedule, is_leaf=is_none)
+
+
+def _said(count: int, epochs: int, draws: int, exact: bool, error: PyTree) -> str:
+    what = f"{count} batches" + (f" in {epochs} epochs" if epochs > 1 else "")
+    if exact:
+        return f"The mean over shuffles is exact, over all {draws} orders of {what}"
+    largest = max(float(np.max(leaf, initial=0)) for leaf in jax.tree.leaves(error))
+    return (
+        f"The mean over shuffles is over {draws} of the orders of {what}, drawn independently, and "
+        f"their reverses: its largest standard error is {largest:.2g}"
+    )
+
+
+class _Plain(eqx.Module):
+    """schedule → (a function of the problem, no records)."""
+
+    problem: Problem
+    function: Callable
+
+    def __call__(self, schedule: Int[Array, " steps"]) -> tuple[PyTree, tuple]:
+        return self.function(_scheduled(self.problem, schedule)), ()
+
+
+class _Ends(eqx.Module):
+    """schedule → (parameters after all steps, (record, finite) per step)."""
+
+    runner: Any
+    carry: tuple
+    rates: Array
+
+    def __call__(self, schedule: Int[Array, " steps"]) -> tuple[PyTree, tuple]:
+        problem = _scheduled(self.runner.problem, schedule)
+        advance = eqx.tree_at(lambda runner: runner.problem, self.runner, problem)
+
+        def body(carry, rate):
+            carry, record, finite = advance(carry, rate)
+            return carry, (record, finite)
+
+        carry, records = _scan(body, self.carry, self.rates, problem.traceable)
+        return carry[0], records
+
+
+class _Course(eqx.Module):
+    """A shadow's step, and the memory it has: its past is told apart for ``kept`` steps."""
+
+    runner: Any
+    learning_rate: Any
+    kept: int = eqx.field(static=True)
+
+    def memory(self, step, params: PyTree) -> Memory:
+        """The memory at ``step``, all its numbers arrays."""
+        dtype = trees.finest_dtype(params)
+        found = mem.at(self.runner.optimizer, self.learning_rate, step, dtype, self.kept)
+        return eqx.tree_at(lambda m: m.step, found, jnp.asarray(step, jnp.int32))
+
+
+def _course(
+    problem: Problem,
+    optimizer: Optimizer,
+    params: PyTree,
+    learning_rate,
+    kind: str,
+    order: int,
+    method: str,
+    window,
+    table: np.ndarray,
+) -> _Course:
+    """The shadow of that method and order, or a refusal of what it does not offer."""
+    found = chosen(method, "flow" if kind == FIELD else kind, order)
+    conditions(found, problem, optimizer, learning_rate, None)
+    refuse_window(problem, window)
+    direction = direction_of(found, problem, optimizer, order, None)
+    kept = history.window_of(optimizer, trees.finest_dtype(params), window, len(table)).steps
+    build = Iteration if kind == "iteration" else Flow
+    runner = build(problem, traced(optimizer), direction, order)
+    rate = mem.Rates(jnp.asarray(table)) if callable(learning_rate) else jnp.asarray(table[0])
+    return _Course(runner, rate, kept)
+
+
+class _Fields(eqx.Module):
+    """schedule → (mean over ``steps`` of the field at ``params``, (sizes, finite) per step)."""
+
+    course: _Course
+    params: PyTree
+    steps: Int[Array, " steps"]
+
+    def __call__(self, schedule: Int[Array, " steps"]) -> tuple[PyTree, tuple]:
+        runner = self.course.runner
+        problem = _scheduled(runner.problem, schedule)
+
+        def body(total, step):
+            memory = self.course.memory(step, self.params)
+            pair = runner.direction(problem, runner.optimizer, memory, self.params, 0.5)
+            field = pair[0] if runner.order == 1 else pair[1]
+            total = trees.add(total, -1 / len(self.steps), field)
+            return total, (sizes(*pair), trees.all_finite(field))
+
+        return _scan(body, trees.zeros_like(self.params), self.steps, problem.traceable)
+
+
+def _scan(body: Callable, carry: PyTree, inputs: Array, traceable: bool) -> tuple[PyTree, PyTree]:
+    """``lax.scan``, or the same in a Python loop for host functions."""
+    if traceable:
+        return jax.lax.scan(body, carry, inputs)
+    rows = []
+    for value in inputs:
+        carry, record = body(carry, value)
+        rows.append(record)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+
+def _average(function: Callable, schedules: np.ndarray, draws: int, problem: Problem) -> tuple:
+    """(mean, standard error, records [runs, steps]) of ``function`` over the draws' means.
+
+    Sums are taken of differences from the first draw: equal draws have no spread, to the last bit.
+    """
+    each = len(schedules) // draws
+    origin, sums, kept, like = None, None, [], None
+    for values, records in _pieces(function, schedules, each, problem):
+        like = jax.tree.map(lambda leaf: leaf[0], values) if like is None else like
+        rows = [_draw_means(leaf, each) for leaf in jax.tree.leaves(values)]
+        origin = [row[0] for row in rows] if origin is None else origin
+        gaps = [row - zero for row, zero in zip(rows, origin, strict=True)]
+        fresh = [np.stack([np.sum(gap, axis=0), np.sum(gap**2, axis=0)]) for gap in gaps]
+        sums = fresh if sums is None else [a + b for a, b in zip(sums, fresh, strict=True)]
+        kept.append(records)
+    assert origin is not None and sums is not None
+    means = [zero + first / draws for zero, (first, _) in zip(origin, sums, strict=True)]
+    errors = [np.zeros_like(mean) for mean in means]
+    if each > 1:
+        errors = [
+            np.sqrt(np.maximum(second - first**2 / draws, 0) / (draws * (draws - 1)))
+            for first, second in sums
+        ]
+    leaves, structure = jax.tree.flatten(like)
+    back = lambda found: structure.unflatten(
+        [jnp.asarray(value, leaf.dtype) for value, leaf in zip(found, leaves, strict=True)]
+    )
+    return back(means), back(errors), jax.tree.map(lambda *rows: np.concatenate(rows), *kept)
+
+
+def _draw_means(leaf: np.ndarray, each: int) -> np.ndarray:
+    return np.asarray(leaf, float).reshape(-1, each, *leaf.shape[1:]).mean(axis=1)
+
+
+def _pieces(
+    function: Callable, schedules: np.ndarray, each: int, problem: Problem
+) -> Iterator[tuple]:
+    """``function`` of all schedules, a piece at a time, the leaves stacked."""
+    if not problem.traceable:
+        for start in range(0, len(schedules), each):
+            found = [function(row) for row in schedules[start : start + each]]
+            yield jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+        return
+    value, _ = eqx.filter_eval_shape(function, jnp.asarray(schedules[0]))
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(value)]
+    data = [leaf.nbytes for leaf in jax.tree.leaves(problem.batches)]
+    most = CHUNK_BYTES // (8 * problem.count * max(1, sum(sizes)) + sum(data) // problem.count)
+    length = each * max(1, min(CHUNK, most, len(schedules)) // each)
+    for start in range(0, len(schedules), length):
+        rows = schedules[start : start + length]
+        padded = np.pad(rows, ((0, length - len(rows)), (0, 0)), mode="edge")
+        found, whole = _many(function, jnp.asarray(padded)), slice(len(rows))
+        yield jax.tree.map(lambda leaf, whole=whole: np.asarray(leaf)[whole], found)
+
+
+@eqx.filter_jit
+def _many(function: Callable, schedules: Int[Array, "runs steps"]) -> tuple[PyTree, PyTree]:
+    return jax.vmap(function)(schedules)
+
+
+def _judged(records: tuple, start: int, params: PyTree, table: np.ndarray) -> tuple:
+    """(failed_at, validity): at every step that of the order whose correction is largest."""
+    pair, finite = records
+    bad = np.flatnonzero(~np.all(finite, axis=0))
+    failed = start + int(bad[0]) if len(bad) else None
+    if not pair:
+        return failed, None
+    correction, plain = (np.asarray(size, float) for size in pair)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.nan_to_num(correction / plain, nan=np.inf)
+    worst = np.argmax(np.where((correction == 0) & (plain == 0), 0, ratio), axis=0)
+    each = np.arange(len(worst))
+    judged = validity.judge(
+        start + each,
+        correction[worst, each],
+        plain[worst, each],
+        params=params,
+        rates=table[start:],
+        failed_at=failed,
+    )
+    return failed, judged

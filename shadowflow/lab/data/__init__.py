@@ -1,0 +1,1 @@
+"""Image data sets: where they are found, how they are read and prepared."""

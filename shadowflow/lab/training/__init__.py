@@ -1,0 +1,1 @@
+"""One full-batch training run: its configuration, its loop, what it leaves on disk."""

@@ -1,0 +1,206 @@
+"""Checkpoints: a whole state on disk, checked when it is read, two of them kept.
+
+A checkpoint is `<epoch>.npz`, the leaves of the state by their paths, and `<epoch>.json`, its
+manifest: sha256 of the file and of itself, shape and dtype of every leaf, and the configuration
+of the run. The manifest is written last, so that a checkpoint without one is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ...files import plain, read_arrays, write, write_arrays
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A state that was read: its epoch, the pytree, and in words every checkpoint passed over."""
+
+    epoch: int
+    state: PyTree
+    passed_over: tuple[str, ...]
+
+
+def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, Any]) -> Path:
+    """Write a checkpoint, and keep it and those before it, ``KEPT`` in all.
+
+    Args:
+        folder: of this run alone; made if it is not there.
+        epoch: how many epochs the state has behind it.
+        state: a pytree of arrays and random keys, every leaf at its own path.
+        configuration: of the run, as JSON has it.
+
+    Returns:
+        The path of the manifest.
+
+    Raises:
+        ValueError: the folder cannot be written, for example as the disk is full; the
+            checkpoints that were there are there still.
+    """
+    leaves = {path: _stored(leaf) for path, leaf in _leaves(state).items()}
+    data, manifest = _paths(folder, epoch)
+    try:
+        write_arrays(data, leaves, compress=False, durable=True)
+        content = {
+            "epoch": epoch,
+            "sha256": _digest(data),
+            "configuration": plain(dict(configuration)),
+            "leaves": {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves.items()},
+        }
+        text = json.dumps({**content, "check": _check(content)}, indent=1, allow_nan=False) + "\n"
+        write(manifest, lambda draft: draft.write_text(text, encoding="utf-8"), durable=True)
+        later = [other for other in _epochs(folder) if other > epoch]  # of a course given up
+        for old in later + _epochs(folder)[len(later) + KEPT :]:
+            for path in reversed(_paths(folder, old)):  # the manifest first: half is none
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint: expected a folder that can be written, got {str(folder)!r} "
+            f"({error.strerror or error}); make room or permit writing, then resume: the last "
+            "checkpoint is still there"
+        ) from None
+    return manifest
+
+
+def restore(folder: Path, like: PyTree, configuration: Mapping[str, Any]) -> Restored | None:
+    """The newest sound checkpoint of a folder; None where there is none at all.
+
+    A checkpoint that is truncated or changed is passed over in favour of the one before it, and
+    the result says so.
+
+    Args:
+        folder: as for ``save``.
+        like: a state of the same structure, shapes and dtypes.
+        configuration: of the run that wants to go on.
+
+    Raises:
+        ValueError: the checkpoint is of another configuration (the message names the field) or of
+            another structure (it names the leaf), or none of those there is sound.
+    """
+    sweep(folder)
+    passed = []
+    for epoch in _epochs(folder):
+        data, path = _paths(folder, epoch)
+        try:
+            manifest = _manifest(path)
+            if _digest(data) != manifest["sha256"]:
+                raise ValueError("damaged: its sha256 is not that of its manifest")
+        except OSError as error:
+            passed.append(f"{data.name}: cannot be read: {error.strerror}")
+            continue
+        except ValueError as error:
+            passed.append(f"{data.name}: {error}")
+            continue
+        refuse_other(manifest["configuration"], plain(dict(configuration)), path)
+        return Restored(epoch, _fitted(read_arrays(data), like, data), tuple(passed))
+    if passed:
+        raise ValueError(
+            f"checkpoint: expected a sound one in {str(folder)!r}, got {'; '.join(passed)}; "
+            "remove the folder to begin again"
+        )
+    return None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written."""
+    for draft in folder.glob(".*-*"):
+        draft.unlink(missing_ok=True)
+
+
+def refuse_other(stored: Any, wanted: Any, path: Path, field: str = "") -> None:
+    """ValueError naming the first field in which two configurations differ."""
+    if stored == wanted:
+        return
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for name in [*wanted, *(name for name in stored if name not in wanted)]:
+            inner = f"{field}.{name}" if field else name
+            refuse_other(stored.get(name), wanted.get(name), path, inner)
+        return
+    raise ValueError(
+        f"{field}: expected {stored!r}, as the run in {str(path.parent)!r} has it, got {wanted!r}; "
+        "resume with the same configuration, or begin in another folder"
+    )
+
+
+def _leaves(state: PyTree) -> dict[str, Any]:
+    """Path → leaf; a leaf that is the whole state stands under "state"."""
+    pairs = jax.tree_util.tree_leaves_with_path(state)
+    return {_name(path): leaf for path, leaf in pairs}
+
+
+def _name(path: tuple) -> str:
+    return "state" + jax.tree_util.keystr(path)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _stored(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _fitted(arrays: Mapping[str, np.ndarray], like: PyTree, path: Path) -> PyTree:
+    """The arrays in the structure of ``like``, leaf by leaf of the same name, shape and dtype."""
+    wanted = {name: _stored(leaf) for name, leaf in _leaves(like).items()}
+    for name in [*wanted, *(name for name in arrays if name not in wanted)]:
+        pair = [
+            None if a is None else (a.shape, str(a.dtype))
+            for a in (wanted.get(name), arrays.get(name))
+        ]
+        if pair[0] != pair[1]:
+            raise ValueError(
+                f"{path.name}: expected the leaf {name} as {pair[0]}, got {pair[1]}; "
+                "it was written for another model or optimizer"
+            )
+    fit = lambda place, leaf: _as(leaf, arrays[_name(place)])
+    return jax.tree_util.tree_map_with_path(fit, like)
+
+
+def _as(leaf: Any, array: np.ndarray) -> Any:
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf))
+    return jax.numpy.asarray(array) if isinstance(leaf, jax.Array) else array
+
+
+def _paths(folder: Path, epoch: int) -> tuple[Path, Path]:
+    """(arrays, manifest)."""
+    return folder / f"{epoch:08d}.npz", folder / f"{epoch:08d}.json"
+
+
+def _epochs(folder: Path) -> list[int]:
+    """Of the checkpoints that have a manifest, the newest first."""
+    return sorted((int(path.stem) for path in folder.glob("[0-9]*.json")), reverse=True)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """A manifest that says of itself what it should; ValueError for any other."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        sound = content.pop("check") == _check(content)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sound, content = False, {}
+    if not sound:
+        raise ValueError("damaged: its manifest is not what was written")
+    return content
+
+
+def _check(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,144 @@
+"""One pass over all the images: the loss, its gradient and the accuracy, batch by batch.
+
+The loop over batches runs on the host and every batch in compiled code: within a compiled loop
+convolutions are slow on CPU. Sums are of float32, in the order of the batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from ... import trees
+
+Batch = tuple[Array, Array]
+
+
+class Sums(NamedTuple):
+    """Over the images so far: their number, loss, right answers, and gradient (or None)."""
+
+    count: Array
+    loss: Array
+    correct: Array
+    grad: PyTree | None
+
+    def means(self) -> tuple[Array, Array, PyTree | None]:
+        """Mean loss, accuracy, and gradient of the mean loss."""
+        grad = None if self.grad is None else trees.scale(1 / self.count, self.grad)
+        return self.loss / self.count, self.correct / self.count, grad
+
+
+def losses(
+    name: str, logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
+    """One loss per image: "cross_entropy", or "mse", the mean square against one-hot labels.
+
+    >>> round(float(losses("mse", jnp.array([[1.0, 0.0, 0.0]]), jnp.array([1]))[0]), 3)
+    0.667
+    """
+    if name == "cross_entropy":
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    wanted = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+    return jnp.mean((logits - wanted) ** 2, axis=1)
+
+
+def logits_of(
+    apply: Callable, params: PyTree, state: PyTree, images: Array, train: bool, precision: str
+) -> tuple[Array, PyTree]:
+    """Logits in float32 or finer, and the network's new state; products in ``precision``."""
+    if precision == "bfloat16":
+        low = lambda leaf: leaf.astype(jnp.bfloat16)
+        logits, state = apply(jax.tree.map(low, params), state, low(images), train)
+        return logits.astype(jnp.float32), state
+    return apply(params, state, images, train)
+
+
+def gradient_pass(
+    apply: Callable,
+    loss: str,
+    precision: str,
+    params: PyTree,
+    state: PyTree,
+    batches: Iterable[Batch],
+) -> tuple[Sums, PyTree]:
+    """Sums over the batches at ``params``, and the network's state after them.
+
+    Each batch is seen in training mode, one after the other; what the network keeps of one (the
+    running statistics of BatchNorm) is what the next one finds.
+    """
+    zero = jnp.zeros((), trees.finest_dtype(params))
+    total = Sums(zero, zero, zero, trees.zeros_like(params))
+    with exact(precision):
+        for images, labels in batches:
+            total, state = _add(apply, loss, precision, total, params, state, images, labels)
+    return total, state
+
+
+@eqx.filter_jit
+def _add(apply, loss, precision, total: Sums, params, state, images, labels):
+    def summed(params):
+        logits, after = logits_of(apply, params, state, images, True, precision)
+        values = losses(loss, logits, labels).astype(total.loss.dtype)
+        return jnp.sum(values), (_right(logits, labels), after)
+
+    (value, (correct, after)), grad = jax.value_and_grad(summed, has_aux=True)(params)
+    grown = jax.tree.map(jnp.add, total.grad, grad)
+    return Sums(
+        total.count + len(labels),
+        total.loss + value,
+        total.correct + correct.astype(total.correct.dtype),
+        grown,
+    ), after
+
+
+def look(
+    apply: Callable,
+    loss: str,
+    precision: str,
+    params: PyTree,
+    state: PyTree,
+    batches: Iterable[Batch],
+) -> Sums:
+    """Sums over the batches in evaluation mode, without a gradient."""
+    zero = jnp.zeros((), trees.finest_dtype(params))
+    total = Sums(zero, zero, zero, None)
+    with exact(precision):
+        for images, labels in batches:
+            total = _looked(apply, loss, precision, total, params, state, images, labels)
+    return total
+
+
+@eqx.filter_jit
+def _looked(apply, loss, precision, total: Sums, params, state, images, labels):
+    logits, _ = logits_of(apply, params, state, images, False, precision)
+    value = jnp.sum(losses(loss, logits, labels).astype(total.loss.dtype))
+    right = _right(logits, labels).astype(total.correct.dtype)
+    return Sums(total.count + len(labels), total.loss + value, total.correct + right, None)
+
+
+def _right(logits: Array, labels: Array) -> Array:
+    return jnp.sum(jnp.argmax(logits, axis=1).astype(labels.dtype) == labels)
+
+
+@contextlib.contextmanager
+def exact(precision: str) -> Generator[None]:
+    """Products as exact as asked for, where the device would take fewer bits by default."""
+    with jax.default_matmul_precision("tensorfloat32" if precision == "tf32" else "highest"):
+        yield
+
+
+def split(images: Any, labels: Any, size: int) -> Iterator[Batch]:
+    """Batches of ``size``, the last one with what is left.
+
+    >>> [len(labels) for _, labels in split(jnp.zeros((5, 1)), jnp.zeros(5), 2)]
+    [2, 2, 1]
+    """
+    for start in range(0, len(labels), size):
+        yield images[start : start + size], labels[start : start + size]

@@ -1,0 +1,67 @@
+"""The history of a run: one line of JSON an epoch, appended."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...files import plain, write
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """One more line; numbers that are not finite become null. OSError where it cannot be."""
+    line = json.dumps(plain(dict(record)), allow_nan=False, ensure_ascii=False) + "\n"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def to_disk(path: Path) -> None:
+    """See to it that what was appended outlasts a crash of the machine."""
+    if path.exists():
+        with path.open("ab") as file:
+            os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a history, without a last line that was torn; none where there is no file."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not (line.endswith("\n") and isinstance(record, dict)):
+            break
+        records.append(record)
+    return records
+
+
+def cut(path: Path, epoch: int) -> None:
+    """Drop the records from ``epoch`` on, which a run that goes on from there writes again.
+
+    Raises:
+        ValueError: a record before that is missing.
+    """
+    if not path.exists() and epoch == 0:
+        return
+    kept = read(path)[:epoch]
+    if [record.get("epoch") for record in kept] != list(range(epoch)):
+        raise ValueError(
+            f"history: expected the epochs 0 to {epoch - 1} in {str(path)!r}, got {len(kept)} "
+            "sound records; remove the run's folder to begin again"
+        )
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[:epoch]
+    write(path, lambda draft: draft.write_text("".join(lines), encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """A whole JSON file; ValueError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: expected JSON in {str(path)!r}, got: {error}") from None

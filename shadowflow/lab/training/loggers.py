@@ -1,0 +1,44 @@
+"""Trackers by name, each a package of its own that is imported only here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from .config import Training
+
+Tracker = Literal["tensorboard", "trackio", "wandb"]
+PACKAGES = {"tensorboard": "tensorboardX"}
+
+
+@contextlib.contextmanager
+def tracker(name: Tracker, folder: Path, settings: Training) -> Generator[Any]:
+    """What receives every record of a run, as ``train(loggers=…)`` takes it, until the end.
+
+    "tensorboard" writes to `tensorboard` in the run's folder; "wandb" and "trackio" to a run of
+    the project shadowflow that is named as the folder, wandb resuming the one that is there.
+
+    Raises:
+        ValueError: an unknown name.
+        ImportError: its package is not installed.
+    """
+    if name not in get_args(Tracker):
+        raise ValueError(f"--log: expected one of {', '.join(get_args(Tracker))}, got {name!r}")
+    package = PACKAGES.get(name, name)
+    try:
+        module = import_module(package)
+    except ImportError as error:
+        raise ImportError(f"--log {name} needs {package}: pip install {package}") from error
+    if name == "tensorboard":
+        with contextlib.closing(module.SummaryWriter(str(folder / "tensorboard"))) as writer:
+            yield writer
+        return
+    again = {"id": folder.name, "resume": "allow"} if name == "wandb" else {}
+    run = module.init(project="shadowflow", name=folder.name, config=settings.plain(), **again)
+    try:
+        yield run
+    finally:
+        run.finish()

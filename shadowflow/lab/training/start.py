@@ -1,0 +1,174 @@
+"""From the plain data of a training run to what it trains: images, network, folder."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...files import plain, writable, write_json
+from ..data.load import load, load_digits
+from ..data.table import dataset
+from ..data.transforms import standardize
+from ..networks import build
+from ..networks.interface import Network
+from . import checkpoint, history
+from .config import Training
+from .devices import Devices
+from .loop import Images, Outcome, Run, finished, rates_of
+
+DIGITS = (1500, 297)  # to train on and to test on, of scikit-learn's one set
+
+
+def train(
+    settings: Training,
+    run_dir: Path,
+    *,
+    data_dir: Path | None = None,
+    loggers: Sequence[Any] = (),
+    checkpoint_every: int = 10,
+    wall_time: float | None = None,
+    progress: Callable[[int, Mapping[str, Any]], Any] | None = None,
+    guard: Callable[[], Any] | None = None,
+) -> Outcome:
+    """Run a training, or go on with it, or find it done.
+
+    Args:
+        settings: the whole configuration; it names the folder in ``run_dir``.
+        data_dir: where the data lie, if not in the cache.
+        loggers: each with ``.log(dict, step=)`` or ``.add_scalar(tag, value, step)``.
+        checkpoint_every: epochs between checkpoints. wall_time: seconds after which it stops,
+            to be resumed by the same call.
+        progress: called with every epoch and its record.
+        guard: called before every write; what it raises ends the run.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        ValueError: a folder that cannot be written, data that are nowhere, a setting that the
+            network or the optimizer refuses, a folder that holds another configuration.
+    """
+    folder = run_dir / settings.key()
+    done = finished(folder)
+    if done is not None:
+        return done
+    optimizer, network = settings.build(), network_of(settings)
+    devices = Devices.of(settings.devices)
+    images = images_of(settings, data_dir)
+    writable(folder, "--run-dir")
+    claim(folder, settings)
+    return Run(
+        settings,
+        network,
+        images,
+        optimizer,
+        rates_of(settings),
+        folder,
+        devices,
+        tuple(loggers),
+        checkpoint_every,
+        wall_time,
+        progress,
+        guard,
+    ).go()
+
+
+def claim(folder: Path, settings: Training) -> None:
+    """Write ``config.json``, or see that the one there is of the same configuration."""
+    path, wanted = folder / "config.json", plain(settings.plain())
+    if path.exists():
+        stored = history.read_json(path)
+        checkpoint.refuse_other(stored, wanted, path)
+    else:
+        write_json(path, wanted)
+
+
+def shape_of(name: str, pool: int = 1) -> tuple[tuple[int, int, int], int]:
+    """(height, width, channels) of the images behind the pooling, and the number of classes.
+
+    >>> shape_of("cifar100"), shape_of("mnist", 4)
+    (((32, 32, 3), 100), ((7, 7, 1), 10))
+    """
+    (height, width, *channels), classes = (
+        ((8, 8), 10) if name == "digits" else (dataset(name).shape, dataset(name).classes)
+    )
+    if height % pool or width % pool:
+        raise ValueError(
+            f"--pool: expected a divisor of the {height} by {width} pixels of {name}, got {pool}"
+        )
+    return (height // pool, width // pool, channels[0] if channels else 1), classes
+
+
+def counts_of(settings: Training) -> tuple[int, int]:
+    """How many images are trained on, and tested on, without loading them.
+
+    >>> counts_of(Training(dataset="mnist", images=500))
+    (500, 10000)
+    """
+    there = DIGITS if settings.dataset == "digits" else dataset(settings.dataset).counts
+    fewer = lambda want, have: have if want is None else min(want, have)
+    return fewer(settings.images, there[0]), fewer(settings.test_images, there[1])
+
+
+def network_of(settings: Training) -> Network:
+    """The network of a run; ValueError for micro-batches where BatchNorm needs whole ones."""
+    shape, classes = shape_of(settings.dataset, settings.pool)
+    network = _built(settings.model, classes, shape, settings.width)
+    if network.has_batch_norm and settings.micro_batch is not None:
+        raise ValueError(
+            f"--micro-batch: expected none for {settings.model}, got {settings.micro_batch}: "
+            "BatchNorm needs the statistics of the whole ghost batch; make that smaller"
+        )
+    return network
+
+
+@functools.cache
+def _built(model: str, classes: int, shape: tuple[int, int, int], width: float) -> Network:
+    """One object for equal settings, so that what was compiled for it is found again."""
+    return build(model, classes=classes, shape=shape, width=width)
+
+
+def images_of(settings: Training, data_dir: Path | None = None) -> Images:
+    """The first images of a data set, each pixel standardised over those to train on."""
+    shape, _ = shape_of(settings.dataset)
+    pool = settings.pool
+    if settings.dataset == "digits":
+        pixels, labels = load_digits()
+        cut = DIGITS[0]
+        parts = (pixels[:cut], labels[:cut]), (pixels[cut:], labels[cut:])
+    else:
+        found = load(settings.dataset, data_dir)
+        parts = ((found.train_images, found.train_labels), (found.test_images, found.test_labels))
+    first, second = (
+        (images[:count].reshape(-1, *shape), labels[:count])
+        for (images, labels), count in zip(
+            parts, (settings.images, settings.test_images), strict=True
+        )
+    )
+    for name, count, there in (
+        ("images", settings.images, len(first[1])),
+        ("test_images", settings.test_images, len(second[1])),
+    ):
+        if count is not None and count > there:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: expected at most the {there:,} that "
+                f"{settings.dataset} has, got {count:,}"
+            )
+    pooled = (_pooled(images, pool) for images in (first[0], second[0]))
+    (train_images, test_images), _ = standardize(*pooled, per=settings.standardize)
+    return Images(
+        train_images, np.asarray(first[1], np.int32), test_images, np.asarray(second[1], np.int32)
+    )
+
+
+def _pooled(images: np.ndarray, pool: int) -> np.ndarray:
+    """The mean of every square of ``pool`` by ``pool`` pixels."""
+    if pool == 1:
+        return images
+    count, height, width, channels = images.shape
+    squares = images.reshape(count, height // pool, pool, width // pool, pool, channels)
+    return squares.mean((2, 4), dtype=np.float32)

@@ -1,0 +1,193 @@
+"""Collocation for any state map: fed the gradients of a path, walked until it has settled.
+
+As in ``collocation`` the path through θ is a polynomial that makes the optimizer's own steps at R
+nodes s_j = −σ j, and a sweep makes its directions better by one order. What differs is how a
+direction is read: no moments are averaged, the optimizer itself runs along the path, from so far
+back that it has forgotten where it began. Gradients are computed at the nodes and interpolated.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .. import trees
+from ..ema_weights import Memory
+from ..optimizers.memory_probe import mean_age, settling
+from ..optimizers.moments import Optimizer, State
+from ..problem import Problem
+from . import collocation as nodes
+
+
+class Walk(eqx.Module):
+    """The matrices of an order: as in a ``Rule``, and those of the steps walked.
+
+    ``weights``, ``ways`` [T, R]: per step from the oldest to the present, on (v_0, v_1 − v_0, …):
+    the interpolated gradient from those at the nodes, and (θ − θ(s)) / h from the directions.
+    """
+
+    places: Array
+    slope: Array
+    weights: Array
+    ways: Array
+    spacing: int = eqx.field(static=True)
+
+    @property
+    def order(self) -> int:
+        """R, the number of nodes."""
+        return self.slope.shape[0]
+
+
+def walk(order: int, spacing: int, settling: int) -> Walk:
+    """The ``Walk`` of order R with nodes ``spacing`` steps apart, the oldest one settled.
+
+    >>> walk(2, 1, 3).weights.shape  # three steps to settle, two nodes
+    (5, 2)
+    """
+    step, inverse = 1 / spacing, nodes.summation(order, 1 / spacing)
+    times = np.arange(-(settling + spacing * (order - 1)), 1) * step
+    powers = lambda at: at[:, None] ** np.arange(1, order + 1)
+    ways = powers(times) @ inverse / step
+    return Walk(
+        nodes.against_first(powers(-np.arange(float(order))) @ inverse / step),
+        nodes.against_first(inverse[0]),
+        nodes.against_first(nodes.lagrange(order, times)),
+        nodes.against_first(ways),
+        spacing,
+    )
+
+
+@eqx.filter_jit
+def along(
+    made: Walk,
+    optimizer: Optimizer,
+    rate: Array,
+    params: PyTree,
+    gradients: PyTree,
+    directions: PyTree,
+    values: Array | None,
+) -> tuple[PyTree, State]:
+    """(directions at the nodes, the state before the present gradient is read)."""
+    against = lambda tree: jax.tree.map(lambda v: jnp.concatenate([v[:1], v[1:] - v[:1]]), tree)
+    gradients, directions, values = map(against, (gradients, directions, values))
+
+    def mixed(row, tree):
+        dot = lambda v: jnp.tensordot(trees.cast(row, v), v, 1, precision=nodes.FULL)
+        return jax.tree.map(dot, tree)
+
+    def place(row):
+        return trees.add(params, -rate, mixed(row, directions))
+
+    def one(carry, rows):
+        state, _, _ = carry
+        grad, worth = mixed(rows[0], (gradients, values))
+        after, move = optimizer.update(state, grad, place(rows[1]), rate, worth)
+        return (after, state, trees.scale(-1 / rate, move)), None
+
+    rows = made.weights, made.ways
+    first = optimizer.init(place(made.ways[0]), rate)
+    begin = first, first, trees.zeros_like(params)
+    oldest = rows[0].shape[0] - made.spacing * (made.order - 1)
+    carry, _ = jax.lax.scan(one, begin, jax.tree.map(lambda row: row[:oldest], rows))
+
+    def segment(carry, rows):
+        carry, _ = jax.lax.scan(one, carry, rows)
+        return carry, carry[2]
+
+    cut = lambda row: row[oldest:].reshape(made.order - 1, made.spacing, made.order)
+    final, later = jax.lax.scan(segment, carry, jax.tree.map(cut, rows))
+    found = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[::-1], carry[2], later)
+    return found, final[1]
+
+
+@eqx.filter_jit
+def places(made: Walk, rate: Array, params: PyTree, directions: PyTree) -> PyTree:
+    """θ(s_j) at all nodes of the path whose steps are −h times the directions."""
+    ways = nodes.weighted(made.places, directions)
+    return jax.tree.map(lambda p, way: p[None] - trees.cast(rate, p) * way, params, ways)
+
+
+class Backwards(eqx.Module):
+    """The direction of order R as a pure function of θ, settled: 1 + (R−1)² gradients."""
+
+    order: int = eqx.field(static=True)
+    spacing: int | None = eqx.field(static=True)
+
+    def __call__(
+        self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+    ) -> tuple[PyTree, PyTree]:
+        """(first order, order R) of the direction: phase 0: (θ(0) − θ(1))/h; ½: −θ'(0)/h."""
+        made = self.walk(optimizer, params)
+        first, directions, _ = self.path(made, problem, optimizer, memory.rate, params)
+        if phase:
+            return first, nodes.weighted(made.slope, directions)
+        return first, jax.tree.map(lambda leaf: leaf[0], directions)
+
+    def walk(self, optimizer: Optimizer, params: PyTree) -> Walk:
+        """The matrices, as long as the optimizer takes to settle."""
+        length = settling(optimizer, params)
+        spacing = self.spacing or mean_age(length, params)
+        return walk(self.order, spacing, length)
+
+    def path(
+        self, made: Walk, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree
+    ) -> tuple[PyTree, PyTree, State]:
+        """(direction of first order, directions at the nodes, the state before the last step)."""
+        here = nodes.gradient(problem, params)
+        everywhere = lambda tree: jax.tree.map(
+            lambda v: jnp.broadcast_to(v, (made.order, *v.shape)), tree
+        )
+        still = everywhere(trees.zeros_like(params))
+        values = _values(problem, optimizer, everywhere(params))
+        directions, state = along(made, optimizer, rate, params, everywhere(here), still, values)
+        directions = everywhere(jax.tree.map(lambda leaf: leaf[0], directions))
+        first = jax.tree.map(lambda leaf: leaf[0], directions)
+        for _ in range(made.order - 1):
+            where = places(made, rate, params, directions)
+            gradients = nodes.gradients_at(problem, where, here)
+            values = _values(problem, optimizer, where)
+            directions, state = along(made, optimizer, rate, params, gradients, directions, values)
+        return first, directions, state
+
+
+def _values(problem: Problem, optimizer: Optimizer, where: PyTree) -> Array | None:
+    """The losses at the nodes, for an optimizer that reads them."""
+    if not optimizer.reads_value:
+        return None
+    count = jax.tree.leaves(where)[0].shape[0]
+    places = [jax.tree.map(lambda leaf, j=j: leaf[j], where) for j in range(count)]
+    return jnp.stack([problem.value(place) for place in places])
+
+
+def direction(
+    optimizer: Optimizer, order: int | str, spacing: float | None, origin: State | None = None
+) -> Backwards:
+    """The direction of an order; ValueError for what only moments can have."""
+    del origin  # forgotten once it has settled
+    if order == "auto":
+        raise ValueError(
+            f"order: expected a number for the optax transformation {optimizer.name}, got 'auto'; "
+            "give one, and compare it with its neighbour."
+        )
+    if spacing is not None and (not float(spacing).is_integer() or spacing < 1):
+        raise ValueError(
+            f"spacing: expected whole steps for the optax transformation {optimizer.name}, which "
+            f"is run step by step, got {spacing!r}."
+        )
+    return Backwards(int(order), None if spacing is None else int(spacing))
+
+
+def past_state(
+    problem: Problem,
+    optimizer: Optimizer,
+    memory: Memory,
+    params: PyTree,
+    order: int,
+    spacing: float | None,
+) -> State:
+    """The settled state just before the gradient at θ is read, its step ∞."""
+    way = direction(optimizer, order, spacing)
+    made = way.walk(optimizer, params)
+    _, _, state = way.path(made, problem, optimizer, memory.rate, params)
+    return State(state.moments, jnp.asarray(jnp.inf, trees.real_dtype()))

@@ -1,0 +1,325 @@
+"""The past of a step replayed: any state map, fed the gradients it saw, as far as θ tells.
+
+Step n reads what its state kept of the steps before. Seen from θ_n = θ they were at θ + v_k,
+v_k = Σ_{l=k}^{n−1} h_l F_l(θ), F_l the direction of step l with every gradient at θ. So the state
+map is run twice from where it began (or from so far back that it has forgotten): with ∇E(θ) all
+along, which gives F_l and the ways v_k, and with the gradients at θ + v_k. These lie on a line or
+in a plane through real gradients at a few places, as the ways point in few directions. Nothing in
+the state map is differentiated, unless ``linear`` asks for Taylor's form: forward derivatives.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .. import ema_weights as mem, trees
+from ..ema_weights import Memory
+from ..optimizers.derivative_check import prove
+from ..optimizers.memory_probe import mean_age, positional, remembered, settling, uniform
+from ..optimizers.moments import Optimizer, State
+from ..problem import Problem
+from .displaced import differences
+
+
+class Past(eqx.Module):
+    """The steps to replay: ``first`` to ``last``, from the state ``origin`` (None: a fresh one).
+
+    ages: how far back the places are whose gradients are read, in steps, the first one's first;
+    settled: all directions are the last one, and steps are numbered −length … 0. straight: they
+    all are alike. positional: the state holds parameters, so that it is given those that its own
+    steps lead to, from a start so far off that they end at θ.
+    """
+
+    first: Array
+    last: Array
+    ages: Array
+    rate: Array
+    rates: Any
+    origin: State | None
+    settled: bool = eqx.field(static=True)
+    straight: bool = eqx.field(static=True)
+    positional: bool = eqx.field(static=True)
+
+    def rate_of(self, step) -> Array:
+        """The learning rate of a step."""
+        return self.rate if self.settled else mem.rate_at(self.rates, step)
+
+
+class Still(NamedTuple):
+    """With every gradient at θ: the last direction, the ways from the places read, from the first
+    step and of the present step, in parameters."""
+
+    direction: PyTree
+    ways: list[PyTree]
+    whole: PyTree
+    forward: PyTree
+
+
+def past_of(optimizer: Optimizer, memory: Memory, params: PyTree, origin: State | None) -> Past:
+    """What there is to replay at the memory's step, from a run that began in ``origin``."""
+    length = remembered(optimizer, params)
+    if memory.settled:
+        if length is None:
+            settling(optimizer, params)
+        age = jnp.asarray(min(mean_age(length or 0, params), length or 0))
+        return Past(
+            jnp.asarray(-(length or 0)),
+            jnp.asarray(0),
+            age[None],
+            memory.rate,
+            None,
+            None,
+            True,
+            True,
+            False,
+        )
+    begun = 0 if origin is None else origin.step.astype(int)
+    last = jnp.asarray(memory.step)
+    begun = jnp.asarray(begun, last.dtype)
+    first = begun if length is None else jnp.maximum(begun, last - length)
+    if origin is not None and length is not None:
+        fresh = optimizer.init(params, memory.rate)
+        origin = trees.where(first > begun, State(fresh.moments, origin.step), origin)
+    mean = (last - first) // 2 if length is None else mean_age(length, params)
+    ages = jnp.stack(
+        [
+            jnp.clip(jnp.asarray(age, last.dtype), 0, last - first)
+            for age in (mean, 3 * mean, mean // 3)
+        ]
+    )
+    straight = origin is None and uniform(optimizer, params)
+    places = positional(optimizer, params)
+    if places and origin is not None:
+        raise ValueError(
+            f"state: expected None for {optimizer.name}, whose state holds parameters and can only "
+            "be followed from its own step 0, got one; leave state out."
+        )
+    return Past(
+        first, last, ages, memory.rate, memory.learning_rate, origin, False, straight, places
+    )
+
+
+def begin(past: Past, optimizer: Optimizer, place: PyTree) -> State:
+    """The state before the first step to replay, which began at ``place``."""
+    return optimizer.init(place, past.rate) if past.origin is None else past.origin
+
+
+@eqx.filter_jit
+def still(past: Past, optimizer: Optimizer, params: PyTree, gradient: PyTree, value) -> Still:
+    """The replay with every gradient at θ."""
+
+    def one(step, carry):
+        state, way = carry
+        place = trees.subtract(params, way) if past.positional else params
+        state, move = optimizer.update(state, gradient, place, past.rate_of(step), value)
+        return state, trees.subtract(way, move)
+
+    def segment(carry, ends):
+        carry = jax.lax.fori_loop(*ends, one, carry)
+        return carry, carry[1]
+
+    marks = jnp.sort(
+        jnp.concatenate([(past.last - past.ages).astype(past.last.dtype), past.last[None]])
+    )
+    starts = jnp.concatenate([past.first[None].astype(marks.dtype), marks[:-1]])
+    begun = begin(past, optimizer, params), trees.zeros_like(params)
+    (state, whole), ways = jax.lax.scan(segment, begun, (starts, marks))
+    place = trees.subtract(params, whole) if past.positional else params
+    _, move = optimizer.update(state, gradient, place, past.rate, value)
+    order = jnp.argsort(jnp.argsort(-past.ages))
+    backs = [
+        jax.tree.map(lambda total, seen, i=i: total - seen[order[i]], whole, ways)
+        for i in range(len(past.ages))
+    ]
+    direction = trees.scale(-1 / past.rate, move)
+    return Still(direction, backs, whole, trees.scale(-1, move))
+
+
+class Plane(NamedTuple):
+    """Directions in which ways point, orthonormal, and the change of the gradient per length."""
+
+    units: list[PyTree]
+    changes: list[PyTree]
+
+
+def spanned(ways: Sequence[PyTree], dtype) -> list[PyTree]:
+    """An orthonormal basis of what the ways span, 0 in the place of what adds nothing."""
+    units: list[PyTree] = []
+    least = float(jnp.finfo(dtype).eps) ** 0.5
+    for way in ways:
+        rest = way
+        for unit in (*units, *units):
+            rest = trees.add(rest, -trees.inner(unit, rest), unit)
+        size = trees.norm(rest)
+        some = size > least * trees.norm(way)
+        units.append(trees.scale(jnp.where(some, 1 / jnp.where(some, size, 1.0), 0.0), rest))
+    return units
+
+
+@eqx.filter_jit
+def directions(past: Past, seen: Still, dtype) -> tuple[list[PyTree], Array]:
+    """(units, length): where to read gradients, θ + length · unit, from a ``Still``."""
+    if past.straight:
+        length = jnp.maximum(past.ages[0], 1).astype(trees.real_dtype()) * trees.norm(seen.forward)
+        return spanned([seen.forward], dtype), length
+    ways = [seen.ways[0], seen.forward, *seen.ways[1:]]
+    size = trees.norm(ways[0])
+    return spanned(ways, dtype), jnp.where(size > 0, size, trees.norm(seen.forward))
+
+
+def reread(
+    past: Past,
+    optimizer: Optimizer,
+    params: PyTree,
+    gradient: PyTree,
+    value,
+    plane: Plane,
+    seen: Still,
+    phase: float,
+    share: Array | float,
+) -> PyTree:
+    """The last direction, all displacements times ``share``: 1 displaced, d/dshare at 0 Taylor."""
+
+    def read(way):
+        change = trees.zeros_like(gradient)
+        for unit, slope in zip(plane.units, plane.changes, strict=True):
+            change = trees.add(change, share * trees.inner(unit, way), slope)
+        place = trees.add(params, share, way)
+        if value is None:
+            return trees.add(gradient, 1, change), place, None
+        rise = trees.inner(gradient, way) + trees.inner(change, way) / 2
+        return trees.add(gradient, 1, change), place, value + share * rise
+
+    def place_of(way_so_far, step):
+        if past.settled:
+            return trees.scale((past.last - step) + phase, seen.forward)
+        return trees.add(trees.subtract(seen.whole, way_so_far), phase, seen.forward)
+
+    def one(step, carry):
+        moved, fixed, way, walked = carry
+        grad, place, worth = read(place_of(way, step))
+        rate = past.rate_of(step)
+        own = trees.add(start, 1, walked) if past.positional else place
+        moved, move = optimizer.update(moved, grad, own, rate, worth)
+        walked = trees.add(walked, 1, move)
+        if not past.settled:
+            there = trees.subtract(params, way) if past.positional else params
+            fixed, move = optimizer.update(fixed, gradient, there, rate, value)
+            way = trees.subtract(way, move)
+        return moved, fixed, way, walked
+
+    nothing = trees.zeros_like(params)
+    start = trees.add(params, share, place_of(nothing, past.first))
+    fixed = None if past.settled else begin(past, optimizer, params)
+    carry = begin(past, optimizer, start), fixed, nothing, nothing
+    moved, _, _, walked = jax.lax.fori_loop(past.first, past.last, one, carry)
+    grad, place, worth = read(trees.scale(phase, seen.forward))
+    own = trees.add(start, 1, walked) if past.positional else place
+    _, move = optimizer.update(moved, grad, own, past.rate, worth)
+    return trees.scale(-1 / past.rate, move)
+
+
+@eqx.filter_jit
+def displaced(past, optimizer, params, gradient, value, plane, seen, phase) -> PyTree:
+    """The direction that has read the gradients where they were."""
+    return reread(past, optimizer, params, gradient, value, plane, seen, phase, 1.0)
+
+
+@eqx.filter_jit
+def expanded(past, optimizer, params, gradient, value, plane, seen, phase) -> PyTree:
+    """The direction to first order in the displacements. A coordinate whose gradient is 0 and
+    does not change has no derivative where a root is taken of it: it adds nothing."""
+
+    def run(share):
+        return reread(past, optimizer, params, gradient, value, plane, seen, phase, share)
+
+    first, slope = jax.jvp(run, (jnp.zeros(()),), (jnp.ones(()),))
+    changes = jax.tree.map(lambda *leaves: sum(map(jnp.abs, leaves)), *plane.changes)
+    dead = jax.tree.map(lambda g, d: (g == 0) & (d == 0), gradient, changes)
+    slope = jax.tree.map(lambda s, d: jnp.where(d & jnp.isnan(s), 0, s), slope, dead)
+    return trees.add(first, 1, slope)
+
+
+class Reading(NamedTuple):
+    """What a place tells: the gradient, the loss if it is read, the replay at θ, the plane."""
+
+    past: Past
+    gradient: PyTree
+    value: Array | None
+    seen: Still
+    plane: Plane
+
+    def again(self, optimizer: Optimizer, params: PyTree, phase: float, linear: bool) -> PyTree:
+        """The direction of second order; phase 0: iteration, ½: flow; linear: Taylor's form."""
+        replay = expanded if linear else displaced
+        return replay(
+            self.past,
+            optimizer,
+            params,
+            self.gradient,
+            self.value,
+            self.plane,
+            self.seen,
+            jnp.asarray(phase),
+        )
+
+
+def reading(
+    problem: Problem,
+    optimizer: Optimizer,
+    memory: Memory,
+    params: PyTree,
+    origin: State | None,
+    linear: bool,
+) -> Reading:
+    """One gradient, and one, or a Hessian-vector product, per direction of the ways."""
+    past = past_of(optimizer, memory, params, origin)
+    gradient, change = differences(problem, params, linear)
+    value = problem.value(params) if optimizer.reads_value else None
+    seen = still(past, optimizer, params, gradient, value)
+    units, length = directions(past, seen, trees.finest_dtype(params))
+    safe = jnp.where(length > 0, length, 1.0)
+    changes = [trees.scale(1 / safe, change(trees.scale(safe, unit))) for unit in units]
+    return Reading(past, gradient, value, seen, Plane(units, changes))
+
+
+class Replay(eqx.Module):
+    """The direction of order 2 of any state map as a function of θ, at any step.
+
+    origin: the state in which the run began; None: a fresh one at step 0. linear: Taylor's form.
+    """
+
+    linear: bool = eqx.field(static=True)
+    origin: State | None = None
+
+    def __call__(
+        self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
+    ) -> tuple[PyTree, PyTree]:
+        """(first order, second order) of the direction; phase 0: iteration, ½: flow."""
+        if self.linear:
+            prove(optimizer, params)
+        found = reading(problem, optimizer, memory, params, self.origin, self.linear)
+        return found.seen.direction, found.again(optimizer, params, phase, self.linear)
+
+
+def shortest(past: Past, optimizer: Optimizer, params: PyTree) -> Past:
+    """As few steps as give the direction at one gradient: one, where all steps are alike."""
+    if past.origin is None and uniform(optimizer, params):
+        return eqx.tree_at(lambda p: p.first, past, past.last)
+    return past
+
+
+def secant(optimizer: Optimizer, order: int, spacing: None, origin: State | None) -> Replay:
+    """The direction of the method "displaced"."""
+    del optimizer, order, spacing
+    return Replay(False, origin)
+
+
+def taylor(optimizer: Optimizer, order: int, spacing: None, origin: State | None) -> Replay:
+    """The direction of the method "taylor"."""
+    del optimizer, order, spacing
+    return Replay(True, origin)

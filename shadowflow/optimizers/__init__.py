@@ -1,0 +1,1 @@
+"""Optimizers: state maps with a memory, behind one interface."""

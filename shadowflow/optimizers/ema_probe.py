@@ -1,0 +1,255 @@
+"""An optax transformation seen as moments: its state leaves that are exponential averages.
+
+Found by probing the update, without names: a float leaf is an average where
+leaf⁺ = β · leaf + (1 − β) ψ(g) with one β < 1, whatever the other leaves, the count, the parameters
+and the learning rate are. Then ψ(g) is an update from leaves of 0 over 1 − β, and the direction for
+leaves m after an update is that of an update from (m − (1 − β) ψ(g)) / β. So all that follows
+moments follows the transformation too. Counts become real numbers, as the flow has them between
+two steps; bias correction then is a part of the direction that reads the step.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .. import trees
+from ..iterate import check_state
+from .from_optax import Transformation
+from .moments import Moment, Optimizer, State, as_pytree
+
+FOREVER = 1e9  # the count of a settled state
+SLACK = 32.0  # roundings within which a probe must agree
+
+
+class Averages(Optimizer):
+    """A transformation as an ``Optimizer`` with moments; made by ``averages``.
+
+    Its last moment is the gradient; each of the others is a list of state leaves with one decay.
+    ``leaves``: of the state before step 0; ``places``: which of them each moment has; ``counts``:
+    which count the steps.
+    """
+
+    source: Transformation
+    leaves: tuple
+    places: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    counts: tuple[int, ...] = eqx.field(static=True)
+    structure: jax.tree_util.PyTreeDef = eqx.field(static=True)
+
+    def __init__(self, source: Transformation, leaves, found: dict, counts, structure):
+        moments = [Moment(decay) for decay in found]
+        self.moments, self.combine = (*moments, Moment(0.0)), as_pytree(_whole)
+        self.name, self.source, self.leaves = source.name, source, tuple(leaves)
+        self.places, self.counts = tuple(map(tuple, found.values())), tuple(counts)
+        self.structure = structure
+
+    @property
+    def uniform(self) -> bool:
+        """Unknown, and taken not to be so."""
+        return False
+
+    def init(self, params: PyTree, learning_rate=1.0) -> State:
+        """The moments before step 0."""
+        return self.taken(self.source.init(params, learning_rate))
+
+    def taken(self, state: State) -> State:
+        """The moments in a state of the transformation."""
+        leaves = jax.tree.leaves(state.moments[0])
+        return State((*([leaves[i] for i in where] for where in self.places), None), state.step)
+
+    def given(self, state: State) -> State:
+        """The state of the transformation with these moments."""
+        inner = self._inner(state.moments[:-1], state.step)
+        whole = lambda leaf, old: jnp.asarray(leaf).astype(old.dtype)
+        leaves = map(whole, jax.tree.leaves(inner), self.leaves)
+        return State((jax.tree.unflatten(self.structure, leaves),), state.step)
+
+    def transformed(self, grad: PyTree) -> tuple:
+        """(ψ_1(g), …, g): an update from leaves of 0."""
+        zeros = [[jnp.zeros_like(self.leaves[i]) for i in where] for where in self.places]
+        inner = self._inner(zeros, jnp.zeros((), trees.real_dtype()))
+        _, after = self.source.make(1.0).update(grad, inner, trees.zeros_like(grad))
+        leaves = jax.tree.leaves(after)
+        fresh = [
+            trees.scale(1 / (1 - moment.rate), [leaves[i] for i in where])
+            for moment, where in zip(self.moments, self.places, strict=False)
+        ]
+        return (*fresh, grad)
+
+    def direction(self, moments: tuple, params: PyTree, step) -> PyTree:
+        """Φ for leaves as they are after the update with the gradient, the last of ``moments``."""
+        *after, grad = moments
+        before = [
+            jax.tree.map(lambda m, q, b=moment.rate: _undone(m, q, trees.cast(b, m)), one, psi)
+            for moment, one, psi in zip(self.moments, after, self.transformed(grad), strict=False)
+        ]
+        updates, _ = self.source.make(1.0).update(grad, self._inner(before, step), params)
+        return trees.scale(-1.0, updates)
+
+    def _inner(self, groups, step) -> PyTree:
+        leaves = list(self.leaves)
+        for where, group in zip(self.places, groups, strict=True):
+            for i, leaf in zip(where, group, strict=True):
+                leaves[i] = leaf
+        for i in self.counts:
+            leaves[i] = jnp.where(jnp.isinf(step), FOREVER, step)
+        return jax.tree.unflatten(self.structure, leaves)
+
+
+def _undone(after: Array, psi: Array, decay: Array) -> Array:
+    return (after - (1 - decay) * psi) / decay
+
+
+def _whole(moments, params, step):
+    raise TypeError(
+        "optimizer: expected one with a pointwise combine function, got an optax transformation."
+    )
+
+
+def averages(optimizer: Transformation, params: PyTree) -> Averages:
+    """The moments of an optax transformation, for parameters of these shapes.
+
+    Raises ValueError where a state leaf is no average of the gradient's past, naming the leaf,
+    where steps are not proportional to the learning rate, or where a count of steps cannot be a
+    real number.
+    """
+    with jax.ensure_compile_time_eval():
+        return _Probe(optimizer, params).found()
+
+
+class _Probe:
+    """Updates from made-up states, laid side by side."""
+
+    def __init__(self, optimizer: Transformation, params: PyTree):
+        self.optimizer, self.like = optimizer, params
+        self.random = np.random.default_rng(0)
+        state = optimizer.init(params).moments[0]
+        paths, self.structure = jax.tree_util.tree_flatten_with_path(state)
+        self.names = [jax.tree_util.keystr(path) for path, _ in paths]
+        self.leaves = [jnp.asarray(leaf) for _, leaf in paths]
+
+    def drawn(self, leaf: Array) -> Array:
+        return jnp.asarray(self.random.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
+
+    def updated(self, leaves, grad, params, rate) -> tuple[PyTree, list]:
+        inner = jax.tree.unflatten(self.structure, leaves)
+        updates, after = self.optimizer.make(rate).update(grad, inner, params)
+        return updates, jax.tree.leaves(after)
+
+    def found(self) -> Averages:
+        grads = [jax.tree.map(self.drawn, self.like) for _ in range(2)]
+        one = self.updated(self.leaves, grads[0], self.like, 1.0)[1]
+        two = self.updated(one, grads[1], self.like, 1.0)[1]
+        same = [
+            bool(jnp.all(a == b) & jnp.all(b == c))
+            for a, b, c in zip(self.leaves, one, two, strict=True)
+        ]
+        floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in self.leaves]
+        numbers = range(len(self.leaves))
+        moving = [i for i in numbers if floats[i] and not same[i]]
+        counts = [i for i in numbers if not floats[i] and not same[i]]
+        for i in counts:
+            whole = jnp.issubdtype(self.leaves[i].dtype, jnp.integer) and not self.leaves[i].ndim
+            if not whole or one[i] != self.leaves[i] + 1 or two[i] != one[i] + 1:
+                self.refuse(i, "is neither an average nor a count of steps")
+        decays = self.decays(moving, counts, grads)
+        self.proportional(grads[0])
+        found: dict[float, list[int]] = {}
+        for i, decay in decays.items():
+            found.setdefault(decay, []).append(i)
+        made = Averages(self.optimizer, self.leaves, found, counts, self.structure)
+        self.real_counts(made, one, grads[1])
+        return made
+
+    def decays(self, moving: list, counts: list, grads: list) -> dict[int, float]:
+        """β of each leaf that moves: from 0 and 1 at no gradient; then all else is changed."""
+        still = jax.tree.map(jnp.zeros_like, grads[0])
+        changed = lambda by: [
+            by(leaf) if i in moving else leaf for i, leaf in enumerate(self.leaves)
+        ]
+        ends = [
+            self.updated(changed(by), still, self.like, 1.0)[1]
+            for by in (jnp.zeros_like, jnp.ones_like)
+        ]
+        starts, after = [], []
+        for k, rate in enumerate((1.0, 0.1)):
+            leaves = changed(self.drawn)
+            leaves = [leaf + 5 * k if i in counts else leaf for i, leaf in enumerate(leaves)]
+            params = jax.tree.map(self.drawn, self.like)
+            starts.append(leaves)
+            after.append(self.updated(leaves, grads[0], params, rate)[1])
+        found = {}
+        for i in moving:
+            rates = np.asarray(ends[1][i] - ends[0][i], float)
+            decay = float(rates.flat[0])
+            expected = decay * (np.asarray(starts[1][i], float) - np.asarray(starts[0][i], float))
+            got = np.asarray(after[1][i], float) - np.asarray(after[0][i], float)
+            close = SLACK * float(jnp.finfo(self.leaves[i].dtype).eps)
+            size = 1 + np.max(np.abs(after[0][i]))
+            if not (
+                np.all(np.abs(rates - decay) <= close)
+                and np.all(np.abs(got - expected) <= close * size)
+            ):
+                self.refuse(i, "is no average of the gradient's past alone")
+            if not 0 <= decay < 1:
+                self.refuse(i, f"keeps {decay:.3g} of itself at a step and never fades")
+            found[i] = decay
+        if any(decay == 0 for decay in found.values()):
+            found = {i: decay for i, decay in found.items() if decay > 0}
+        return found
+
+    def proportional(self, grad: PyTree) -> None:
+        moves = [self.updated(self.leaves, grad, self.like, rate)[0] for rate in (1.0, 0.25)]
+        scaled = trees.scale(0.25, moves[0])
+        if not _alike(scaled, moves[1]):
+            raise ValueError(
+                f"optimizer: expected steps proportional to the learning rate for method="
+                f"'inertial', got {self.optimizer.name}, whose steps are not; use "
+                "method='displaced'."
+            )
+
+    def real_counts(self, made: Averages, leaves: list, grad: PyTree) -> None:
+        """One step by both ways, from a real number as the count too."""
+        state = State(
+            (jax.tree.unflatten(self.structure, leaves),), jnp.ones((), trees.real_dtype())
+        )
+        try:
+            _, mine = made.update(made.taken(state), grad, self.like, 1.0)
+            fits = _alike(mine, self.optimizer.update(state, grad, self.like, 1.0)[1])
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"optimizer: expected a transformation whose count of steps may be a real number "
+                f"for method='inertial', got {self.optimizer.name}; use method='displaced'."
+            )
+
+    def refuse(self, leaf: int, reason: str) -> None:
+        raise ValueError(
+            f"optimizer: expected a transformation whose state is exponential averages for "
+            f"method='inertial', got {self.optimizer.name}, whose state leaf {self.names[leaf]} "
+            f"{reason}; use method='displaced'."
+        )
+
+
+def _alike(one: PyTree, other: PyTree) -> bool:
+    """To the square root of rounding, of the largest coordinate."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(
+        bool(jnp.max(jnp.abs(a - b)) <= jnp.sqrt(jnp.finfo(a.dtype).eps) * jnp.max(jnp.abs(b)))
+        for a, b in pairs
+        if a.size
+    )
+
+
+def seen(optimizer: Optimizer, params: PyTree) -> Optimizer:
+    """A transformation as its averages, any other optimizer as it is."""
+    return averages(optimizer, params) if isinstance(optimizer, Transformation) else optimizer
+
+
+def checked(optimizer: Optimizer, state: State, params: PyTree) -> State:
+    """A state as passed, checked, with the moments of ``optimizer``."""
+    if isinstance(optimizer, Averages):
+        return optimizer.taken(check_state(optimizer.source, state, params))
+    return check_state(optimizer, state, params)

@@ -1,0 +1,206 @@
+"""How far a step may reach: where the memoryless flow ends, and where the optimizer is unstable.
+
+Near a minimum, with the preconditioner held fixed, an optimizer is linear. In an eigendirection
+θ_{n+1} = θ_n − x Σ_i a_i m_i, m_i ← β_i m_i + (1 − β_i) θ_n, with x = hλ, so its modes z^n obey
+z − 1 + x Σ_i a_i (1 − β_i) z / (z − β_i) = 0. Both edges are read off this equation (THEORY §9).
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpy.polynomial import polynomial
+
+from .. import checks, trees
+from .moments import Optimizer
+
+TINY = 1e-15  # a gradient far below any eps, whose square is still a number in float32
+REAL = 1e-7  # below this share of its size an imaginary part is rounding
+
+
+class Response(NamedTuple):
+    """How the direction answers to small gradients, F = gain · Σ_i shares_i m_i.
+
+    decays, shares: tuples of floats, one per decay that has a share; the shares sum to 1.
+    gain: P⁻¹, the derivative of the memoryless direction in the gradient, the preconditioning
+    moments being 1.
+    """
+
+    decays: tuple[float, ...]
+    shares: tuple[float, ...]
+    gain: float
+
+
+def linear_response(optimizer: Optimizer) -> Response:
+    """The linear answer of the settled direction to the moments, at gradient 0.
+
+    Moment i answers with r_i = ∂_iΦ · ψ_i'(0), read by automatic differentiation on one
+    coordinate at θ = 0, step ∞; shares a_i = r_i / Σ r, gain Σ r. Moments with ψ'(0) = 0 (as
+    g²) precondition: they are held at 1, which for the optimizers of the zoo leaves the shares
+    as they are. Not in it: what ``combine`` adds without the gradient (weight decay).
+
+    Raises ValueError for a decay that is traced or not a scalar, and for an optimizer that has
+    no linear answer (a sign without eps_root), TypeError for an optax transformation.
+
+    >>> from shadowflow import zoo
+    >>> decays, shares, gain = linear_response(zoo.nesterov(0.9))
+    >>> decays, [round(share, 6) for share in shares], round(gain, 5)
+    ((0.9, 0.0), [0.9, 0.1], 10.0)
+    """
+    checks.instance("optimizer", optimizer, Optimizer)
+    if not optimizer.moments:
+        raise TypeError(
+            f"optimizer: expected one with moments, whose decays have edges, got the optax "
+            f"transformation {optimizer.name}; take a row of the zoo, and give it no curvature."
+        )
+    answers = _answers(optimizer)
+    total = math.fsum(answers)
+    rounding = 16 * float(jnp.finfo(trees.real_dtype()).eps)
+    if not abs(total) > rounding * math.fsum(map(abs, answers)):
+        raise ValueError(
+            f"optimizer: expected a direction that answers linearly to a small gradient, got "
+            f"{optimizer.name}, whose moments answer with {answers}, in sum {total:g}; smooth "
+            "its sign with eps_root > 0, or give Φ a derivative at gradient 0."
+        )
+    shares: dict[float, float] = {}
+    for moment, answer in zip(optimizer.moments, answers, strict=True):
+        decay = float(moment.decay)
+        shares[decay] = shares.get(decay, 0.0) + answer / total
+    kept = {decay: share for decay, share in shares.items() if abs(share) > rounding}
+    return Response(tuple(kept), tuple(kept.values()), total)
+
+
+def _answers(optimizer: Optimizer) -> list[float]:
+    """r_i per moment, refusing what is traced and what has a corner or a jump at gradient 0."""
+    decays = [moment.decay for moment in optimizer.moments]
+    if not all(checks.is_concrete(decay) and np.ndim(decay) == 0 for decay in decays):
+        raise ValueError(
+            f"optimizer: expected decays that are single numbers, got {decays}; compute the "
+            "threshold outside jit and vmap, for one optimizer at a time."
+        )
+    with jax.ensure_compile_time_eval():
+        zero = jnp.zeros((), trees.real_dtype())
+        slopes = [jax.grad(moment.transform)(zero) for moment in optimizer.moments]
+        steps = [jnp.where(slope == 0, 0.0, TINY) for slope in slopes]
+        here = [jnp.where(slope == 0, 1.0, zero) for slope in slopes]
+        beside = [
+            [m + sign * step for m, step in zip(here, steps, strict=True)] for sign in (-1, 1)
+        ]
+        found = [
+            [rise * slope for rise, slope in zip(_rises(optimizer, ms), slopes, strict=True)]
+            for ms in (here, *beside)
+        ]
+    if not all(checks.is_concrete(answer) for answer in found[0]):
+        raise ValueError(
+            "optimizer: expected numbers in its combine function, got traced values; compute "
+            "the threshold outside jit and vmap."
+        )
+    at_zero, *near = np.asarray(found, float)
+    scale = np.max(np.abs(at_zero), initial=0.0)
+    if not np.all(np.isfinite(found)) or not np.all(np.abs(near - at_zero) <= 1e-3 * scale):
+        raise ValueError(
+            f"optimizer: expected a direction with one finite derivative at gradient 0, got "
+            f"{optimizer.name} with {at_zero.tolist()} at 0 and {near[1].tolist()} beside it; "
+            "smooth its sign with eps_root > 0."
+        )
+    return at_zero.tolist()
+
+
+def _rises(optimizer: Optimizer, moments: list[Array]) -> tuple[Array, ...]:
+    """∂_iΦ of the settled direction at θ = 0."""
+    call = lambda ms: optimizer.direction(ms, jnp.zeros_like(ms[0]), jnp.inf)
+    return jax.grad(call)(tuple(moments))
+
+
+def flow_threshold(optimizer: Optimizer) -> float:
+    """The flow edge, the hλ past which a mode of the optimizer follows no memoryless flow.
+
+    λ is the curvature of the memoryless direction F, an eigenvalue of P⁻¹H: for momentum in
+    trace form the Hessian's over 1 − β. The principal root z of the linear map, 1 at hλ = 0,
+    falls on the real axis as hλ grows; the edge is where it meets another root and turns
+    complex, or reaches 0: (1−√β)/(1+√β) for Adam and momentum, 1 for gradient descent,
+    (1−β)/(1+β)² for Nesterov. Past it the mode oscillates and the modified equation's series
+    diverges. Infinite if the root does neither (a memory with a negative share).
+
+    Holds for small gradients at a fixed preconditioner and for settled weights; the change of
+    the preconditioner has an edge of its own, |Δ log |g_j|| per step < −½ ln ρ. Raises what
+    ``linear_response`` raises.
+
+    >>> from shadowflow import zoo
+    >>> round(flow_threshold(zoo.adam(0.9)), 4)
+    0.0263
+    """
+    above, below = _polynomials(linear_response(optimizer))
+    turns = polynomial.polysub(
+        polynomial.polymul(polynomial.polyder(above), below),
+        polynomial.polymul(above, polynomial.polyder(below)),
+    )
+    poles = _real_roots(below)
+    first = min([s for s in (*_real_roots(turns), *poles) if 0 < s < 1], default=1.0)
+    if any(abs(first - pole) <= REAL * first for pole in poles):
+        return math.inf
+    return float(polynomial.polyval(first, above) / polynomial.polyval(first, below))
+
+
+def stability_threshold(optimizer: Optimizer) -> float:
+    """The stability edge, the least hλ > 0 at which a mode of the optimizer ceases to decay.
+
+    λ as in ``flow_threshold``: for momentum in trace form h times the Hessian's eigenvalue is
+    1 − β times this, the classical 2(1+β). There a root of the linear map is on the unit
+    circle, at −1 or as a complex pair: 2(1+β)/(1−β) for Adam and momentum, 2 for gradient
+    descent. It says nothing about the flow's validity, which ends at ``flow_threshold``.
+
+    Holds for small gradients at a fixed preconditioner. Raises what ``linear_response`` raises.
+
+    >>> from shadowflow import zoo
+    >>> round(stability_threshold(zoo.adam(0.9)), 6)
+    38.0
+    """
+    response = linear_response(optimizer)
+    heights = [math.sqrt(-square) for square in _real_roots(_crossings(response)) if square < 0]
+    places = [-1.0 + 0j, *((1 - 1j * height) / (1 + 1j * height) for height in heights)]
+    pulls = [
+        sum(a * (1 - b) * z / (z - b) for b, a in zip(*response[:2], strict=True)) for z in places
+    ]
+    sizes = [((1 - z) / pull).real for z, pull in zip(places, pulls, strict=True) if pull != 0]
+    return min((size for size in sizes if size > 0), default=math.inf)
+
+
+def _polynomials(response: Response) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B) with x = A/B on the roots, by rising powers of s = (1 − z)/(1 + z).
+
+    A = 2s Π f_i, B = (1+s) Σ a_i (1−β_i)(1−s) Π_{j≠i} f_j, f = (1−β) − (1+β)s. In s the unit
+    circle is the imaginary axis, (0, 1) stays (0, 1), and the roots that crowd near z = 1 lie far
+    apart in ratio, which polynomials resolve. A decay 0 has no factor: z/z cancels.
+    """
+    decays, shares, _ = response
+    factors = {b: np.asarray([1 - b, -1 - b]) for b in decays if b != 0}
+    product = lambda without: functools.reduce(
+        polynomial.polymul, [factor for b, factor in factors.items() if b != without], np.ones(1)
+    )
+    below = np.zeros(1)
+    for b, a in zip(decays, shares, strict=True):
+        weight = a * (1 - b) * np.asarray([1.0, -1.0]) if b else np.asarray([a])
+        below = polynomial.polyadd(below, polynomial.polymul(weight, product(b)))
+    return polynomial.polymul([0.0, 2.0], product(None)), polynomial.polymul([1.0, 1.0], below)
+
+
+def _crossings(response: Response) -> np.ndarray:
+    """The polynomial in s² whose negative roots are where A/B is real on the imaginary axis.
+
+    With A = A_e(s²) + s A_o(s²), and B so too, Im(A B*) at s = iω is ω (A_o B_e − A_e B_o).
+    """
+    above, below = _polynomials(response)
+    return polynomial.polysub(
+        polynomial.polymul(above[1::2], below[::2]), polynomial.polymul(above[::2], below[1::2])
+    )
+
+
+def _real_roots(coefficients: np.ndarray) -> list[float]:
+    size = np.max(np.abs(coefficients))
+    roots = polynomial.polyroots(polynomial.polytrim(coefficients, 1e-15 * size))
+    return [float(r.real) for r in roots if abs(r.imag) <= REAL * abs(r)]

@@ -1,0 +1,189 @@
+"""Where a shadow holds: judged from the run itself, in numbers and in words.
+
+The theory is asymptotic. The running maximum of |second-order correction| / |first-order step|
+says how far into its range a run went: up to 0.1 it holds, up to 0.4 in part, beyond it does
+not (the ratio at one instant recovers while the run is already far off; hence the maximum).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .optimizers import thresholds as edges
+from .optimizers.moments import Optimizer
+
+HOLDS, PARTLY = 0.1, 0.4
+UNSETTLED = 0.05
+
+
+@dataclass(frozen=True)
+class Validity:
+    """How far a result can be trusted.
+
+    steps: step numbers, int array [steps]; ratio: the correction relative to the first-order
+    step, per step; running_max: its running maximum; level: "holds", "partly", "does not hold"
+    or "below rounding"; reason: the same in words; remarks: what else to mind.
+    """
+
+    steps: np.ndarray
+    ratio: np.ndarray
+    running_max: np.ndarray
+    level: str
+    reason: str
+    remarks: tuple[str, ...]
+
+    @property
+    def remark(self) -> str:
+        """The remarks as one text, "" where there is none."""
+        return ". ".join(self.remarks)
+
+    @property
+    def verdict(self) -> str:
+        """The reason and the remarks as sentences."""
+        return " ".join(f"{text}." for text in (self.reason, *self.remarks))
+
+
+def judge(
+    steps,
+    correction,
+    plain,
+    *,
+    params: PyTree,
+    rates,
+    remarks: Sequence[str] = (),
+    failed_at: int | None = None,
+    memoryless: bool = True,
+    past: str = "",
+) -> Validity:
+    """The validity of a run from the sizes of its corrections and of its first-order steps.
+
+    correction, plain: per step, in parameters per unit of time; rates: learning rates; params:
+    any parameters of the run, for the size of rounding; remarks: what else the verdict says,
+    "" being nothing; past: the edge that the run is past (``past_edge``), which keeps it from
+    holding whatever the ratio is.
+    """
+    correction, plain = np.asarray(correction, float), np.asarray(plain, float)
+    still = np.where(correction == 0, 0.0, np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(plain > 0, correction / plain, still)
+    ratio = np.where(np.isnan(ratio), np.inf, ratio)
+    running = np.maximum.accumulate(ratio) if len(ratio) else ratio
+    level, reason = _level(np.asarray(steps), ratio, memoryless)
+    if failed_at is not None:
+        level = "does not hold"
+        reason = f"a non-finite number began at step {failed_at}; {reason}"
+    elif level == "holds" and _below_rounding(correction, rates, params):
+        level = "below rounding"
+        reason = (
+            f"cannot be told from rounding: the correction adds up to less than the rounding of "
+            f"{_dtype(params)}; use float64"
+        )
+    if past:
+        level = "partly" if level in ("holds", "below rounding") else level
+        reason = f"{past}; {reason}"
+    return Validity(
+        np.asarray(steps),
+        ratio,
+        running,
+        level,
+        _sentence(level, reason),
+        tuple(filter(None, remarks)),
+    )
+
+
+def _level(steps: np.ndarray, ratio: np.ndarray, memoryless: bool) -> tuple[str, str]:
+    what = "the second-order correction" if memoryless else "half the turn of the direction"
+    if not len(ratio):
+        return "holds", "no step was taken"
+    worst = int(np.argmax(ratio))
+    size = f"{ratio[worst]:.2g} of the step" if np.isfinite(ratio[worst]) else "no finite size"
+    reason = f"{what} reached {size} (at step {steps[worst]})"
+    if ratio[worst] <= HOLDS:
+        return "holds", f"{what} stayed within {size} (largest at step {steps[worst]})"
+    if ratio[worst] <= PARTLY:
+        return "partly", reason
+    remedy = "; method='inertial' follows further" if memoryless else ""
+    return "does not hold", reason + remedy
+
+
+def _sentence(level: str, reason: str) -> str:
+    opening = {"holds": "holds", "partly": "holds in part", "does not hold": "does not hold"}
+    return f"{opening[level]}: {reason}" if level in opening else reason
+
+
+def _dtype(params: PyTree) -> str:
+    return str(jax.tree.leaves(params)[0].dtype)
+
+
+def _below_rounding(correction: np.ndarray, rates, params: PyTree) -> bool:
+    eps = float(jnp.finfo(jax.tree.leaves(params)[0].dtype).eps)
+    size = np.sqrt(
+        sum(float(np.sum(np.square(np.asarray(leaf, float)))) for leaf in jax.tree.leaves(params))
+    )
+    total = float(np.sum(correction * np.asarray(rates)[: len(correction)]))
+    return len(correction) > 0 and total < eps * size * np.sqrt(len(correction))
+
+
+def past_edge(optimizer: Optimizer, rate: float, curvature: float | None, memoryless: bool) -> str:
+    """Which edge learning rate × curvature is past, in words; "" for none, or no curvature."""
+    if curvature is None:
+        return ""
+    reach = rate * curvature
+    stable = edges.stability_threshold(optimizer)
+    if reach > stable:
+        return (
+            f"learning rate × curvature is {reach:.2g}, past the stability edge {stable:.3g} of "
+            "the optimizer itself, which oscillates and grows there"
+        )
+    flow = edges.flow_threshold(optimizer)
+    if memoryless and reach > flow:
+        return (
+            f"learning rate × curvature is {reach:.2g}, past the flow edge {flow:.2g}, where such "
+            "a mode oscillates and no memoryless flow follows it (method='inertial' does)"
+        )
+    return ""
+
+
+def cold_remark(optimizer: Optimizer, start: int | None, order: int) -> str:
+    """What to say of the inertial order 4 where uncorrected averages rise from 0."""
+    if order < 4 or start != 0 or all(moment.corrected for moment in optimizer.moments):
+        return ""
+    return (
+        "Without bias correction a cold start costs the inertial flow of order 4 a small error of "
+        "third order, unless the direction is linear in the moments"
+    )
+
+
+def lower_remark(order: int, lowered, first: int) -> str:
+    """What to say of the steps at which order 2 was taken for a higher one; "" for none.
+
+    lowered: a flag per step; first: the number of the first one.
+    """
+    where = np.flatnonzero(lowered)
+    if not len(where):
+        return ""
+    return (
+        f"Order 2 was taken at {len(where)} of {len(lowered)} steps (first at step "
+        f"{first + where[0]}), where order {order} is not finite: its steps onward reach too far"
+    )
+
+
+def memory_remark(optimizer: Optimizer, start: int | None, end: int) -> str:
+    """What to say about the memory's transient; "" where it is over at step ``end``."""
+    decays = [float(m.decay) for m in optimizer.moments if m.has_memory]
+    longest = max(decays, default=0.0)
+    if start is None:
+        if longest == 0:
+            return ""
+        return f"It assumes a settled memory: many times {1 / (1 - longest):.0f} steps before"
+    left = longest ** (end + 1)
+    if left < UNSETTLED:
+        return ""
+    return (
+        f"The memory has not settled by step {end} ({longest:g}^{end} = {left:.2g}): "
+        "the limits (1+b)/(1-b) do not apply yet, the weights of this step do"
+    )
