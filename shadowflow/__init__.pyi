@@ -1,4 +1,4 @@
-from .batch_memory import Window as Window
+from .batch_memory import Truncation as Truncation
 from .batching import shuffled as shuffled, with_replacement as with_replacement
 from .diagnostics.bias import ImplicitBias as ImplicitBias, implicit_bias as implicit_bias
 from .diagnostics.convergence import (
@@ -8,17 +8,15 @@ from .diagnostics.convergence import (
 )
 from .diagnostics.error_bar import ErrorBar as ErrorBar, error_bar as error_bar
 from .diagnostics.shuffle_mean import shuffle_mean as shuffle_mean
-from .fields import memoryless_step as memoryless_step, modified_field as modified_field
-from .iterate import Trajectory as Trajectory, iterate as iterate
+from .iterate import iterate as iterate
+from .optimizers.base import State as State, state_from_optax as state_from_optax
 from .optimizers.from_optax import from_optax as from_optax
 from .optimizers.moments import (
     Moment as Moment,
     Optimizer as Optimizer,
-    State as State,
     identity as identity,
     safe_sqrt as safe_sqrt,
     square as square,
-    state_from_optax as state_from_optax,
 )
 from .optimizers.thresholds import (
     flow_threshold as flow_threshold,
@@ -36,6 +34,14 @@ from .optimizers.zoo import (
     signum as signum,
 )
 from .problem import Problem as Problem
-from .shadow import Shadow as Shadow, settled_state as settled_state, shadow as shadow
+from .running import Trajectory as Trajectory
+from .shadow import (
+    Field as Field,
+    Shadow as Shadow,
+    memoryless_step as memoryless_step,
+    modified_field as modified_field,
+    settled_state as settled_state,
+    shadow as shadow,
+)
 from .symbolic import derive as derive
 from .trust import Validity as Validity

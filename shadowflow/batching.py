@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from . import checks
-from .optimizers.moments import as_pytree
+from .optimizers.base import as_pytree
 
 
 class Shuffled(eqx.Module):
@@ -163,7 +163,7 @@ def shares(weights: Array | None, count: int) -> Array | np.ndarray:
     return jnp.sum(weights, axis=1) / jnp.sum(weights)
 
 
-def visit(schedule: Callable | Array | None, count: int, step) -> Int[Array, "*shape"]:
+def batch_index(schedule: Callable | Array | None, count: int, step) -> Int[Array, "*shape"]:
     """The batch at ``step``, of any shape."""
     step = jnp.asarray(step, jnp.int32)
     if schedule is None:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from . import batching as bt, checks, trees
-from .optimizers.moments import as_pytree
+from .optimizers.base import as_pytree
 
 
 class Problem(eqx.Module):
@@ -40,7 +40,7 @@ class Problem(eqx.Module):
     >>> float(quadratic.gradient(jnp.array([3.0]))[0])
     3.0
     >>> centres = Problem(lambda x, c: 0.5 * jnp.sum((x - c) ** 2), batches=jnp.arange(4.0))
-    >>> float(centres.gradient(jnp.array([3.0]), centres.visit(6))[0])  # batch 6 mod 4
+    >>> float(centres.gradient(jnp.array([3.0]), centres.batch_index(6))[0])  # batch 6 mod 4
     1.0
     """
 
@@ -97,9 +97,9 @@ class Problem(eqx.Module):
         """B, the number of batches; 1 for the full batch."""
         return bt.count(self.batches) if self.batched else 1
 
-    def visit(self, step) -> Int[Array, "*shape"]:
+    def batch_index(self, step) -> Int[Array, "*shape"]:
         """The batch that ``step`` sees (any shape of whole numbers, traced or not)."""
-        return bt.visit(self.schedule, self.count, step)
+        return bt.batch_index(self.schedule, self.count, step)
 
     def gradient(self, params: PyTree, batch=None) -> PyTree:
         """∇E(θ), or ∇E_b(θ) for ``batch`` = b, a pytree like ``params``."""
@@ -127,6 +127,18 @@ class Problem(eqx.Module):
         self._needs_hvp()
         return jax.linearize(lambda p: self.gradient(p, batch), params)
 
+    def changes(self, params: PyTree, linearized: bool) -> tuple[PyTree, Callable]:
+        """(∇E(θ), way ↦ the change of the gradient along it): by one more gradient, or by H·way."""
+        if linearized:
+            return self.linearize(params)
+        gradient = self.gradient(params)
+        moved = lambda way: self.gradient(trees.add(params, 1, way))
+        return gradient, lambda way: trees.subtract(moved(way), gradient)
+
+    def hessian_vector(self, params: PyTree, vector: PyTree, batch=None) -> PyTree:
+        """H·v, or H_b·v."""
+        return self.linearize(params, batch)[1](vector)
+
     def gradients(self, params: PyTree, which: Int[Array, " n"]) -> PyTree:
         """∇E_b(θ) of several batches at one place, stacked."""
         return self._each(lambda b: self.gradient(params, b), which)
@@ -146,19 +158,15 @@ class Problem(eqx.Module):
         )
         return jax.linearize(lambda places: self.gradients_at(places, which), copies)
 
-    def whole(self) -> "Problem":
+    def full_batch(self) -> "Problem":
         """The full-batch problem: the mean of all batches, by their size where weights say it."""
         if not self.batched:
             return self
         mean = lambda name, function: (
             None if function is None else jax.tree_util.Partial(_mean, self, name)
         )
-        grad, hvp = mean("gradient", self.grad), mean("product", self.hvp)
+        grad, hvp = mean("gradient", self.grad), mean("hessian_vector", self.hvp)
         return Problem(mean("value", self.loss), grad=grad, hvp=hvp, traceable=self.traceable)
-
-    def product(self, params: PyTree, vector: PyTree, batch=None) -> PyTree:
-        """H·v, or H_b·v."""
-        return self.linearize(params, batch)[1](vector)
 
     def check(self, params: PyTree) -> PyTree:
         """``params`` as arrays; refuse bad parameters and a loss or gradient that does not fit."""
@@ -189,7 +197,7 @@ class Problem(eqx.Module):
         if self.batched and batch is None:
             raise ValueError(
                 "batch: expected the number of a batch for a problem with batches, got None; "
-                "problem.whole() is the full-batch problem."
+                "problem.full_batch() is the full-batch problem."
             )
         given = (jax.tree.map(lambda leaf: leaf[batch], self.batches),) if self.batched else ()
         if self.key is None:

@@ -1,24 +1,25 @@
-"""One entry over all methods: the shadow of an optimizer, step by step, with its validity."""
+"""What an optimizer follows: its shadow along a run, its modified equation, its memoryless step."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from . import batch_memory as history, checks, ema_weights as mem, trees, trust as validity
-from .batch_memory import Window
-from .ema_weights import Memory
-from .fields import chosen, conditions, direction_of, refuse_window
-from .iterate import Chunk, Trajectory, chunked, drive, first_step, rate_table, trajectory
-from .methods import METHODS, Method, collocation, inertial, optax_collocation as backwards
-from .methods.memoryless import Flow, Iteration, strides
-from .optimizers import ema_probe as averages, memory_probe as settling, thresholds as edges
-from .optimizers.from_optax import Transformation
-from .optimizers.moments import Optimizer, State, traced
+from . import checks, ema_weights as mem, trees, trust
+from .batch_memory import Truncation, truncation_of
+from .methods.base import MemorylessMethod
+from .methods.collocation import past_state
+from .optimizers import thresholds
+from .optimizers.base import AbstractOptimizer, State
+from .optimizers.from_optax import as_optimizer
+from .plan import Plan, choose, numbered, planned, refuse_tolerance, refuse_unable
 from .problem import Problem
+from .running import Trajectory, trajectory
+from .start import SETTLED, followed, refuse_schedule, refuse_settled
 from .trust import Validity
 
 
@@ -26,13 +27,13 @@ from .trust import Validity
 class Shadow(Trajectory):
     """A Trajectory and its validity; ``verdict`` says in words whether it can be trusted.
 
-    order: the order, also where "auto" chose it. window: with mini-batches, what of the past was
-    told apart, with the error bound of what was dropped; else None.
+    order: the order, also where "auto" chose it. truncation: with mini-batches, what of the past
+    was told apart, with the error bound of what was dropped; else None.
     """
 
     validity: Validity
     order: int
-    window: Window | None
+    truncation: Truncation | None
 
     @property
     def verdict(self) -> str:
@@ -42,7 +43,7 @@ class Shadow(Trajectory):
 
 def settled_state(
     problem: Problem,
-    optimizer: Optimizer,
+    optimizer: AbstractOptimizer,
     params: PyTree,
     learning_rate,
     *,
@@ -58,27 +59,21 @@ def settled_state(
     1 + (order − 1)² gradients. Raises ValueError for an order below 1, for mini-batches, and for
     decays that are traced.
 
-    >>> from shadowflow import zoo
-    >>> quadratic, momentum = Problem(lambda x: x**2 / 2), zoo.momentum(0.5)
-    >>> state = settled_state(quadratic, momentum, jnp.asarray(1.0), 0.1)
+    >>> from shadowflow import momentum
+    >>> quadratic, heavy_ball = Problem(lambda x: x**2 / 2), momentum(decay=0.5)
+    >>> state = settled_state(quadratic, heavy_ball, jnp.asarray(1.0), 0.1)
     >>> round(float(state.moments[0]), 6)  # g + (mean age 2) · h · 2 g
     1.4
     """
-    chosen("collocation", "flow", order)
-    checks.learning_rate(learning_rate)
-    history.refuse_settled(problem, "problem", None)
-    params = problem.check(params)
-    order, _ = _order(problem, optimizer, params, learning_rate, order, "flow", spacing)
-    memory = mem.at(traced(optimizer), learning_rate, None, trees.finest_dtype(params))
-    if isinstance(optimizer, Transformation):
-        return backwards.past_state(problem, optimizer, memory, params, order, spacing)
-    moments = collocation.past_moments(problem, optimizer, memory, params, order, spacing)
-    return State(moments, jnp.asarray(jnp.inf, trees.real_dtype()))
+    choose("collocation", "flow", order)
+    run = followed(problem, optimizer, params, learning_rate, 0, SETTLED)
+    order, _ = numbered(run, order, "flow", spacing)
+    return past_state(run.problem, run.optimizer, run.params, learning_rate, order, spacing)
 
 
 def shadow(
     problem: Problem,
-    optimizer: Optimizer,
+    optimizer: AbstractOptimizer,
     params: PyTree,
     learning_rate,
     steps: int,
@@ -86,10 +81,9 @@ def shadow(
     order: int | str = 2,
     method: str = "displaced",
     kind: str | None = None,
-    start: int | None = 0,
-    state: State | None = None,
+    start: Any = 0,
     spacing: float | None = None,
-    window: float | None = None,
+    memory_tolerance: float | None = None,
     curvature: float | None = None,
     keep: Sequence[str | int] | None = None,
     save_every: int = 1,
@@ -105,14 +99,14 @@ def shadow(
     kind: None for the flow where the method has one.
     order: "auto", with "collocation", takes the order at which neighbouring orders differ least at
         ``params``, and says so where not even order 2 improves on order 1.
-    start: the step number of ``params`` in its run, where the memory's weights begin; None:
-        settled. state: the run's moments there; sets ``start`` by itself. "inertial" needs it
-        for any start but 0 and None.
-    spacing, window: as in ``memoryless_step``.
+    start: the step number of ``params`` in its run, where the memory's weights begin (0: cold);
+        "settled"; or the optimizer's state there, a ``State`` or that of an optax run, which
+        "inertial" needs for any start but 0 and "settled".
+    spacing, memory_tolerance: as in ``memoryless_step``.
     curvature: the largest eigenvalue of the preconditioned Hessian, if known: the verdict then
         says on which side of the optimizer's edges (``flow_threshold``) the run is.
     keep: with "inertial" of order 2, the moments that stay states, by name ("mu", "nu") or number;
-        the others are eliminated, as the memoryless methods do with all, and ``state`` need not
+        the others are eliminated, as the memoryless methods do with all, and a state need not
         have them. None: all; (): none.
     save_every, progress: as in ``iterate``.
 
@@ -122,229 +116,223 @@ def shadow(
     for unknown names, naming those there are, for what a method cannot have, with the reason, and
     TypeError or ValueError for bad input.
 
-    >>> from shadowflow import zoo
-    >>> from shadowflow.iterate import iterate
+    >>> from shadowflow import iterate, sgd
     >>> quadratic, x = Problem(lambda x: x**2 / 2), jnp.asarray(1.0)
-    >>> real = iterate(quadratic, zoo.sgd(), x, 0.1, 10)
+    >>> real = iterate(quadratic, sgd(), x, 0.1, 10)
     >>> round(float(real.last), 4)  # 0.9^10; the gradient flow would give 0.3679
     0.3487
-    >>> round(float(shadow(quadratic, zoo.sgd(), x, 0.1, 10, method="taylor").last), 4)
+    >>> round(float(shadow(quadratic, sgd(), x, 0.1, 10, method="taylor").last), 4)
     0.3499
     """
-    kind = default_kind(method) if kind is None else kind
-    found = chosen(method, kind, order)
-    checks.instance("problem", problem, Problem)
-    checks.instance("optimizer", optimizer, Optimizer)
-    conditions(found, problem, optimizer, learning_rate, spacing)
-    refuse_window(problem, window)
     if curvature is not None:
         checks.number("curvature", curvature, least=0)
-        edges.flow_threshold(optimizer)
-    params, steps = problem.check(params), checks.count("steps", steps)
+        thresholds.flow_threshold(optimizer)
     save_every = checks.count("save_every", save_every, 1)
-    optimizer = averages.seen(optimizer, params) if found.keeps_moments else optimizer
-    moments = inertial.which(found.name, optimizer, keep, order)
-    start, state = _begin(
-        problem, optimizer, params, learning_rate, start, state, found, order, moments
+    run = followed(problem, optimizer, params, learning_rate, steps, start)
+    plan = planned(
+        run,
+        method=method,
+        order=order,
+        kind=kind,
+        spacing=spacing,
+        memory_tolerance=memory_tolerance,
+        keep=keep,
     )
-    order, auto = _order(problem, optimizer, params, learning_rate, order, kind, spacing)
-    first = start or 0
-    table = rate_table(learning_rate, first + steps)
-    kept = None
-    if problem.batched:
-        kept = history.window_of(optimizer, trees.finest_dtype(params), window, first + steps)
-        problem = problem.tabulated(first + steps)
-    course = _Course(
-        problem, optimizer, found, kind, order, learning_rate, table, start, spacing, kept, moments
-    )
-    run = drive(course.chunks(params, state), params, steps, save_every, progress)
-    end = state if run.carry is None else run.carry[1]
-    if isinstance(optimizer, averages.Averages):
-        end = optimizer.given(end)
-    path = trajectory(run, first, table, end if found.keeps_moments else None)
-    correction, plain, *lowered = ((), ()) if run.records is None else run.records
-    said = [
-        auto,
-        *(validity.lower_remark(order, flags, first) for flags in lowered),
-        *_remarks(course, params, int(path.steps[-1])),
-    ]
-    judged = validity.judge(
-        first + np.arange(len(correction)),
+    return shadowed(plan, curvature, save_every, progress)
+
+
+def shadowed(
+    plan: Plan, curvature: float | None = None, save_every: int = 1, progress=None
+) -> Shadow:
+    """The shadow of a plan, judged."""
+    run = plan.run
+    driven, end = plan.driven(save_every, progress)
+    path = trajectory(driven, run.first, run.table, end)
+    correction, plain, *lowered = ((), ()) if driven.records is None else driven.records
+    fastest = max(run.rates, default=0.0)
+    judged = trust.judge(
+        run.first + np.arange(len(correction)),
         correction,
         plain,
         params=path.params,
-        rates=table[first:],
-        remarks=said,
+        rates=run.rates,
+        remarks=[
+            plan.remark,
+            *(trust.lower_remark(plan.order, flags, run.first) for flags in lowered),
+            *_remarks(plan, int(path.steps[-1])),
+        ],
         failed_at=path.failed_at,
-        memoryless=course.eliminates,
-        past=validity.past_edge(
-            optimizer, max(table[first:], default=0.0), curvature, course.eliminates
-        ),
+        memoryless=plan.eliminates,
+        past=trust.past_edge(run.optimizer, fastest, curvature, plan.eliminates),
     )
     return Shadow(
-        path.steps, path.times, path.params, path.state, path.failed_at, judged, order, kept
+        path.steps,
+        path.times,
+        path.params,
+        path.state,
+        path.failed_at,
+        judged,
+        plan.order,
+        plan.truncation,
     )
 
 
-def default_kind(method: str) -> str:
-    """The flow, where the method has one."""
-    checks.choice("method", method, METHODS)
-    return METHODS[method].kinds[0]
-
-
-def _order(problem, optimizer, params, learning_rate, order, kind, spacing) -> tuple[int, str]:
-    """The order as a number, and where it was chosen here what the choice says."""
-    if order != "auto":
-        return order, ""
-    if isinstance(optimizer, Transformation):
-        backwards.direction(optimizer, order, spacing)
-    memory = mem.ready(optimizer, learning_rate, None, trees.finest_dtype(params))
-    phase = 0.0 if kind == "iteration" else 0.5
-    ways = collocation.neighbours(optimizer, spacing)
-    best, gap = ways.choose(problem, optimizer, memory, params, phase)
-    if best > 1:
-        return best, (
-            f"Order {best} was chosen: there the next order differs least, by {gap:.1g} of the "
-            "first-order step at the start"
+def _remarks(plan: Plan, end: int) -> list[str]:
+    """What else a verdict says: of the memory, the start, the batches."""
+    run, optimizer = plan.run, plan.run.optimizer
+    remarks = [trust.memory_remark(optimizer, run.start.step, end), _length_remark(plan)]
+    if plan.method.keeps_moments:
+        remarks.append(trust.cold_remark(optimizer, run.start.step, plan.order))
+    if run.problem.batched and plan.method.name == "displaced":
+        remarks.append(
+            "With mini-batches each moment reads its own places: where eps is small this form is "
+            "tamer than Taylor's, but not bounded"
         )
-    return best, (
-        f"Not even order 2 improves on order 1, which was chosen: at the start the next order "
-        f"differs by {gap:.1g} of the step, and the orders after it by more"
-    )
+    return remarks if plan.truncation is None else [*remarks, plan.truncation.remark]
 
 
-def _length_remark(course: "_Course", params: PyTree) -> str:
+def _length_remark(plan: Plan) -> str:
     """What to say of the memory of an optax transformation, which has no decays."""
-    if not isinstance(course.optimizer, Transformation):
+    run = plan.run
+    if run.optimizer.closed_form:
         return ""
-    length = settling.remembered(course.optimizer, params)
+    length = run.optimizer.memory_length(run.params)
     if length is None:
         return (
             "Its memory never settles: each step depends on all those before it, and the longer "
             "the run, the less they can be told from the present place"
         )
-    return f"It assumes a memory settled by {length} steps before" if course.start is None else ""
+    return f"It assumes a memory settled by {length} steps before" if run.start.settled else ""
 
 
-def _remarks(course: "_Course", params: PyTree, end: int) -> list[str]:
-    optimizer, method, start = course.optimizer, course.method, course.start
-    remarks = [validity.memory_remark(optimizer, start, end), _length_remark(course, params)]
-    if method.keeps_moments:
-        remarks.append(validity.cold_remark(optimizer, start, course.order))
-    if course.problem.batched and method.name == "displaced":
-        remarks.append(
-            "With mini-batches each moment reads its own places: where eps is small this form is "
-            "tamer than Taylor's, but not bounded"
-        )
-    return remarks if course.window is None else [*remarks, course.window.remark]
+@dataclass(frozen=True, eq=False)
+class Field:
+    """``field(step, params)``: what a memoryless method says of one step, at any place.
 
-
-def _begin(
-    problem, optimizer, params, learning_rate, start, state, method: Method, order, kept
-) -> tuple:
-    """(start, state) made consistent: where the run is, and its moments if the method has them."""
-    if start is not None:
-        start = checks.count("start", start)
-    if state is not None:
-        state = inertial.given(optimizer, state, kept, params)
-        reached = None if np.isinf(float(state.step)) else first_step(state)
-        if start not in (0, reached):
-            raise ValueError(
-                f"start: expected {reached}, the step of the given state, got {start}; leave "
-                "start out, the state has it."
-            )
-        start = reached
-    history.refuse_settled(problem, "start" if state is None else "state", start)
-    remembers = isinstance(optimizer, Transformation) or any(
-        moment.has_memory for moment in optimizer.moments
-    )
-    if method.settled and start == 0 and remembers:
-        raise ValueError(
-            f"start: expected None, or a step by which the memory has settled, got {start}: "
-            f"method={method.name!r} describes a settled memory; pass start=None, with the run "
-            "begun in settled_state(…, order=…), or start from within a run."
-        )
-    if state is not None or not method.keeps_moments:
-        return start, state
-    if start is None:
-        whole = optimizer.source if isinstance(optimizer, averages.Averages) else optimizer
-        state = settled_state(problem, whole, params, learning_rate, order=order)
-        return None, inertial.given(optimizer, state, kept, params)
-    if start > 0:
-        raise ValueError(
-            f"state: expected the optimizer's state at start={start} for method="
-            f"{method.name!r}, which keeps the moments, got None; pass state=, or start=None "
-            "for a settled start."
-        )
-    return 0, inertial.without(optimizer.init(params), kept)
-
-
-@dataclass(frozen=True)
-class _Course:
-    """How a shadow runs: piece by piece while the weights change, then in the solver's strides."""
+    step: n = 0, 1, …, an int or traced; or "settled" (refused with mini-batches).
+    """
 
     problem: Problem
-    optimizer: Optimizer
-    method: Method
+    optimizer: AbstractOptimizer
+    learning_rate: float | Array | Callable
+    method: MemorylessMethod
+    order: int | str
     kind: str
-    order: int
-    learning_rate: Any
-    table: np.ndarray
-    start: int | None
     spacing: float | None
-    window: Window | None
-    kept: tuple[bool, ...] | None
+    tolerance: float | None
 
-    @property
-    def eliminates(self) -> bool:
-        """Whether any moment is no state."""
-        return not self.method.keeps_moments or self.kept is not None
-
-    def chunks(self, params: PyTree, state: State | None) -> Iterator[Chunk]:
-        """The run, chunk by chunk, for ``drive``."""
-        rates = self.table[self.start or 0 :]
-        pieces = self._pieces(len(rates), params, state)
-        runner, traceable = self._runner(state), self.problem.traceable
-        begin = None if self.method.settled else self.start
-        carry = runner.init(params, self._memory(params, begin), state)
-        for chunk in chunked(runner, carry, rates[:pieces], traceable):
-            carry = chunk.carry
-            yield chunk
-        if pieces == len(rates):
-            return
-        carry = (carry[0], self._memory(params, None), *carry[2:])
-        if isinstance(runner, Flow) and traceable:
-            yield from strides(runner, carry, rates[pieces:])
-        else:
-            yield from chunked(runner, carry, rates[pieces:], traceable)
-
-    def _pieces(self, steps: int, params: PyTree, state: State | None) -> int:
-        """Steps whose number matters: all with a schedule, mini-batches or kept moments."""
-        if callable(self.learning_rate) or self.method.keeps_moments or self.problem.batched:
-            return steps
-        if self.start is None or self.method.settled:
-            return 0
-        if isinstance(self.optimizer, Transformation):
-            faded = settling.remembered(self.optimizer, params)
-            begun = 0 if state is None else self.start
-        else:
-            faded, begun = mem.window(self.optimizer, trees.finest_dtype(params)), 0
-        return steps if faded is None else min(steps, max(0, begun + faded - self.start))
-
-    def _memory(self, params: PyTree, step: int | None) -> Memory:
-        rate = self.learning_rate
-        rate = mem.Rates(jnp.asarray(self.table)) if callable(rate) else rate
-        kept = None if self.window is None else self.window.steps
-        return mem.ready(self.optimizer, rate, step, trees.finest_dtype(params), kept)
-
-    def _runner(self, state: State | None):
-        """One step of the method, for ``drive``; state: in which the run begins, if given."""
-        own = self.method.runners.get(self.kind)
-        if own is not None and not isinstance(self.optimizer, Transformation):
-            options = {} if self.kept is None else {"kept": self.kept}
-            return own(self.problem, self.optimizer, self.order, self.spacing, **options)
-        direction = direction_of(
-            self.method, self.problem, self.optimizer, self.order, self.spacing, state
+    def __call__(self, step: Any, params: PyTree) -> PyTree:
+        step = self._step(step)
+        params, problem = jax.tree.map(jnp.asarray, params), self.problem
+        kept = self.truncation(step, params).steps if problem.batched else None
+        if problem.batched and isinstance(step, int):
+            problem = problem.tabulated(step + 1)
+        memory = mem.at(self.optimizer, self.learning_rate, step, params, kept)
+        direction = self.method.direction(
+            problem, self.optimizer, None, order=self.order, kind=self.kind, spacing=self.spacing
         )
-        kind = Iteration if self.kind == "iteration" else Flow
-        return kind(self.problem, traced(self.optimizer), direction, self.order)
+        scale = -memory.rate if self.kind == "iteration" else -1.0
+        if self.order == 1:
+            return trees.scale(scale, direction.first_order(memory, params))
+        return trees.scale(scale, direction(memory, params)[1])
+
+    def truncation(self, step, params: PyTree) -> Truncation:
+        """What of the past is told apart at ``step``, with the bound of what is dropped."""
+        steps = step + 1 if isinstance(step, int) else None
+        return truncation_of(self.optimizer, params, self.tolerance, steps)
+
+    def _step(self, step: Any) -> Any:
+        """A step as the memory takes it: an int, an array or "settled"."""
+        if step is None or (isinstance(step, str) and step != SETTLED):
+            raise ValueError(f"step: expected the number of a step or 'settled', got {step!r}.")
+        if isinstance(step, (int, float, np.number)):
+            step = checks.count("step", step)
+        refuse_settled(self.problem, "step", step)
+        if self.method.needs_settled and not isinstance(step, str):
+            raise ValueError(
+                f"step: expected 'settled' for method={self.method.name!r}, got {step}; before the "
+                "memory has settled use method='displaced' or 'taylor'."
+            )
+        return step
+
+
+def _field(
+    problem: Problem, optimizer, learning_rate, order, method: str, kind: str, spacing, tolerance
+) -> Field:
+    """The ``Field`` of a method, or a refusal that says what to use."""
+    found, kind = choose(method, kind, order)
+    checks.instance("problem", problem, Problem)
+    optimizer = as_optimizer(optimizer)
+    checks.learning_rate(learning_rate)
+    refuse_schedule(optimizer, learning_rate)
+    if not isinstance(found, MemorylessMethod):
+        raise ValueError(
+            f"method: expected a memoryless method for a field on the parameters, got "
+            f"{method!r}, which carries something from step to step; use "
+            f"shadow(…, method={method!r})."
+        )
+    refuse_unable(found, problem, optimizer, learning_rate, spacing)
+    refuse_tolerance(problem, tolerance)
+    return Field(problem, optimizer, learning_rate, found, order, kind, spacing, tolerance)
+
+
+def memoryless_step(
+    problem: Problem,
+    optimizer: AbstractOptimizer,
+    learning_rate,
+    *,
+    order: int | str = 2,
+    method: str = "displaced",
+    spacing: float | None = None,
+    memory_tolerance: float | None = None,
+) -> Field:
+    """The memoryless iteration: ``move(step, params)`` → params_{n+1} − params_n.
+
+    θ ← θ − h F_n(θ) − h² F_n^{(1)}(θ) for order 2 (the paper's (11), (63)), the first term
+    alone for order 1; with mini-batches F_n has the gradients of the batches that the steps up to
+    n saw, all at θ. step: n = 0, 1, …, an int or traced; or "settled".
+    order, spacing: any whole number, or "auto", with method="collocation", whose nodes are
+        ``spacing`` steps apart (None: the longest mean age).
+    memory_tolerance: with mini-batches, the share of a moment's weight that may be dropped from
+        the past (None: what rounding hides, 0: nothing); ``move.truncation(step, params)`` has the
+        error bound.
+    Differentiable and vmappable in params, decays and eps (reverse mode needs an int step). Not
+    jitted: jit what you build of it. Raises ValueError for an unknown method or order, and for
+    what a method cannot have (mini-batches, a schedule), with the reason.
+
+    >>> import jax.numpy as jnp
+    >>> from shadowflow import momentum, sgd
+    >>> move = memoryless_step(Problem(lambda x: x**2 / 2), momentum(decay=0.5), 0.1)
+    >>> round(float(move("settled", jnp.asarray(1.0))), 6)  # -h (2 g + h 2 β/(1−β) H 2 g)
+    -0.24
+    """
+    return _field(
+        problem, optimizer, learning_rate, order, method, "iteration", spacing, memory_tolerance
+    )
+
+
+def modified_field(
+    problem: Problem,
+    optimizer: AbstractOptimizer,
+    learning_rate,
+    *,
+    order: int | str = 2,
+    method: str = "displaced",
+    spacing: float | None = None,
+    memory_tolerance: float | None = None,
+) -> Field:
+    """The modified equation: ``field(step, params)`` → d params / d time on [step, step + 1).
+
+    θ' = −F_n(θ) − h [F_n^{(1)}(θ) + ½ DF_n(θ) F_n(θ)] for order 2 (the paper's (2)–(3), and with
+    mini-batches (9)), the first term alone for order 1. Time is steps × learning rate. Otherwise
+    as ``memoryless_step``.
+
+    >>> import jax.numpy as jnp
+    >>> from shadowflow import momentum, sgd
+    >>> field = modified_field(Problem(lambda x: x**2 / 2), sgd(), 0.1)
+    >>> round(float(field("settled", jnp.asarray(1.0))), 6)  # −(g + (h/2) H g)
+    -1.05
+    """
+    return _field(
+        problem, optimizer, learning_rate, order, method, "flow", spacing, memory_tolerance
+    )

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .optimizers import thresholds as edges
-from .optimizers.moments import Optimizer
+from .optimizers.base import AbstractOptimizer
 
 HOLDS, PARTLY = 0.1, 0.4
 UNSETTLED = 0.05
@@ -128,7 +128,9 @@ def _below_rounding(correction: np.ndarray, rates, params: PyTree) -> bool:
     return len(correction) > 0 and total < eps * size * np.sqrt(len(correction))
 
 
-def past_edge(optimizer: Optimizer, rate: float, curvature: float | None, memoryless: bool) -> str:
+def past_edge(
+    optimizer: AbstractOptimizer, rate: float, curvature: float | None, memoryless: bool
+) -> str:
     """Which edge learning rate × curvature is past, in words; "" for none, or no curvature."""
     if curvature is None:
         return ""
@@ -148,7 +150,7 @@ def past_edge(optimizer: Optimizer, rate: float, curvature: float | None, memory
     return ""
 
 
-def cold_remark(optimizer: Optimizer, start: int | None, order: int) -> str:
+def cold_remark(optimizer: AbstractOptimizer, start: int | str, order: int) -> str:
     """What to say of the inertial order 4 where uncorrected averages rise from 0."""
     if order < 4 or start != 0 or all(moment.corrected for moment in optimizer.moments):
         return ""
@@ -172,11 +174,11 @@ def lower_remark(order: int, lowered, first: int) -> str:
     )
 
 
-def memory_remark(optimizer: Optimizer, start: int | None, end: int) -> str:
+def memory_remark(optimizer: AbstractOptimizer, start: int | str, end: int) -> str:
     """What to say about the memory's transient; "" where it is over at step ``end``."""
     decays = [float(m.decay) for m in optimizer.moments if m.has_memory]
     longest = max(decays, default=0.0)
-    if start is None:
+    if isinstance(start, str):
         if longest == 0:
             return ""
         return f"It assumes a settled memory: many times {1 / (1 - longest):.0f} steps before"

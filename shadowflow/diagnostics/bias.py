@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .. import checks, ema_weights as mem, trees, trust as validity
+from .. import checks, ema_weights as mem, trees, trust
 from ..ema_weights import Memory
-from ..methods import optax_replay as replay, taylor
-from ..methods.taylor import Expansion, Present
-from ..optimizers import memory_probe as settling
-from ..optimizers.from_optax import Transformation
-from ..optimizers.moments import Optimizer, identity, square, traced
+from ..methods.optax_replay import Replay
+from ..methods.present import Present
+from ..methods.taylor import Expansion, TaylorDirection
+from ..optimizers.base import AbstractOptimizer, traced
+from ..optimizers.memory_probe import pointwise
+from ..optimizers.moments import identity, square
 from ..problem import Problem
+from ..start import followed
 from ..trust import Validity
 
 PLAIN, MEMORY, GRID = "memoryless", "memory", "discretization"
@@ -76,7 +78,7 @@ class ImplicitBias:
         eps_root the perturbed one-norm less p·sqrt(eps_root), for momentum ½‖g‖². None for an
         optax transformation that is not pointwise: it has none, and the verdict says so.
     one_norm: Σ_j sqrt(g_j² + eps_root), where eps_root was given, else None.
-    strength: per coordinate the s in θ' = −(Φ/g)(g + (h/2) s ∇potential): the brace of the
+    bias_coefficient: per coordinate the s in θ' = −(Φ/g)(g + (h/2) s ∇potential): the brace of the
         paper's (3), (1+β)/(1−β) − (1+ρ)/(1−ρ) for |g| ≫ sqrt(ε). None while the moments'
         weights are uncorrected and unsettled (no such form exists there), and for an optax
         transformation.
@@ -87,7 +89,7 @@ class ImplicitBias:
     whole: PyTree
     potential: Measure | None
     one_norm: Measure | None
-    strength: PyTree | None
+    bias_coefficient: PyTree | None
     validity: Validity
 
     @property
@@ -111,61 +113,56 @@ class ImplicitBias:
 
 def implicit_bias(
     problem: Problem,
-    optimizer: Optimizer,
+    optimizer: AbstractOptimizer,
     params: PyTree,
     learning_rate,
-    step: int | None = None,
     *,
+    start: Any,
     eps_root: float | None = None,
 ) -> ImplicitBias:
     """The decomposition of the modified equation (second order, Taylor form) at ``params``.
 
-    θ' = −F − h Σ_i ∂_iΦ ψ_i' H (mean way of moment i) − (h/2) DF F, evaluated at the step
-    number ``step`` (None: settled), full batch. ``eps_root`` asks for the perturbed one-norm
-    with this ε beside the optimizer's own potential. Where ``combine`` reads the parameters
-    (weight decay), the potential is that of Φ(y, θ) − Φ(0, θ). Costs one gradient and two or
+    θ' = −F − h Σ_i ∂_iΦ ψ_i' H (mean way of moment i) − (h/2) DF F, full batch.
+    start: the number of the step (0: a cold start's first), or "settled": after a long run. There
+    is no default, as both answer different questions, often with opposite signs. ``eps_root``
+    asks for the perturbed one-norm with this ε beside the optimizer's own potential. Where
+    ``combine`` reads the parameters (weight decay), the potential is that of Φ(y, θ) − Φ(0, θ). Costs one gradient and two or
     three Hessian-vector products (one more per moment where weights are not corrected). An optax
     transformation (``from_optax``) is read by displaced gradients, its potential only where it
     is pointwise.
-    Raises ValueError for a negative step or eps_root.
+    Raises ValueError for a negative step or eps_root, and for mini-batches.
 
-    >>> from shadowflow import zoo
-    >>> parts = implicit_bias(Problem(lambda x: jnp.sum(x**2) / 2), zoo.momentum(0.5),
-    ...                       jnp.ones(1), 0.1)
-    >>> {name: round(float(part[0]), 3) for name, part in parts.parts.items()}
+    >>> from shadowflow import momentum
+    >>> quadratic = Problem(lambda x: jnp.sum(x**2) / 2)
+    >>> bias = implicit_bias(quadratic, momentum(decay=0.5), jnp.ones(1), 0.1, start="settled")
+    >>> {name: round(float(part[0]), 3) for name, part in bias.parts.items()}
     {'memoryless': -2.0, 'momentum': -0.4, 'discretization': -0.2}
     """
-    checks.instance("problem", problem, Problem)
-    checks.instance("optimizer", optimizer, Optimizer)
-    checks.learning_rate(learning_rate)
+    run = followed(problem, optimizer, params, learning_rate, 0, start)
     if problem.batched:
         raise ValueError(
             "problem: expected a full batch, whose bias is one function of the parameters, got "
-            "mini-batches; pass problem.whole()."
+            "mini-batches; pass problem.full_batch()."
         )
-    params = problem.check(params)
-    if step is not None:
-        checks.count("step", step)
     if eps_root is not None:
         checks.number("eps_root", eps_root, least=0)
-    memory = mem.ready(optimizer, learning_rate, step, trees.finest_dtype(params))
-    whole = isinstance(optimizer, Transformation)
-    analyse = _of_state_map if whole else _analyse_compiled if problem.traceable else _analyse
-    found = analyse(problem, traced(optimizer), memory, params, traced(eps_root))
-    order = [PLAIN, MEMORY, GRID] if whole else names(optimizer)
-    parts, bias = {name: found.parts[name] for name in order}, found.bias
-    at = 0 if step is None else step
-    remarks = [validity.memory_remark(optimizer, step, at)]
+    memory = mem.ready(run.optimizer, learning_rate, run.start.step, run.params)
+    own = _analyse_compiled if problem.traceable else _analyse
+    analyse = own if optimizer.closed_form else _of_state_map
+    found = analyse(problem, traced(run.optimizer), memory, run.params, traced(eps_root))
+    order = names(optimizer) if optimizer.closed_form else [PLAIN, MEMORY, GRID]
+    parts = {name: found.parts[name] for name in order}
+    remarks = [trust.memory_remark(optimizer, run.start.step, run.first)]
     if found.potential is None:
         remarks.append(
             f"{optimizer.name} is not pointwise: what it does to one coordinate depends on others, "
             "and no potential of its own is penalized coordinate by coordinate"
         )
-    judged = validity.judge(
-        [at],
-        [trees.norm(bias)],
+    judged = trust.judge(
+        [run.first],
+        [trees.norm(found.bias)],
         [trees.norm(parts[PLAIN])],
-        params=params,
+        params=run.params,
         rates=[float(memory.rate)],
         remarks=remarks,
     )
@@ -173,7 +170,8 @@ def implicit_bias(
         None if measured is None else _measure(*measured, parts)
         for measured in (found.potential, found.norm)
     )
-    return ImplicitBias(parts, _sum([parts[PLAIN], bias]), potential, norm, found.strength, judged)
+    whole = _sum([parts[PLAIN], found.bias])
+    return ImplicitBias(parts, whole, potential, norm, found.bias_coefficient, judged)
 
 
 class _Analysis(NamedTuple):
@@ -183,30 +181,28 @@ class _Analysis(NamedTuple):
     bias: PyTree
     potential: tuple[PyTree, PyTree] | None
     norm: tuple[PyTree, PyTree] | None
-    strength: PyTree | None
+    bias_coefficient: PyTree | None
 
 
-def _analyse(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, eps_root):
-    expansion = taylor.expand(problem, optimizer, memory, params)
-    parts = parts_of(optimizer, memory, params, expansion)
-    bias = _sum([part for name, part in parts.items() if name != PLAIN])
+def _analyse(problem, optimizer, memory: Memory, params: PyTree, eps_root) -> _Analysis:
+    expansion = TaylorDirection(problem, optimizer, 0.5).expanded(memory, params)
     now, hvp = expansion.now, expansion.hvp
-    driven = trees.subtract(now.direction, _at_zero(optimizer, memory, params))
-    potential = potential_of(optimizer, memory, params, now.gradient), hvp(driven)
+    parts = parts_of(expansion)
+    bias = _sum([part for name, part in parts.items() if name != PLAIN])
+    driven = trees.subtract(now.direction, _at_zero(now))
+    potential = potential_of(now), hvp(driven)
     norm = None if eps_root is None else _one_norm(now.gradient, hvp, eps_root)
-    return _Analysis(
-        parts, bias, potential, norm, _strength(optimizer, memory, params, now, driven)
-    )
+    return _Analysis(parts, bias, potential, norm, _coefficient(now, driven))
 
 
 _analyse_compiled = eqx.filter_jit(_analyse)
 
 
-def _of_state_map(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, eps_root):
+def _of_state_map(problem, optimizer, memory: Memory, params: PyTree, eps_root) -> _Analysis:
     """The same for an optax transformation, from its displaced readings."""
-    found = replay.reading(problem, optimizer, memory, params, None, False)
+    found = Replay(problem, optimizer, 0.5, linear=False).reading(memory, params)
     first = found.seen.direction
-    moved, centred = (found.again(optimizer, params, phase, False) for phase in (0.0, 0.5))
+    moved, centred = found.second_order(0.0), found.second_order(0.5)
     parts = {
         PLAIN: trees.scale(-1, first),
         MEMORY: trees.subtract(first, moved),
@@ -215,9 +211,10 @@ def _of_state_map(problem: Problem, optimizer: Optimizer, memory: Memory, params
     hvp = problem.linearize(params)[1]
     norm = None if eps_root is None else _one_norm(found.gradient, hvp, eps_root)
     potential = None
-    if settling.pointwise(optimizer, params):
-        past = replay.shortest(found.past, optimizer, params)
-        phi = lambda y: replay.still(past, optimizer, params, y, found.value).direction
+    if pointwise(optimizer, params):
+        phi = lambda y: optimizer.memoryless_direction(
+            params, y, memory.count, memory.rate, found.value
+        )
         still = jax.tree.map(jnp.nan_to_num, phi(trees.zeros_like(params)))
         driven = trees.subtract(first, still)
         potential = _integral(phi, still, found.gradient), hvp(driven)
@@ -228,7 +225,7 @@ def _sum(terms: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *terms)
 
 
-def labels(optimizer: Optimizer) -> dict[int, str]:
+def labels(optimizer: AbstractOptimizer) -> dict[int, str]:
     """Index → name of the moments with memory, the names being unique."""
     plain = {identity: "momentum", square: "second moment"}
     names: dict[int, str] = {}
@@ -239,28 +236,23 @@ def labels(optimizer: Optimizer) -> dict[int, str]:
     return names
 
 
-def names(optimizer: Optimizer) -> list[str]:
+def names(optimizer: AbstractOptimizer) -> list[str]:
     """The names of the parts, in the order in which they are told."""
     return [PLAIN, *labels(optimizer).values(), GRID]
 
 
-def parts_of(optimizer: Optimizer, memory: Memory, params: PyTree, expansion: Expansion) -> dict:
+def parts_of(expansion: Expansion) -> dict[str, PyTree]:
     """Name → contribution to d params / d time: the modified equation taken apart."""
-    now = expansion.now
-    nothing = trees.zeros_like(params)
-    changed = lambda i, tangent: taylor.moved_moment(optimizer, memory, i, now.gradient, tangent)
-    indices = range(len(optimizer.moments))
+    now, nothing = expansion.now, trees.zeros_like(expansion.now.params)
     parts = {PLAIN: trees.scale(-1, now.direction)}
-    for i, name in labels(optimizer).items():
+    for i, name in labels(now.optimizer).items():
         way = expansion.ways[i]
-        moments = tuple(changed(k, way) if k == i else nothing for k in indices)
-        change = taylor.moved_direction(optimizer, memory, params, now, moments, nothing)
-        parts[name] = trees.scale(-1, change)
+        moments = tuple(now.moved_moment(k, way) if k == i else nothing for k in now.indices)
+        parts[name] = trees.scale(-1, now.moved_direction(moments, nothing))
     forward = trees.scale(0.5, expansion.forward)
-    moments = tuple(changed(k, forward) for k in indices)
-    theta = trees.scale(memory.rate / 2, now.direction)
-    change = taylor.moved_direction(optimizer, memory, params, now, moments, theta)
-    return {**parts, GRID: trees.scale(-1, change)}
+    moments = tuple(now.moved_moment(k, forward) for k in now.indices)
+    ahead = trees.scale(now.memory.rate / 2, now.direction)
+    return {**parts, GRID: trees.scale(-1, now.moved_direction(moments, ahead))}
 
 
 def _measure(values: PyTree, slope: PyTree, parts: dict) -> Measure:
@@ -285,18 +277,18 @@ def _one_norm(gradient: PyTree, hvp, eps_root) -> tuple[PyTree, PyTree]:
     return jax.tree.map(root, gradient), hvp(jax.tree.map(sign, gradient))
 
 
-def _at_zero(optimizer: Optimizer, memory: Memory, params: PyTree) -> PyTree:
+def _at_zero(now: Present) -> PyTree:
     """Φ(0, θ), what ``combine`` adds whatever the gradient; 0 where it does not read θ."""
-    nothing = trees.zeros_like(params)
-    if not optimizer.reads_params:
+    nothing = trees.zeros_like(now.params)
+    if not now.optimizer.reads_params:
         return nothing
-    return taylor.present(optimizer, memory, params, nothing).direction
+    return now.optimizer.memoryless_direction(now.params, nothing, now.memory.count)
 
 
-def potential_of(optimizer: Optimizer, memory: Memory, params: PyTree, gradient: PyTree) -> PyTree:
+def potential_of(now: Present) -> PyTree:
     """∫_0^g Φ(y) − Φ(0) dy per coordinate."""
-    phi = lambda y: taylor.present(optimizer, memory, params, y).direction
-    return _integral(phi, _at_zero(optimizer, memory, params), gradient)
+    phi = lambda y: now.optimizer.memoryless_direction(now.params, y, now.memory.count)
+    return _integral(phi, _at_zero(now), now.gradient)
 
 
 def _integral(phi: Callable, offset: PyTree, gradient: PyTree) -> PyTree:
@@ -322,26 +314,21 @@ def _integral(phi: Callable, offset: PyTree, gradient: PyTree) -> PyTree:
     return jax.lax.fori_loop(0, levels * count, add_node, trees.zeros_like(gradient))
 
 
-def _strength(
-    optimizer: Optimizer, memory: Memory, params: PyTree, now: Present, driven: PyTree
-) -> PyTree | None:
+def _coefficient(now: Present, driven: PyTree) -> PyTree | None:
     """2 (g/Φ) Σ_i (mean age_i + ½) ∂_iΦ ψ_i'(g), pointwise in g, Φ without its value at g = 0."""
-    if not (memory.settled or optimizer.uniform):
+    if not now.straight:
         return None
-    ones = jax.tree.map(jnp.ones_like, params)
-    nothing = trees.zeros_like(params)
+    ones, memory = jax.tree.map(jnp.ones_like, now.params), now.memory
+    nothing = trees.zeros_like(now.params)
 
     def slope(ages: list[Array | float]) -> PyTree:
-        moments = tuple(
-            taylor.moved_moment(optimizer, memory, i, now.gradient, trees.scale(age, ones))
-            for i, age in enumerate(ages)
-        )
-        return taylor.moved_direction(optimizer, memory, params, now, moments, nothing)
+        tangents = [trees.scale(age, ones) for age in ages]
+        moments = tuple(now.moved_moment(i, tangent) for i, tangent in enumerate(tangents))
+        return now.moved_direction(moments, nothing)
 
-    indices = range(len(optimizer.moments))
-    total = slope([1.0 for _ in indices])
+    total = slope([1.0 for _ in now.indices])
     rate = jnp.where(memory.rate > 0, memory.rate, 1.0)
-    aged = slope([mem.mean_time(memory, i) / rate + 0.5 for i in indices])
+    aged = slope([time / rate + 0.5 for time in memory.mean_times()])
 
     def per_coordinate(g, phi, rise, bias):
         still = (g == 0) | (phi == 0)

@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .. import checks
-from ..fields import chosen
-from ..iterate import Trajectory, iterate
+from ..iterate import iterated
 from ..methods import METHODS
-from ..optimizers.from_optax import Transformation
-from ..optimizers.moments import Optimizer
+from ..optimizers.base import AbstractOptimizer
+from ..plan import able, choose, planned
 from ..problem import Problem
-from ..shadow import Shadow, settled_state, shadow
+from ..running import Trajectory
+from ..shadow import Shadow, shadowed
+from ..start import SETTLED, Followed, followed
 
 TOLERANCE, SHORTFALL = 0.15, 0.2
 HALVINGS = 3
@@ -107,7 +108,7 @@ class Row:
 
 def convergence(
     problem: Problem,
-    optimizer: Optimizer,
+    optimizer: AbstractOptimizer,
     params: PyTree,
     horizon: float,
     learning_rates: Sequence[float],
@@ -115,7 +116,7 @@ def convergence(
     methods: Sequence[str] | None = None,
     kinds: Sequence[str] = ("iteration", "flow"),
     orders: Sequence[int] | None = None,
-    start: int | None = 0,
+    start: Any = 0,
     progress: Callable[[int], Any] | None = None,
 ) -> list[Row]:
     """The observed order of every method, kind and order asked for: a table of ``Row``.
@@ -124,22 +125,22 @@ def convergence(
     ``horizon`` (in time = steps × learning rate), expected to fall as learning_rate^order.
     learning_rates: falling, normally halved; three halvings or more are fitted. methods and
     orders: None for all that the problem and the start allow (from a cold start none above 2).
-    start: 0 cold, None settled (the real run then begins in ``settled_state``). progress: called
+    start: 0 (cold) or "settled" (the real run then begins in ``settled_state``). progress: called
     with 1 after each row.
     Use float64: raises ValueError for parameters of any other dtype, and for fewer than two
     learning rates.
 
     >>> import jax.numpy as jnp
-    >>> from shadowflow import zoo
+    >>> from shadowflow import sgd
     >>> quadratic = Problem(lambda x: jnp.sum(x**2) / 2)
     >>> with jax.enable_x64(True):
-    ...     rows = convergence(quadratic, zoo.sgd(), jnp.ones(1), 1.0, [0.04, 0.02, 0.01, 0.005],
+    ...     rows = convergence(quadratic, sgd(), jnp.ones(1), 1.0, [0.04, 0.02, 0.01, 0.005],
     ...                        methods=["taylor"], kinds=["flow"], orders=[2])
     >>> round(rows[0].slope, 1), rows[0].holds
     (2.0, True)
     """
     checks.number("horizon", horizon, above=0)
-    checks.choice("start", start, (0, None))
+    checks.choice("start", start, (0, SETTLED))
     rates = [float(rate) for rate in learning_rates]
     if len(rates) < 2 or any(b >= a for a, b in itertools.pairwise(rates)):
         raise ValueError(f"learning_rates: expected two or more, falling, got {learning_rates!r}.")
@@ -155,27 +156,17 @@ def convergence(
             "params: expected float64, in which orders can be told from rounding, got "
             f"{jax.tree.leaves(params)[0].dtype}; enable x64 and convert the parameters."
         )
-    wanted = _wanted(problem, optimizer, methods, kinds, orders, start)
-    real_at = functools.cache(
-        lambda order: [_real(problem, optimizer, params, horizon, h, start, order) for h in rates]
-    )
+    steps = [max(1, round(horizon / rate)) for rate in rates]
+    runs = [
+        followed(problem, optimizer, params, rate, count, start)
+        for rate, count in zip(rates, steps, strict=True)
+    ]
+    wanted = _wanted(runs[0], methods, kinds, orders)
+    real_at = functools.cache(lambda order: [_real(run, order) for run in runs])
     rows = []
     for method, kind, order in wanted:
         real = real_at(max(2, order))
-        follow = [
-            shadow(
-                problem,
-                optimizer,
-                params,
-                rate,
-                int(run.steps[-1]),
-                order=order,
-                method=method,
-                kind=kind,
-                start=start,
-            )
-            for rate, run in zip(rates, real, strict=True)
-        ]
+        follow = [shadowed(planned(run, order=order, method=method, kind=kind)) for run in runs]
         errors = [_error(a, b) for a, b in zip(real, follow, strict=True)]
         rows.append(_row(method, kind, order, start, rates, errors, follow[-1]))
         if progress is not None:
@@ -183,14 +174,14 @@ def convergence(
     return rows
 
 
-def _wanted(problem, optimizer, methods, kinds, orders, start) -> list[tuple[str, str, int]]:
+def _wanted(run: Followed, methods, kinds, orders) -> list[tuple[str, str, int]]:
     """(method, kind, order) to measure: what is named, or all that the problem and start allow."""
-    unfit = lambda m: (
-        (problem.batched and m.full_batch)
-        or (start == 0 and m.settled)
-        or (isinstance(optimizer, Transformation) and m.of_state_map is None)
-    )
-    fit = [name for name, method in METHODS.items() if not unfit(method)]
+    cold = not run.start.settled
+    fit = [
+        name
+        for name, method in METHODS.items()
+        if able(method, run.problem, run.optimizer) and not (cold and method.needs_settled)
+    ]
     names = fit if methods is None else list(methods)
     for name in names:
         checks.choice("methods", name, METHODS)
@@ -202,23 +193,21 @@ def _wanted(problem, optimizer, methods, kinds, orders, start) -> list[tuple[str
         for kind in kinds
         for order in (METHODS[name].measured if orders is None else orders)
         if kind in METHODS[name].kinds and (methods is not None or METHODS[name].offers(order))
-        if orders is not None or start is None or order <= 2
+        if orders is not None or not cold or order <= 2
     ]
     for name, kind, order in wanted:
-        chosen(name, kind, order)
+        choose(name, kind, order)
     return wanted
 
 
-def _real(problem, optimizer, params, horizon, rate, start, order) -> Trajectory:
-    steps = max(1, round(horizon / rate))
-    state = None if start == 0 else settled_state(problem, optimizer, params, rate, order=order)
-    run = iterate(problem, optimizer, params, rate, steps, state=state)
-    if run.failed_at is not None:
+def _real(run: Followed, order: int) -> Trajectory:
+    real = iterated(run, order=order)
+    if real.failed_at is not None:
         raise ValueError(
-            f"learning_rates: expected steps that the optimizer survives, got {rate}, at which "
-            f"a non-finite number began at step {run.failed_at}; use smaller ones."
+            f"learning_rates: expected steps that the optimizer survives, got {run.learning_rate}, "
+            f"at which a non-finite number began at step {real.failed_at}; use smaller ones."
         )
-    return run
+    return real
 
 
 def _error(real: Trajectory, follow: Shadow) -> float:

@@ -33,7 +33,7 @@ def preconditioned_curvature(
     scale = jnp.sqrt(jnp.maximum(ravel_pytree(_answer(problem, optimizer, params, state))[0], 0))
     _, unravel = ravel_pytree(params)
     product = jax.jit(
-        lambda v: scale * ravel_pytree(problem.product(params, unravel(scale * v)))[0]
+        lambda v: scale * ravel_pytree(problem.hessian_vector(params, unravel(scale * v)))[0]
     )
     start = np.random.default_rng(0).normal(size=scale.size).astype(scale.dtype)
     return lanczos(lambda v: np.asarray(product(jnp.asarray(v, scale.dtype)), float), start)
@@ -48,7 +48,7 @@ def _answer(problem: Problem, optimizer: Optimizer, params: PyTree, state: State
     ):
         value = fresh if kept is None else kept
         if kept is not None and moment.bias_correction:
-            value = trees.scale(1 / (1 - decay_power(moment.rate, state.step)), kept)
+            value = trees.scale(1 / (1 - decay_power(moment.beta, state.step)), kept)
         slope = jax.grad(moment.transform)(jnp.zeros((), trees.real_dtype()))
         read.append(value)
         tangents.append(jax.tree.map(lambda g, s=slope: jnp.full_like(g, s), gradient))

@@ -5,18 +5,21 @@ the neighbour's own error is the smaller one; to it comes what the dtype rounds.
 leave the iterates together their distance says nothing, and the verdict says that.
 """
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..fields import chosen
+from .. import checks
 from ..methods import METHODS
-from ..optimizers.from_optax import Transformation
-from ..optimizers.moments import Optimizer, State
+from ..optimizers.base import AbstractOptimizer
+from ..plan import choose, planned
 from ..problem import Problem
-from ..shadow import Shadow, default_kind, shadow
+from ..shadow import Shadow, shadowed
+from ..start import SETTLED, Start, followed
 from ..trust import HOLDS
 from .convergence import compare
 
@@ -47,7 +50,7 @@ class ErrorBar:
 
 def error_bar(
     problem: Problem,
-    optimizer: Optimizer,
+    optimizer: AbstractOptimizer,
     params: PyTree,
     learning_rate,
     steps: int,
@@ -55,8 +58,7 @@ def error_bar(
     order: int = 2,
     method: str = "displaced",
     kind: str | None = None,
-    start: int | None = 0,
-    state: State | None = None,
+    start: Any = 0,
     spacing: float | None = None,
     save_every: int = 1,
     follow: Shadow | None = None,
@@ -73,72 +75,54 @@ def error_bar(
     follow: the shadow, where it was run already with the same arguments.
 
     An estimate is not trusted from the step on at which the neighbour does not hold itself, is
-    not finite, or is farther away than a tenth of the way gone: there the shadow has left. Not in
-    it: how much less settled than ``start=None`` says a start is, and what the orders 3 and 4 of
-    "inertial" share in the first steps of a cold one.
+    not finite, or is farther away than a tenth of the way gone: there the shadow has left. It does
+    not include how much less settled a start is than ``start="settled"`` says, nor what the orders
+    3 and 4 of "inertial" share in the first steps of a cold one.
 
     Raises what ``shadow`` raises, and ValueError for order="auto".
 
     >>> import jax.numpy as jnp
-    >>> from shadowflow import zoo
-    >>> from shadowflow.iterate import iterate
+    >>> from shadowflow import iterate, momentum
     >>> problem, x = Problem(lambda x: x**2 / 2), jnp.asarray(1.0)
-    >>> bar = error_bar(problem, zoo.momentum(0.5), x, 1e-2, 50, method="taylor")
-    >>> real = compare(iterate(problem, zoo.momentum(0.5), x, 1e-2, 50), bar.follow)
+    >>> bar = error_bar(problem, momentum(decay=0.5), x, 1e-2, 50, method="taylor")
+    >>> real = compare(iterate(problem, momentum(decay=0.5), x, 1e-2, 50), bar.follow)
     >>> bool(0.5 < bar.two_norm[-1] / real.two_norm[-1] < 2), bar.neighbour
     (True, 'inertial, order 3, flow')
     """
-    kind = default_kind(method) if kind is None else kind
     if order == "auto":
         raise ValueError("order: expected a number, got 'auto'; give the one that shadow chose.")
-    chosen(method, kind, order)
+    _, kind = choose(method, kind, order)
+    save_every = checks.count("save_every", save_every, 1)
+    own = followed(problem, optimizer, params, learning_rate, steps, start)
 
     def run(method: str, order: int, kind: str) -> Shadow:
-        alone = (
-            METHODS[method].settled and start == 0 and state is None and not _remembers(optimizer)
-        )
-        return shadow(
-            problem,
-            optimizer,
-            params,
-            learning_rate,
-            steps,
-            order=order,
-            method=method,
-            kind=kind,
-            start=None if alone else start,
-            state=state,
-            save_every=save_every,
-            spacing=spacing if method == "collocation" else None,
-        )
+        alone = METHODS[method].needs_settled and own.start.step == 0 and not optimizer.remembers
+        settled = dataclasses.replace(own, start=Start(SETTLED, None)) if alone else own
+        nodes = spacing if METHODS[method].has_nodes else None
+        plan = planned(settled, method=method, order=order, kind=kind, spacing=nodes)
+        return shadowed(plan, save_every=save_every)
 
     follow = run(method, order, kind) if follow is None else follow
-    beside = neighbours(problem, optimizer, method, order, kind)
+    beside = neighbours(own.problem, own.optimizer, method, order, kind)
     others = [run(*name) for name in beside]
     name = " and ".join(", ".join((name, f"order {order}", kind)) for name, order, kind in beside)
     flow = "flow" in (kind, beside[0][2])
     return _bar(follow, others, name, flow)
 
 
-def _remembers(optimizer: Optimizer) -> bool:
-    return isinstance(optimizer, Transformation) or any(
-        moment.has_memory for moment in optimizer.moments
-    )
-
-
 def neighbours(
-    problem: Problem, optimizer: Optimizer, method: str, order: int, kind: str
+    problem: Problem, optimizer: AbstractOptimizer, method: str, order: int, kind: str
 ) -> list[tuple[str, int, str]]:
     """(method, order, kind) of what an error is estimated against: one above, or two below.
 
-    >>> from shadowflow import zoo
-    >>> neighbours(Problem(lambda x: x**2), zoo.adam(), "collocation", 3, "iteration")
+    >>> from shadowflow import adam
+    >>> neighbours(Problem(lambda x: x**2), adam(), "collocation", 3, "iteration")
     [('collocation', 4, 'iteration')]
     """
     found = METHODS[method]
-    if found.orders is None or (not problem.batched and not _remembers(optimizer)):
+    if found.orders is None or (not problem.batched and not optimizer.remembers):
         return [("collocation", order + 1, kind)]
-    if found.keeps_moments or problem.batched or isinstance(optimizer, Transformation):
+    if found.keeps_moments or problem.batched or not optimizer.closed_form:
         if found.offers(order + 1):
             return [(method, order + 1, kind)]
         if found.keeps_moments:

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from .. import batch_memory as history, checks, ema_weights as mem, trees, trust as validity
+from .. import batch_memory, checks, ema_weights as mem, trees, trust
 from ..ema_weights import Memory
-from ..fields import chosen, conditions, direction_of, refuse_window
-from ..iterate import ExactStep, check_state, first_step, rate_table
-from ..methods.memoryless import Flow, Iteration, sizes
-from ..optimizers.moments import Optimizer, State, as_pytree, traced
+from ..iterate import ExactStep
+from ..methods.base import AbstractStepper, sizes
+from ..optimizers.base import AbstractOptimizer, as_pytree, traced
+from ..plan import choose, refuse_tolerance, refuse_unable
 from ..problem import Problem
+from ..start import Followed, followed
 from ..trust import Validity
 
 MOST_ORDERS = math.factorial(6)
@@ -79,7 +80,7 @@ def over_shuffles(
     samples, seed: as in ``shuffle_mean``, and so is what is raised.
 
     >>> centres = Problem(lambda x, c: (x - c) ** 2 / 2, batches=jnp.array([0.0, 1.0, 5.0]))
-    >>> found = over_shuffles(lambda p: p.gradient(jnp.asarray(0.0), p.visit(1)), centres)
+    >>> found = over_shuffles(lambda p: p.gradient(jnp.asarray(0.0), p.batch_index(1)), centres)
     >>> float(found.mean), found.orders
     (-2.0, 6)
     """
@@ -95,7 +96,7 @@ def over_shuffles(
 
 def shuffle_mean(
     problem: Problem,
-    optimizer: Optimizer,
+    optimizer: AbstractOptimizer,
     params: PyTree,
     learning_rate,
     *,
@@ -105,8 +106,8 @@ def shuffle_mean(
     epochs: int = 1,
     samples: int | None = None,
     seed: int = 0,
-    state: State | None = None,
-    window: float | None = None,
+    start: Any = 0,
+    memory_tolerance: float | None = None,
 ) -> ShuffleMean:
     """The mean over the shuffles of ``epochs`` epochs from ``params`` on.
 
@@ -114,15 +115,16 @@ def shuffle_mean(
         shadows, each with its own order of the batches; "field", the mean over shuffles, and over
         the steps of the last epoch, of the modified equation's right-hand side at ``params``, the
         epochs before being what the memory has seen.
-    order, method, window: of the shadows and fields ("taylor", "displaced"), as in ``shadow``.
+    order, method, memory_tolerance: of the shadows and fields ("taylor", "displaced"), as in
+        ``shadow``.
     samples: None for all orders, where there are at most 720 (6 batches in one epoch), the exact
         mean; else 128. A number: so many draws, each an independent uniform shuffle (so one may
         come twice) and the same with every epoch reversed. The two of a pair are averaged first:
         for gradient descent the part of order h² in which orders differ changes sign, and the
         standard error, that of independent pairs, falls from order 2 in h to order 3.
     seed: of the draws.
-    state: where the run is, None for a cold start. The steps before it are those of the problem's
-        own schedule, which the memory of a shadow sees; from it on m steps are an epoch.
+    start: 0 for a cold start, or the optimizer's state. The steps before it are those of the
+        problem's own schedule, which the memory of a shadow sees; from it on m steps are an epoch.
 
     The mean of the shadows is that of the iterates to learning_rate^(order + 1) over a fixed
     number of epochs. The flow of the mean field is so for gradient descent. With a memory the
@@ -132,40 +134,34 @@ def shuffle_mean(
     for fewer than 2 samples, TypeError for what is no problem or optimizer. Batches count
     equally, also those of unequal weights, as in the runs.
 
-    >>> from shadowflow import zoo
+    >>> from shadowflow import sgd
     >>> slopes = Problem(lambda x, c: c * x**2 / 2, batches=jnp.array([0.0, 1.0, 2.0]))
-    >>> found = shuffle_mean(slopes, zoo.sgd(), jnp.asarray(1.0), 0.1)
+    >>> found = shuffle_mean(slopes, sgd(), jnp.asarray(1.0), 0.1)
     >>> round(float(found.mean), 4), found.exact  # 1.0 · 0.9 · 0.8 in whatever order
     (0.72, True)
     """
     checks.choice("kind", kind, KINDS)
-    checks.instance("optimizer", optimizer, Optimizer)
-    checks.learning_rate(learning_rate)
     _refuse_full_batch(problem)
     orders, draws, exact = _orders(problem.count, epochs, samples, seed)
-    params = problem.check(params)
-    state = optimizer.init(params) if state is None else check_state(optimizer, state, params)
-    if np.isinf(float(state.step)):
-        history.refuse_settled(problem, "state", None)
-    first, last = first_step(state), first_step(state) + orders.shape[1]
-    table = rate_table(learning_rate, last)
-    schedules, rates = _after(problem, first, orders), jnp.asarray(table[first:])
+    run = followed(problem, optimizer, params, learning_rate, orders.shape[1], start)
+    state = run.state()
+    schedules, rates = _after(problem, run.first, orders), jnp.asarray(run.rates)
+    first, last = run.first, run.first + run.steps
     if kind == ITERATES:
-        call = _Ends(ExactStep(problem, traced(optimizer)), (params, state), rates)
+        carry = run.params, state
+        call = _Ends(ExactStep(problem, traced(run.optimizer)), carry, rates)
     else:
-        course = _course(
-            problem, optimizer, params, learning_rate, kind, order, method, window, table
-        )
+        course = _course(run, kind, order, method, memory_tolerance)
+        memory = course.memory(first, run.params)
         steps = jnp.arange(last - problem.count, last, dtype=jnp.int32)
-        memory = course.memory(first, params)
         call = (
-            _Fields(course, params, steps)
+            _Fields(course, run.params, steps)
             if kind == FIELD
-            else _Ends(course.runner, (params, memory), rates)
+            else _Ends(course.stepper, (run.params, memory), rates)
         )
     mean, error, records = _average(call, schedules, draws, problem)
-    start = last - problem.count if kind == FIELD else first
-    failed, judged = _judged(records, start, params, table)
+    begin = last - problem.count if kind == FIELD else first
+    failed, judged = _judged(records, begin, run.params, run.table)
     said = _said(problem.count, epochs, draws, exact, error)
     return ShuffleMean(mean, error, len(orders), exact, failed, judged, said)
 
@@ -195,13 +191,20 @@ def _orders(count: int, epochs: int, samples: int | None, seed: int) -> tuple:
 
 def _after(problem: Problem, first: int, orders: np.ndarray) -> np.ndarray:
     """The orders as whole schedules: the problem's own for the steps before ``first``."""
-    past = np.asarray(problem.tabulated(first).visit(np.arange(first)), np.int32)
+    past = np.asarray(problem.tabulated(first).batch_index(np.arange(first)), np.int32)
     return np.concatenate([np.broadcast_to(past, (len(orders), first)), orders], axis=1)
 
 
 def _scheduled(problem: Problem, schedule) -> Problem:
     is_none = lambda leaf: leaf is None
     return eqx.tree_at(lambda problem: problem.schedule, problem, schedule, is_leaf=is_none)
+
+
+def _shuffled(stepper: Any, schedule) -> Any:
+    """The same step of another order of the batches: every problem in it gets the schedule."""
+    is_problem = lambda node: isinstance(node, Problem)
+    change = lambda node: _scheduled(node, schedule) if is_problem(node) else node
+    return jax.tree.map(change, stepper, is_leaf=is_problem)
 
 
 def _said(count: int, epochs: int, draws: int, exact: bool, error: PyTree) -> str:
@@ -228,57 +231,45 @@ class _Plain(eqx.Module):
 class _Ends(eqx.Module):
     """schedule → (parameters after all steps, (record, finite) per step)."""
 
-    runner: Any
+    stepper: Any
     carry: tuple
     rates: Array
 
     def __call__(self, schedule: Int[Array, " steps"]) -> tuple[PyTree, tuple]:
-        problem = _scheduled(self.runner.problem, schedule)
-        advance = eqx.tree_at(lambda runner: runner.problem, self.runner, problem)
+        advance = _shuffled(self.stepper, schedule)
 
         def body(carry, rate):
             carry, record, finite = advance(carry, rate)
             return carry, (record, finite)
 
-        carry, records = _scan(body, self.carry, self.rates, problem.traceable)
+        carry, records = _scan(body, self.carry, self.rates, advance.problem.traceable)
         return carry[0], records
 
 
 class _Course(eqx.Module):
     """A shadow's step, and the memory it has: its past is told apart for ``kept`` steps."""
 
-    runner: Any
+    stepper: AbstractStepper
+    optimizer: AbstractOptimizer
     learning_rate: Any
     kept: int = eqx.field(static=True)
 
     def memory(self, step, params: PyTree) -> Memory:
         """The memory at ``step``, all its numbers arrays."""
-        dtype = trees.finest_dtype(params)
-        found = mem.at(self.runner.optimizer, self.learning_rate, step, dtype, self.kept)
+        found = mem.at(self.optimizer, self.learning_rate, step, params, self.kept)
         return eqx.tree_at(lambda m: m.step, found, jnp.asarray(step, jnp.int32))
 
 
-def _course(
-    problem: Problem,
-    optimizer: Optimizer,
-    params: PyTree,
-    learning_rate,
-    kind: str,
-    order: int,
-    method: str,
-    window,
-    table: np.ndarray,
-) -> _Course:
+def _course(run: Followed, kind: str, order: int, method: str, tolerance) -> _Course:
     """The shadow of that method and order, or a refusal of what it does not offer."""
-    found = chosen(method, "flow" if kind == FIELD else kind, order)
-    conditions(found, problem, optimizer, learning_rate, None)
-    refuse_window(problem, window)
-    direction = direction_of(found, problem, optimizer, order, None)
-    kept = history.window_of(optimizer, trees.finest_dtype(params), window, len(table)).steps
-    build = Iteration if kind == "iteration" else Flow
-    runner = build(problem, traced(optimizer), direction, order)
-    rate = mem.Rates(jnp.asarray(table)) if callable(learning_rate) else jnp.asarray(table[0])
-    return _Course(runner, rate, kept)
+    found, kind = choose(method, "flow" if kind == FIELD else kind, order)
+    refuse_unable(found, run.problem, run.optimizer, run.learning_rate, None)
+    refuse_tolerance(run.problem, tolerance)
+    cut = batch_memory.truncation_of(run.optimizer, run.params, tolerance, len(run.table))
+    stepper = found.bind(run.problem, run.optimizer, None, order=order, kind=kind)
+    varies, table = callable(run.learning_rate), jnp.asarray(run.table)
+    rate = mem.Rates(table) if varies else table[0]
+    return _Course(stepper, traced(run.optimizer), rate, cut.steps)
 
 
 class _Fields(eqx.Module):
@@ -289,17 +280,17 @@ class _Fields(eqx.Module):
     steps: Int[Array, " steps"]
 
     def __call__(self, schedule: Int[Array, " steps"]) -> tuple[PyTree, tuple]:
-        runner = self.course.runner
-        problem = _scheduled(runner.problem, schedule)
+        stepper = _shuffled(self.course.stepper, schedule)
 
         def body(total, step):
             memory = self.course.memory(step, self.params)
-            pair = runner.direction(problem, runner.optimizer, memory, self.params, 0.5)
-            field = pair[0] if runner.order == 1 else pair[1]
+            pair = stepper.direction(memory, self.params)
+            field = pair[0] if stepper.order == 1 else pair[1]
             total = trees.add(total, -1 / len(self.steps), field)
             return total, (sizes(*pair), trees.all_finite(field))
 
-        return _scan(body, trees.zeros_like(self.params), self.steps, problem.traceable)
+        nothing = trees.zeros_like(self.params)
+        return _scan(body, nothing, self.steps, stepper.problem.traceable)
 
 
 def _scan(body: Callable, carry: PyTree, inputs: Array, traceable: bool) -> tuple[PyTree, PyTree]:
@@ -385,7 +376,7 @@ def _judged(records: tuple, start: int, params: PyTree, table: np.ndarray) -> tu
         ratio = np.nan_to_num(correction / plain, nan=np.inf)
     worst = np.argmax(np.where((correction == 0) & (plain == 0), 0, ratio), axis=0)
     each = np.arange(len(worst))
-    judged = validity.judge(
+    judged = trust.judge(
         start + each,
         correction[worst, each],
         plain[worst, each],

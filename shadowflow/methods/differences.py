@@ -9,61 +9,72 @@ as that takes a fixed number of steps, the constant there is not that of the sum
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from .. import ema_weights as mem, trees
+from .. import trees
 from ..ema_weights import Memory
-from ..optimizers.moments import Optimizer, State, traced
+from ..optimizers.base import State, traced
+from ..optimizers.moments import AbstractMoments
 from ..problem import Problem
-from .displaced import averaged
-from .memoryless import sizes
-from .taylor import present
+from .base import AbstractMethod, AbstractStepper, sizes
+from .present import present
 
 
-class Differences(eqx.Module):
-    """One step of the iteration, for ``drive``: θ ← θ − h Φ(moments on the line).
+class DifferencesIteration(AbstractStepper):
+    """θ ← θ − h Φ(moments on the line).
 
     The carry is (θ, memory, gradient one step ago, its step's learning rate, last slope).
     """
 
     problem: Problem
-    optimizer: Optimizer
+    optimizer: AbstractMoments
     order: int = eqx.field(static=True)
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
-        """The carry of ``drive``; the gradient before the start is a real one, a step back."""
+        """The gradient before the start is a real one, a step back."""
         del state
-        before = eqx.filter_jit(_a_step_back) if self.problem.traceable else _a_step_back
-        last = before(self.problem, self.optimizer, memory, params)
-        return params, memory, last, memory.rate, trees.zeros_like(params)
+        before = _compiled_a_step_back if self.problem.traceable else _a_step_back
+        return (
+            params,
+            memory,
+            before(self, memory, params),
+            memory.rate,
+            trees.zeros_like(params),
+        )
 
-    def __call__(self, carry, rate):
+    def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
         params, memory, last, elapsed, slope = carry
-        memory = mem.with_rate(memory, rate)
+        memory = memory.with_rate(rate)
         value, gradient = self.problem.value_and_gradient(params)
-        fresh = trees.scale(
-            1 / jnp.where(elapsed > 0, elapsed, 1.0), trees.subtract(last, gradient)
-        )
+        per_time = 1 / jnp.where(elapsed > 0, elapsed, 1.0)
+        fresh = trees.scale(per_time, trees.subtract(last, gradient))
         slope = trees.where(elapsed > 0, fresh, slope)
-        first = present(self.optimizer, memory, params, gradient).direction
-        moments = tuple(
-            averaged(self.optimizer, memory, i, gradient, slope, mem.gauss_rule(memory, i)[0])
-            for i in range(len(self.optimizer.moments))
-        )
-        second = self.optimizer.direction(moments, params, memory.count)
+        now = present(self.optimizer, memory, params, gradient)
+        first, second = now.direction, now.on_line(slope)
         moved = trees.add(params, -rate, first if self.order == 1 else second)
         finite = jnp.isfinite(value) & trees.all_finite(gradient) & trees.all_finite(moved)
-        memory = mem.advance(self.optimizer, memory)
-        return (moved, memory, gradient, rate, slope), sizes(first, second), finite
+        return (moved, memory.advanced(), gradient, rate, slope), sizes(first, second), finite
 
 
-def _a_step_back(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree) -> PyTree:
-    gradient = problem.gradient(params)
-    now = present(optimizer, memory, params, gradient)
-    return problem.gradient(trees.add(params, memory.rate, now.direction))
+def _a_step_back(run: DifferencesIteration, memory: Memory, params: PyTree) -> PyTree:
+    now = present(run.optimizer, memory, params, run.problem.gradient(params))
+    return run.problem.gradient(trees.add(params, memory.rate, now.direction))
 
 
-def iteration(problem: Problem, optimizer: Optimizer, order: int, spacing: None) -> Differences:
-    """The runner of the method."""
-    del spacing
-    return Differences(problem, traced(optimizer), order)
+_compiled_a_step_back = eqx.filter_jit(_a_step_back)
+
+
+class Differences(AbstractMethod):
+    """The free second order."""
+
+    name = "differences"
+    kinds = ("iteration",)
+    summary = "the line through the last two gradients of the run: no work beyond a gradient"
+    full_batch = (
+        "the difference of two gradients of different batches is noise of order "
+        "1 / learning_rate; use method='taylor' or 'displaced'"
+    )
+
+    def bind(self, problem, optimizer, start, *, order, kind, spacing=None, keep=None):
+        """The iteration."""
+        return DifferencesIteration(problem, traced(optimizer), order)

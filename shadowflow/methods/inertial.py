@@ -22,14 +22,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .. import checks, ema_weights as mem, trees
+from .. import checks, trees
 from ..ema_weights import Memory
-from ..optimizers import ema_probe as averages
-from ..optimizers.moments import Moment, Optimizer, State, decay_power, traced
+from ..optimizers.base import AbstractOptimizer, State, traced
+from ..optimizers.moments import AbstractMoments, Moment, decay_power
 from ..problem import Problem
-from . import displaced, inertial_rules as onward, ode as solver, taylor
-from .collocation import known_decay
-from .memoryless import sizes
+from . import inertial_rules as rules_of, ode
+from .base import AbstractMethod, AbstractStepper, sizes
+from .nodes import known_decay
+from .present import present
 
 FADING, FADING_HIGH = 0.2, 0.5
 EARLY_STEPS, EARLY_SUBSTEPS, EARLY_SUBSTEPS_HIGH = 8, 4, 2
@@ -53,31 +54,31 @@ def half_phase(decay: Array) -> Array:
     return jnp.where(some, half / jnp.sinh(half), 1.0)
 
 
-class Inertial(eqx.Module):
-    """One step of the inertial flow, for ``drive``.
+class InertialFlow(AbstractStepper):
+    """One step of the inertial flow.
 
-    The carry is (θ, state, memory, last direction, last memory). The record is (half the change
-    of the direction since the last step, the direction, whether order 2 was taken in place of a
-    higher one): the size of what a first-order inertial flow, which reads gradient and moments
-    half a step late, would miss. What uncorrected
-    weights, rising from 0, change by themselves is no such miss and is taken out.
+    The carry is (θ, state, memory, last direction, the number of the last step that moved). The
+    record is (half the change of the direction since the last step, the direction, whether order 2
+    was taken in place of a higher one): the size of what a first-order inertial flow, which reads
+    gradient and moments half a step late, would miss. What uncorrected weights, rising from 0,
+    change by themselves is no such miss and is taken out.
     """
 
     problem: Problem
-    optimizer: Optimizer
+    optimizer: AbstractMoments
     substeps: Array
-    rules: onward.Rules | None
+    rules: rules_of.Rules | None
     order: int = eqx.field(static=True)
     kept: tuple[bool, ...] | None = eqx.field(static=True)
-    lower: "Inertial | None" = None
+    lower: "InertialFlow | None" = None
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
-        """The carry of ``drive`` before the first step."""
-        return params, state, memory, trees.scale(jnp.nan, trees.zeros_like(params)), memory
+        """No direction is known before the first step."""
+        return params, state, memory, trees.scale(jnp.nan, trees.zeros_like(params)), memory.count
 
-    def __call__(self, carry, rate):
+    def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
         params, state, memory, last, before = carry
-        memory = mem.with_rate(memory, rate)
+        memory = memory.with_rate(rate)
         gradient = self.problem.gradient(params)
         reference = self.optimizer.transformed(gradient)
         drift = tuple(None if old is None else trees.zeros_like(old) for old in state.moments)
@@ -92,28 +93,16 @@ class Inertial(eqx.Module):
         else:
             record = (*self._eliminated(memory, state, params, gradient), lowered)
         direction = trees.where(rate > 0, here, last)
-        before = trees.where(rate > 0, memory, before)
+        before = jnp.where(rate > 0, memory.count, before)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, moments))
-        state = State(moments, state.step + 1)
-        memory = mem.advance(self.optimizer, memory)
-        return (moved, state, memory, direction, before), record, finite
+        carry = moved, State(moments, state.step + 1), memory.advanced(), direction, before
+        return carry, record, finite
 
     def _eliminated(self, memory: Memory, state: State, params: PyTree, gradient: PyTree) -> tuple:
         """The record where moments are eliminated: what their places change of the direction."""
-        fresh = self._fresh(memory, gradient)
-        first, second = (
-            self._direction(memory, state.moments, read, params, 0.0)
-            for read in (
-                fresh,
-                self._on_line(
-                    memory,
-                    params,
-                    gradient,
-                    self._direction(memory, state.moments, fresh, params, 0.0),
-                ),
-            )
-        )
-        return sizes(first, second)
+        read = lambda fresh: self._direction(memory, state.moments, fresh, params, 0.0)
+        first = read(self._fresh(memory, gradient))
+        return sizes(first, read(self._on_line(memory, params, gradient, first)))
 
     def _finite_flow(self, memory: Memory, state: State, reference: tuple, y: tuple) -> tuple:
         """``_flow``, and whether it is that of order 2 because of what is not finite above it."""
@@ -131,7 +120,7 @@ class Inertial(eqx.Module):
 
         def run(rule):
             field = lambda s, y: self._field(memory, state, reference, rule, s, y)
-            return solver.one_step(
+            return ode.one_step(
                 field,
                 y,
                 traceable=self.problem.traceable,
@@ -147,15 +136,12 @@ class Inertial(eqx.Module):
             return run(rules.early if begun else rules.late)
         return jax.lax.cond(begun, lambda: run(rules.early), lambda: run(rules.late))
 
-    def _rise(self, memory: Memory, before: Memory, params: PyTree, gradient: PyTree) -> PyTree:
-        """F_n − F_m at one gradient, m the last step that moved: 0 where all F are the same."""
-        if memory.settled or self.optimizer.uniform:
+    def _rise(self, memory: Memory, before: Array, params: PyTree, gradient: PyTree) -> PyTree:
+        """F_n − F_m at one gradient, m = ``before``: 0 where all F are the same."""
+        if memory.settled or self.optimizer.time_invariant(params):
             return trees.zeros_like(params)
-        now, then = (
-            taylor.present(self.optimizer, step, params, gradient).direction
-            for step in (memory, before)
-        )
-        return trees.subtract(now, then)
+        at_step = lambda n: self.optimizer.memoryless_direction(params, gradient, n)
+        return trees.subtract(at_step(memory.count), at_step(before))
 
     def _parts(self, memory: Memory) -> Array:
         """More parts at the start of a cold run: corrected weights vary like 1 / (s + ½) there."""
@@ -173,7 +159,7 @@ class Inertial(eqx.Module):
             if old is None:
                 moments.append(None)
                 continue
-            faded = decay_power(moment.rate, jnp.asarray(s, trees.real_dtype()))
+            faded = decay_power(moment.beta, jnp.asarray(s, trees.real_dtype()))
             still = trees.add(trees.scale(faded, old), 1 - faded, psi)
             moments.append(trees.add(still, 1, extra))
         return tuple(moments)
@@ -183,14 +169,14 @@ class Inertial(eqx.Module):
         moments = self._moments(state, reference, drift, s)
         now = State(moments, memory.count + jnp.asarray(s, trees.real_dtype()))
         if self.order > 2:
-            make = onward.early if isinstance(rule, onward.Early) else onward.late
+            make = rules_of.early if isinstance(rule, rules_of.Early) else rules_of.late
             direction, fresh = make(rule, self.problem, self.optimizer, memory.rate, params, now)
         else:
             direction, fresh = self._half(memory, now, rule, params, s)
         pull = tuple(
             None
             if extra is None or psi is None
-            else trees.scale(_speed(moment.rate), _pull(psi, base, extra))
+            else trees.scale(_speed(moment.beta), _pull(psi, base, extra))
             for moment, extra, psi, base in zip(
                 self.optimizer.moments, drift, fresh, reference, strict=True
             )
@@ -203,7 +189,7 @@ class Inertial(eqx.Module):
         fresh = self._fresh(memory, gradient)
         here = mended = self._direction(memory, now.moments, fresh, params, s)
         if rule is not None:
-            mended = onward.still(rule, self.optimizer, params, now, fresh)
+            mended = rules_of.still(rule, self.optimizer, params, now, fresh)
         there = trees.add(params, memory.rate / 2, mended)
         if self.kept is None:
             late = self.optimizer.transformed(self.problem.gradient(there))
@@ -219,28 +205,23 @@ class Inertial(eqx.Module):
         fresh = self.optimizer.transformed(gradient)
         if self.kept is None:
             return fresh
-        return tuple(
-            psi if kept else trees.scale(mem.total_weight(self.optimizer, memory, i), psi)
-            for i, (psi, kept) in enumerate(zip(fresh, self.kept, strict=True))
-        )
+        still = self.optimizer.memoryless_moments(gradient, memory.count)
+        both = zip(fresh, still, self.kept, strict=True)
+        return tuple(psi if kept else mean for psi, mean, kept in both)
 
     def _on_line(self, memory: Memory, params: PyTree, gradient: PyTree, way: PyTree) -> tuple:
         """ψ per moment on a line through two gradients: half a step back, or over its ages."""
-        assert self.kept is not None
-        ages = [mem.mean_time(memory, i) for i, kept in enumerate(self.kept) if not kept]
-        longest = jnp.max(jnp.stack([memory.rate, *ages]))
+        kept = self.kept or ()
+        left = [time for time, some in zip(memory.mean_times(), kept, strict=True) if not some]
+        longest = jnp.max(jnp.stack([memory.rate, *left]))
         longest = jnp.where(longest > 0, longest, 1.0)
         far = self.problem.gradient(trees.add(params, longest, way))
         slope = trees.scale(1 / longest, trees.subtract(far, gradient))
-        half = memory.rate / 2
+        half, now = memory.rate / 2, present(self.optimizer, memory, params, gradient)
         near = self.optimizer.transformed(trees.add(gradient, half, slope))
         return tuple(
-            psi
-            if kept
-            else displaced.averaged(
-                self.optimizer, memory, i, gradient, slope, mem.gauss_rule(memory, i)[0] + half
-            )
-            for i, (psi, kept) in enumerate(zip(near, self.kept, strict=True))
+            psi if some else now.averaged(i, slope, half)
+            for i, (psi, some) in enumerate(zip(near, kept, strict=True))
         )
 
     def _direction(self, memory: Memory, moments: tuple, fresh: tuple, params: PyTree, s):
@@ -253,7 +234,7 @@ class Inertial(eqx.Module):
     def _read(self, moment: Moment, memory: Memory, old: PyTree, psi: PyTree, s) -> PyTree:
         if old is None:
             return psi
-        decay = moment.rate
+        decay = moment.beta
         share = jnp.sqrt(decay) * half_phase(decay)
         mixed = trees.add(trees.scale(1 - share, psi), share, old)
         if not moment.bias_correction or memory.settled:
@@ -271,7 +252,45 @@ def _pull(psi: PyTree, base: PyTree, extra: PyTree) -> PyTree:
     return trees.subtract(trees.subtract(psi, base), extra)
 
 
-def kept_moments(optimizer: Optimizer, keep, order) -> tuple[bool, ...] | None:
+class Inertial(AbstractMethod):
+    """The flow that keeps the memory."""
+
+    name = "inertial"
+    orders = (2, 3, 4)
+    kinds = ("flow",)
+    summary = "the memory kept as a state, the step corrected"
+    keeps_moments = True
+    follows_optax = True
+    full_batch = (
+        "mini-batches make its moments jump within a step, where a direction of the mean is not "
+        "the mean of the directions; use method='taylor' or 'displaced'"
+    )
+
+    def bind(self, problem, optimizer, start, *, order, kind, spacing=None, keep=None):
+        """The flow of the moments that are kept; keep: one flag per moment, None: all."""
+        some = keep or [True] * len(optimizer.moments)
+        moments = [moment for moment, kept in zip(optimizer.moments, some, strict=True) if kept]
+        decays = [known_decay(moment) for moment in moments]
+        if order > 2 and any(
+            m.has_memory and decay == 0 for m, decay in zip(moments, decays, strict=True)
+        ):
+            raise ValueError(
+                f"decay: expected the number 0 for a moment without memory at order {order}, got "
+                "an array that is 0; pass 0.0."
+            )
+        rules, rising = None, not all(moment.corrected for moment in moments)
+        if order > 2:
+            rules = rules_of.rules(decays, order, trees.real_dtype(), rising)
+        elif rising:
+            rules = rules_of.transient(decays, trees.real_dtype())
+        parts = jnp.asarray(substeps(decays, order))
+        lower = None
+        if order > 2:
+            lower = self.bind(problem, optimizer, start, order=2, kind=kind, keep=keep)
+        return InertialFlow(problem, traced(optimizer), parts, rules, order, keep, lower)
+
+
+def kept_moments(optimizer: AbstractOptimizer, keep, order) -> tuple[bool, ...] | None:
     """Which moments ``keep`` names, by name or number; None where all that remember are kept.
 
     Raises ValueError for what names no moment with memory, and for an order other than 2 where
@@ -279,12 +298,17 @@ def kept_moments(optimizer: Optimizer, keep, order) -> tuple[bool, ...] | None:
     """
     if keep is None:
         return None
+    if isinstance(keep, str) or not isinstance(keep, Sequence):
+        raise TypeError(f"keep: expected a sequence such as ('nu',), got {keep!r}.")
+    if not optimizer.closed_form:
+        raise ValueError(
+            f"keep: expected None for the optax transformation {optimizer.name}, got {keep!r}; "
+            "only moments of shadowflow's own optimizers can be eliminated one by one."
+        )
     remembers = [moment.has_memory for moment in optimizer.moments]
     names = [moment.name if moment.has_memory else None for moment in optimizer.moments]
     numbers = [i for i, some in enumerate(remembers) if some]
     known = [name for name in names if name is not None] + numbers
-    if isinstance(keep, str) or not isinstance(keep, Sequence):
-        raise TypeError(f"keep: expected a sequence such as ('nu',), got {keep!r}.")
     for item in keep:
         checks.choice(f"keep (moments of {optimizer.name})", item, known)
     kept = tuple(
@@ -293,11 +317,6 @@ def kept_moments(optimizer: Optimizer, keep, order) -> tuple[bool, ...] | None:
     )
     if all(kept):
         return None
-    if isinstance(optimizer, averages.Averages):
-        raise ValueError(
-            f"keep: expected None for the optax transformation {optimizer.name}, got {keep!r}; "
-            "only moments of shadowflow's own optimizers can be eliminated one by one."
-        )
     if order != 2:
         raise ValueError(
             f"order: expected 2 with keep={keep!r}, which leaves out a moment, got {order!r}; "
@@ -306,61 +325,9 @@ def kept_moments(optimizer: Optimizer, keep, order) -> tuple[bool, ...] | None:
     return kept
 
 
-def which(method: str, optimizer: Optimizer, keep, order) -> tuple[bool, ...] | None:
-    """``kept_moments``; ValueError for a method that keeps none."""
-    if keep is not None and method != "inertial":
-        raise ValueError(
-            f"keep: expected None for method={method!r}, got {keep!r}; only method='inertial' "
-            "keeps moments as states."
-        )
-    return kept_moments(optimizer, keep, order)
-
-
 def without(state: State, kept: tuple[bool, ...] | None) -> State:
     """The state of the kept moments alone, None for the others."""
     if kept is None:
         return state
     moments = zip(state.moments, kept, strict=True)
     return State(tuple(old if keep else None for old, keep in moments), state.step)
-
-
-def given(
-    optimizer: Optimizer, state: State, kept: tuple[bool, ...] | None, params: PyTree
-) -> State:
-    """A state as passed, checked; of eliminated moments it may have anything, or None."""
-    if kept is None or not isinstance(state, State):
-        return averages.checked(optimizer, state, params)
-    if len(state.moments) == len(kept):
-        zeros = optimizer.init(params).moments
-        parts = zip(state.moments, zeros, kept, strict=True)
-        state = State(tuple(old if keep else zero for old, zero, keep in parts), state.step)
-    return without(averages.checked(optimizer, state, params), kept)
-
-
-def flow(
-    problem: Problem,
-    optimizer: Optimizer,
-    order: int,
-    spacing: None,
-    kept: tuple[bool, ...] | None = None,
-) -> Inertial:
-    """The runner of the method; kept: of ``kept_moments``."""
-    del spacing
-    some = kept or [True] * len(optimizer.moments)
-    moments = [moment for moment, keep in zip(optimizer.moments, some, strict=True) if keep]
-    decays = [known_decay(moment) for moment in moments]
-    if order > 2 and any(
-        m.has_memory and decay == 0 for m, decay in zip(moments, decays, strict=True)
-    ):
-        raise ValueError(
-            f"decay: expected the number 0 for a moment without memory at order {order}, got an "
-            "array that is 0; pass 0.0."
-        )
-    rules, rising = None, not all(moment.corrected for moment in moments)
-    if order > 2:
-        rules = onward.rules(decays, order, trees.real_dtype(), rising)
-    elif rising:
-        rules = onward.transient(decays, trees.real_dtype())
-    parts = jnp.asarray(substeps(decays, order))
-    lower = flow(problem, optimizer, 2, None, kept) if order > 2 else None
-    return Inertial(problem, traced(optimizer), parts, rules, order, kept, lower)

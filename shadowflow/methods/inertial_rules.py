@@ -24,9 +24,10 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
-from ..optimizers.moments import Optimizer, State, decay_power
+from ..optimizers.base import State
+from ..optimizers.moments import AbstractMoments, decay_power
 from ..problem import Problem
-from .collocation import FULL, against_first, weighted
+from .nodes import FULL, against_first, weighted
 
 EXPLICIT, BESIDE, KEPT = 7, 5, 4  # M; nodes beside s + M + ½; powers of s at least
 STEPS = EXPLICIT + BESIDE
@@ -185,7 +186,12 @@ class Steps(eqx.Module):
 
 
 def march(
-    problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree, state: State, length: int
+    problem: Problem,
+    optimizer: AbstractMoments,
+    rate: Array,
+    params: PyTree,
+    state: State,
+    length: int,
 ) -> Steps:
     """``length`` real steps: one gradient each."""
 
@@ -205,13 +211,18 @@ def march(
     return Steps(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *made), state.step)
 
 
-def read(optimizer: Optimizer, moments: tuple, fresh: tuple, params: PyTree, step) -> PyTree:
+def read(optimizer: AbstractMoments, moments: tuple, fresh: tuple, params: PyTree, step) -> PyTree:
     """G: the direction from moments just updated in step ``step``."""
     return optimizer.direction(optimizer.read(moments, fresh, step), params, step)
 
 
 def late(
-    rules: Late, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree, state: State
+    rules: Late,
+    problem: Problem,
+    optimizer: AbstractMoments,
+    rate: Array,
+    params: PyTree,
+    state: State,
 ) -> tuple[PyTree, tuple]:
     """(L G, P q per moment) at s from R − 1 steps onward and one place back."""
     order = rules.mean.shape[0]
@@ -233,7 +244,12 @@ def late(
 
 
 def early(
-    rules: Early, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree, state: State
+    rules: Early,
+    problem: Problem,
+    optimizer: AbstractMoments,
+    rate: Array,
+    params: PyTree,
+    state: State,
 ) -> tuple[PyTree, tuple]:
     """(L G, P q per moment) at s from ``STEPS`` steps onward.
 
@@ -264,7 +280,7 @@ def _first(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda v: v[:EXPLICIT], tree)
 
 
-def _transformed(problem: Problem, optimizer: Optimizer, places: PyTree) -> tuple:
+def _transformed(problem: Problem, optimizer: AbstractMoments, places: PyTree) -> tuple:
     """ψ(∇E) at all places, stacked."""
     read = lambda place: optimizer.transformed(problem.gradient(place))
     if problem.traceable:
@@ -274,7 +290,7 @@ def _transformed(problem: Problem, optimizer: Optimizer, places: PyTree) -> tupl
 
 
 def _changes(
-    rules: Early, optimizer: Optimizer, state: State, fresh: tuple, missed: tuple
+    rules: Early, optimizer: AbstractMoments, state: State, fresh: tuple, missed: tuple
 ) -> tuple[tuple, tuple]:
     """(m'(s+j) for j = 1, …, M, P q) per moment; missed: of q' by the sums over steps.
 
@@ -291,8 +307,8 @@ def _changes(
             pulls.append(None)
             continue
         pull = trees.add(weighted(rules.pull[i], fresh[i]), 1, mixed(rules.more[i], missed[i]))
-        speed = trees.scale(jnp.log(moment.rate), trees.subtract(old, pull))
-        faded = moment.rate ** jnp.arange(1.0, EXPLICIT + 1)
+        speed = trees.scale(jnp.log(moment.beta), trees.subtract(old, pull))
+        faded = moment.beta ** jnp.arange(1.0, EXPLICIT + 1)
         drift = trees.add(weighted(rules.drift[i], fresh[i]), 1, mixed(rules.powers[i], missed[i]))
         outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)
         changes.append(trees.add(drift, 1, jax.tree.map(outer, speed)))
@@ -300,7 +316,9 @@ def _changes(
     return tuple(changes), tuple(pulls)
 
 
-def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State, fresh: tuple) -> PyTree:
+def still(
+    rules: Early, optimizer: AbstractMoments, params: PyTree, state: State, fresh: tuple
+) -> PyTree:
     """L G at s with the gradient and θ held where they are: no gradient more."""
     many = lambda tree, length: jax.tree.map(
         lambda v: jnp.broadcast_to(v, (length, *v.shape)), tree
@@ -311,12 +329,12 @@ def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State, fres
             after.append(None)
             changes.append(None)
             continue
-        faded = decay_power(moment.rate, jnp.arange(1.0, STEPS + 1, dtype=moment.rate.dtype))
+        faded = decay_power(moment.beta, jnp.arange(1.0, STEPS + 1, dtype=moment.beta.dtype))
         apart = trees.subtract(old, psi)
         outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)
         gap = jax.tree.map(outer, apart)
         after.append(jax.tree.map(jnp.add, many(psi, STEPS), gap))
-        speed = jnp.log(jnp.where(moment.rate > 0, moment.rate, 1.0))
+        speed = jnp.log(jnp.where(moment.beta > 0, moment.beta, 1.0))
         changes.append(jax.tree.map(lambda v: v[:EXPLICIT], trees.scale(speed, gap)))
     counts = state.step + jnp.arange(STEPS, dtype=state.step.dtype)
     call = lambda m, q, p, n: read(optimizer, m, q, p, n)
@@ -331,7 +349,7 @@ def still(rules: Early, optimizer: Optimizer, params: PyTree, state: State, fres
     )[0]
 
 
-def mean_after(rules: Early, optimizer: Optimizer, steps: Steps, tangents: tuple):
+def mean_after(rules: Early, optimizer: AbstractMoments, steps: Steps, tangents: tuple):
     """(L G(s) = L G(s+M) − Σ_{j=1}^{M} G'(s+j), the G' stacked); tangents: of (moments, fresh,
     places) there."""
     first = _first((steps.moments, steps.fresh, steps.places))

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .. import batch_memory as history, trees
+from .. import batch_memory, trees
 from ..batch_memory import Fold
 from ..ema_weights import Memory
-from ..optimizers.moments import Optimizer, safe_sqrt
+from ..optimizers.moments import AbstractMoments, safe_sqrt
 from ..problem import Problem
-from .taylor import Present, moved_direction
+from .base import AbstractDirection
+from .present import Present
 
 
 def row(stacked: PyTree, index) -> PyTree:
@@ -42,30 +43,31 @@ def pointwise(function: Callable, *stacked: PyTree) -> PyTree:
     return jax.tree.map(lambda *leaves: jax.vmap(function)(*leaves), *stacked)
 
 
-def present(
-    optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree, gradients: PyTree
+def present_of(
+    optimizer: AbstractMoments, memory: Memory, fold: Fold, params: PyTree, gradients: PyTree
 ) -> Present:
     """F_n(θ): every past gradient of batch b taken as ∇E_b(θ)."""
-    here = row(gradients, history.present_slot(fold))
+    here = row(gradients, fold.present_slot)
     moments = tuple(
         jax.tree.map(moment.transform, here)
         if weights is None
         else average(fold.sum(i), pointwise(moment.transform, gradients))
         for i, (moment, weights) in enumerate(zip(optimizer.moments, fold.weights, strict=True))
     )
-    return Present(here, moments, optimizer.direction(moments, params, memory.count))
+    direction = optimizer.direction(moments, params, memory.count)
+    return Present(optimizer, memory, params, here, moments, direction)
 
 
 @eqx.filter_jit
 def remembered(
-    optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree, gradients: PyTree
+    optimizer: AbstractMoments, memory: Memory, fold: Fold, params: PyTree, gradients: PyTree
 ) -> tuple:
     """Per moment Y_i [slots], None without memory: the optimizer's own recursion, fed from slots.
 
     With V_l = Σ_{j<l} h_j F_j, Y_{i,b} = Σ_{k: b(k)=b} w_{i,n,k} (V_n − V_k): one row per step.
     """
     n = memory.step if isinstance(memory.step, int) else jnp.asarray(memory.step, jnp.int32)
-    first = history.first_kept(memory)
+    first = batch_memory.first_kept(memory)
     kept = [i for i, weights in enumerate(fold.weights) if weights is not None]
     like, params = params, trees.joined(params, params)
     gradients = trees.joined(gradients, like)
@@ -92,14 +94,20 @@ def remembered(
     _, way, sums = jax.lax.fori_loop(first, n, body, start)
     result: list = [None] * len(fold.weights)
     for i, total in zip(kept, sums, strict=True):
-        past = fold.sum(i).at[history.present_slot(fold)].add(-fold.weights[i][0])
+        past = fold.sum(i).at[fold.present_slot].add(-fold.weights[i][0])
         rows = jax.tree.map(lambda s, v, p=past: spread(p, s) * v[None] - s, total, way)
         result[i] = trees.parted(rows, like)
     return tuple(result)
 
 
 def _step(
-    optimizer: Optimizer, fold: Fold, params: PyTree, gradient: PyTree, averages: list, step, first
+    optimizer: AbstractMoments,
+    fold: Fold,
+    params: PyTree,
+    gradient: PyTree,
+    averages: list,
+    step,
+    first,
 ) -> tuple[list, PyTree]:
     """The optimizer's recursion at ``step``, begun at ``first``: (averages, F_step)."""
     count, since = (jnp.asarray(n, trees.real_dtype()) for n in (step, step - first))
@@ -108,15 +116,15 @@ def _step(
         if weights is None:
             read.append(new)
             continue
-        average = trees.add(trees.scale(moment.rate, next(rest)), 1 - moment.rate, new)
+        average = trees.add(trees.scale(moment.beta, next(rest)), 1 - moment.beta, new)
         moved.append(average)
-        whole = 1.0 if moment.bias_correction else 1 - moment.rate ** (count + 1)
-        read.append(trees.scale(whole / (1 - moment.rate ** (since + 1)), average))
+        whole = 1.0 if moment.bias_correction else 1 - moment.beta ** (count + 1)
+        read.append(trees.scale(whole / (1 - moment.beta ** (since + 1)), average))
     return moved, optimizer.direction(tuple(read), params, count)
 
 
-class Past(NamedTuple):
-    """What both forms start from."""
+class Gathered(NamedTuple):
+    """What both forms start from: the past by batch, its gradients at θ, the remembered ways."""
 
     fold: Fold
     gradients: PyTree
@@ -124,99 +132,93 @@ class Past(NamedTuple):
     ways: tuple
 
 
-def past(optimizer: Optimizer, memory: Memory, fold: Fold, params: PyTree, gradients) -> Past:
-    """The present direction and the remembered ways."""
-    now = present(optimizer, memory, fold, params, gradients)
-    return Past(fold, gradients, now, remembered(optimizer, memory, fold, params, gradients))
+class BatchedDirection(AbstractDirection):
+    """The directions of both forms on mini-batches."""
+
+    problem: Problem
+    optimizer: AbstractMoments
+    phase: float = eqx.field(static=True)
+
+    def first_order(self, memory: Memory, params: PyTree) -> PyTree:
+        """F_n(θ): one gradient per batch."""
+        fold = batch_memory.fold(self.problem, self.optimizer, memory)
+        gradients = self.problem.gradients(params, fold.batches)
+        return present_of(self.optimizer, memory, fold, params, gradients).direction
+
+    def gathered(self, memory: Memory, fold: Fold, params: PyTree, gradients: PyTree) -> Gathered:
+        """The present direction and the remembered ways."""
+        now = present_of(self.optimizer, memory, fold, params, gradients)
+        ways = remembered(self.optimizer, memory, fold, params, gradients)
+        return Gathered(fold, gradients, now, ways)
 
 
-def first_order(problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree) -> PyTree:
-    """F_n(θ): one gradient per batch."""
-    fold = history.fold(problem, optimizer, memory)
-    gradients = problem.gradients(params, fold.batches)
-    return present(optimizer, memory, fold, params, gradients).direction
+class BatchedTaylor(BatchedDirection):
+    """One gradient per batch, one Hessian-vector product per batch and moment with memory."""
+
+    def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
+        """(first order, second order) of the direction."""
+        fold = batch_memory.fold(self.problem, self.optimizer, memory)
+        gradients, hvp = self.problem.linearize_each(params, fold.batches)
+        _, _, now, ways = self.gathered(memory, fold, params, gradients)
+        forward = trees.scale(self.phase * memory.rate, now.direction)
+        changes = []
+        for i, (moment, way) in enumerate(zip(self.optimizer.moments, ways, strict=True)):
+            slope = lambda g, t, psi=moment.transform: jax.jvp(psi, (g,), (t,))[1]
+            if way is not None:
+                ahead = jax.tree.map(
+                    lambda y, f, i=i: y + spread(fold.sum(i), y) * f[None], way, forward
+                )
+                moved = pointwise(slope, gradients, hvp(ahead))
+                changes.append(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), moved))
+            elif self.phase:
+                batch = self.problem.batch_index(memory.step)
+                product = self.problem.hessian_vector(params, forward, batch)
+                changes.append(jax.tree.map(slope, now.gradient, product))
+            else:
+                changes.append(trees.zeros_like(params))
+        correction = now.moved_direction(tuple(changes), forward)
+        return now.direction, trees.add(now.direction, 1, correction)
 
 
-def taylor(
-    problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
-) -> tuple[PyTree, PyTree]:
-    """(first order, second order) of the direction; phase 0: iteration, ½: flow.
+class BatchedDisplaced(BatchedDirection):
+    """Gradients only: one per batch at θ, and one per batch and moment with memory at its place."""
 
-    One gradient per batch, one Hessian-vector product per batch and moment with memory.
-    """
-    fold = history.fold(problem, optimizer, memory)
-    gradients, hvp = problem.linearize_each(params, fold.batches)
-    fold, gradients, now, ways = past(optimizer, memory, fold, params, gradients)
-    forward = trees.scale(phase * memory.rate, now.direction)
-    changes = []
-    for i, (moment, way) in enumerate(zip(optimizer.moments, ways, strict=True)):
-        slope = lambda g, t, psi=moment.transform: jax.jvp(psi, (g,), (t,))[1]
-        if way is not None:
-            ahead = jax.tree.map(
-                lambda y, f, i=i: y + spread(fold.sum(i), y) * f[None], way, forward
-            )
-            moved = pointwise(slope, gradients, hvp(ahead))
-            changes.append(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), moved))
-        elif phase:
-            product = problem.product(params, forward, problem.visit(memory.step))
-            changes.append(jax.tree.map(slope, now.gradient, product))
-        else:
-            changes.append(trees.zeros_like(params))
-    correction = moved_direction(optimizer, memory, params, now, tuple(changes), forward)
-    return now.direction, trees.add(now.direction, 1, correction)
+    def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
+        """(first order, second order) of the direction."""
+        fold = batch_memory.fold(self.problem, self.optimizer, memory)
+        found = self.gathered(memory, fold, params, self.problem.gradients(params, fold.batches))
+        ahead, now = self.ahead(memory), found.now
+        there = trees.add(params, ahead, now.direction)
+        moments = []
+        for i, moment in enumerate(self.optimizer.moments):
+            if found.ways[i] is not None:
+                moments.append(self._two_points(found, i, there, ahead))
+                continue
+            batch = self.problem.batch_index(memory.step)
+            here = self.problem.gradient(there, batch) if self.phase else now.gradient
+            moments.append(jax.tree.map(moment.transform, here))
+        return now.direction, self.optimizer.direction(tuple(moments), there, memory.count)
 
+    def _two_points(self, found: Gathered, index: int, there: PyTree, ahead) -> PyTree:
+        """Σ_b W_b · mean of ψ(G_b ± σ_b d_b), G_b the gradient at the batch's mean place.
 
-def displaced(
-    problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
-) -> tuple[PyTree, PyTree]:
-    """(first order, second order) of the direction; phase 0: iteration, ½: flow.
+        d_b = (G_b − g_b)/(mean time) is the change of the gradient per unit of time, σ_b the
+        standard deviation of the times: averages of g² see the spread of the places, with no
+        more gradients.
+        """
+        fold, moment = found.fold, self.optimizer.moments[index]
+        total = fold.sum(index)
+        safe = jnp.where(total > 0, total, 1)
+        mean = fold.sum(index, fold.times) / safe
+        variance = fold.sum(index, fold.times**2) / safe - mean**2
+        deviation, time = safe_sqrt(jnp.maximum(variance, 0.0)), mean + ahead
+        share = jnp.where(time > 0, deviation / jnp.where(time > 0, time, 1.0), 0.0)
+        places = jax.tree.map(lambda y, x: x[None] + y / spread(safe, y), found.ways[index], there)
 
-    Gradients only: one per batch at θ, and one per batch and moment with memory at its place.
-    """
-    fold = history.fold(problem, optimizer, memory)
-    gradients = problem.gradients(params, fold.batches)
-    fold, gradients, now, ways = past(optimizer, memory, fold, params, gradients)
-    ahead = phase * memory.rate
-    there = trees.add(params, ahead, now.direction)
-    moments = []
-    for i, (moment, way) in enumerate(zip(optimizer.moments, ways, strict=True)):
-        if way is not None:
-            moments.append(_two_points(problem, moment, fold, i, way, gradients, there, ahead))
-            continue
-        here = problem.gradient(there, problem.visit(memory.step)) if phase else now.gradient
-        moments.append(jax.tree.map(moment.transform, here))
-    return now.direction, optimizer.direction(tuple(moments), there, memory.count)
+        def mean_of_two(moved, still):
+            gap = spread(share, moved) * (moved - still)
+            psi = jax.vmap(moment.transform)
+            return (psi(moved + gap) + psi(moved - gap)) / 2
 
-
-def _two_points(
-    problem: Problem,
-    moment,
-    fold: Fold,
-    index: int,
-    way: PyTree,
-    gradients: PyTree,
-    there: PyTree,
-    ahead,
-) -> PyTree:
-    """Σ_b W_b · mean of ψ(G_b ± σ_b d_b), G_b the gradient at the batch's mean place.
-
-    d_b = (G_b − g_b)/(mean time) is the change of the gradient per unit of time, σ_b the standard
-    deviation of the times: averages of g² see the spread of the places, with no more gradients.
-    """
-    total = fold.sum(index)
-    some = total > 0
-    safe = jnp.where(some, total, 1)
-    mean = fold.sum(index, fold.times) / safe
-    variance = fold.sum(index, fold.times**2) / safe - mean**2
-    deviation = safe_sqrt(jnp.maximum(variance, 0.0))
-    time = mean + ahead
-    share = jnp.where(time > 0, deviation / jnp.where(time > 0, time, 1.0), 0.0)
-    places = jax.tree.map(lambda y, x: x[None] + y / spread(safe, y), way, there)
-    found = problem.gradients_at(places, fold.batches)
-
-    def mean_of_two(moved, still):
-        gap = spread(share, moved) * (moved - still)
-        psi = jax.vmap(moment.transform)
-        return (psi(moved + gap) + psi(moved - gap)) / 2
-
-    return average(total, jax.tree.map(mean_of_two, found, gradients))
+        moved = self.problem.gradients_at(places, fold.batches)
+        return average(total, jax.tree.map(mean_of_two, moved, found.gradients))

@@ -14,10 +14,11 @@ from jaxtyping import Array, PyTree
 
 from .. import trees
 from ..ema_weights import Memory
+from ..optimizers.base import AbstractOptimizer, State
 from ..optimizers.memory_probe import mean_age, settling
-from ..optimizers.moments import Optimizer, State
 from ..problem import Problem
-from . import collocation as nodes
+from . import nodes
+from .base import AbstractDirection
 
 
 class Walk(eqx.Module):
@@ -61,7 +62,7 @@ def walk(order: int, spacing: int, settling: int) -> Walk:
 @eqx.filter_jit
 def along(
     made: Walk,
-    optimizer: Optimizer,
+    optimizer: AbstractOptimizer,
     rate: Array,
     params: PyTree,
     gradients: PyTree,
@@ -108,86 +109,71 @@ def places(made: Walk, rate: Array, params: PyTree, directions: PyTree) -> PyTre
     return jax.tree.map(lambda p, way: p[None] - trees.cast(rate, p) * way, params, ways)
 
 
-class Backwards(eqx.Module):
+class WalkedDirection(AbstractDirection):
     """The direction of order R as a pure function of θ, settled: 1 + (R−1)² gradients."""
 
+    problem: Problem
+    optimizer: AbstractOptimizer
+    phase: float = eqx.field(static=True)
     order: int = eqx.field(static=True)
     spacing: int | None = eqx.field(static=True)
 
-    def __call__(
-        self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
-    ) -> tuple[PyTree, PyTree]:
+    def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
         """(first order, order R) of the direction: phase 0: (θ(0) − θ(1))/h; ½: −θ'(0)/h."""
-        made = self.walk(optimizer, params)
-        first, directions, _ = self.path(made, problem, optimizer, memory.rate, params)
-        if phase:
+        made = self.walk(params)
+        first, directions, _ = self.path(made, memory.rate, params)
+        if self.phase:
             return first, nodes.weighted(made.slope, directions)
         return first, jax.tree.map(lambda leaf: leaf[0], directions)
 
-    def walk(self, optimizer: Optimizer, params: PyTree) -> Walk:
+    def walk(self, params: PyTree) -> Walk:
         """The matrices, as long as the optimizer takes to settle."""
-        length = settling(optimizer, params)
-        spacing = self.spacing or mean_age(length, params)
-        return walk(self.order, spacing, length)
+        length = settling(self.optimizer, params)
+        return walk(self.order, self.spacing or mean_age(length, params), length)
 
-    def path(
-        self, made: Walk, problem: Problem, optimizer: Optimizer, rate: Array, params: PyTree
-    ) -> tuple[PyTree, PyTree, State]:
+    def path(self, made: Walk, rate: Array, params: PyTree) -> tuple[PyTree, PyTree, State]:
         """(direction of first order, directions at the nodes, the state before the last step)."""
-        here = nodes.gradient(problem, params)
+        here = nodes.gradient(self.problem, params)
         everywhere = lambda tree: jax.tree.map(
             lambda v: jnp.broadcast_to(v, (made.order, *v.shape)), tree
         )
+        along_path = lambda *read: along(made, self.optimizer, rate, params, *read)
         still = everywhere(trees.zeros_like(params))
-        values = _values(problem, optimizer, everywhere(params))
-        directions, state = along(made, optimizer, rate, params, everywhere(here), still, values)
+        directions, state = along_path(everywhere(here), still, self.values(everywhere(params)))
         directions = everywhere(jax.tree.map(lambda leaf: leaf[0], directions))
         first = jax.tree.map(lambda leaf: leaf[0], directions)
         for _ in range(made.order - 1):
             where = places(made, rate, params, directions)
-            gradients = nodes.gradients_at(problem, where, here)
-            values = _values(problem, optimizer, where)
-            directions, state = along(made, optimizer, rate, params, gradients, directions, values)
+            gradients = nodes.gradients_at(self.problem, where, here)
+            directions, state = along_path(gradients, directions, self.values(where))
         return first, directions, state
 
+    def values(self, where: PyTree) -> Array | None:
+        """The losses at the nodes, for an optimizer that reads them."""
+        if not self.optimizer.reads_value:
+            return None
+        count = jax.tree.leaves(where)[0].shape[0]
+        places = [jax.tree.map(lambda leaf, j=j: leaf[j], where) for j in range(count)]
+        return jnp.stack([self.problem.value(place) for place in places])
 
-def _values(problem: Problem, optimizer: Optimizer, where: PyTree) -> Array | None:
-    """The losses at the nodes, for an optimizer that reads them."""
-    if not optimizer.reads_value:
-        return None
-    count = jax.tree.leaves(where)[0].shape[0]
-    places = [jax.tree.map(lambda leaf, j=j: leaf[j], where) for j in range(count)]
-    return jnp.stack([problem.value(place) for place in places])
+    def past_state(self, rate: Array, params: PyTree) -> State:
+        """The settled state just before the gradient at θ is read, its step ∞."""
+        _, _, state = self.path(self.walk(params), rate, params)
+        return State(state.moments, jnp.asarray(jnp.inf, trees.real_dtype()))
 
 
-def direction(
-    optimizer: Optimizer, order: int | str, spacing: float | None, origin: State | None = None
-) -> Backwards:
+def walked(
+    problem: Problem,
+    optimizer: AbstractOptimizer,
+    phase: float,
+    order: int,
+    spacing: float | None,
+) -> WalkedDirection:
     """The direction of an order; ValueError for what only moments can have."""
-    del origin  # forgotten once it has settled
-    if order == "auto":
-        raise ValueError(
-            f"order: expected a number for the optax transformation {optimizer.name}, got 'auto'; "
-            "give one, and compare it with its neighbour."
-        )
     if spacing is not None and (not float(spacing).is_integer() or spacing < 1):
         raise ValueError(
             f"spacing: expected whole steps for the optax transformation {optimizer.name}, which "
             f"is run step by step, got {spacing!r}."
         )
-    return Backwards(int(order), None if spacing is None else int(spacing))
-
-
-def past_state(
-    problem: Problem,
-    optimizer: Optimizer,
-    memory: Memory,
-    params: PyTree,
-    order: int,
-    spacing: float | None,
-) -> State:
-    """The settled state just before the gradient at θ is read, its step ∞."""
-    way = direction(optimizer, order, spacing)
-    made = way.walk(optimizer, params)
-    _, _, state = way.path(made, problem, optimizer, memory.rate, params)
-    return State(state.moments, jnp.asarray(jnp.inf, trees.real_dtype()))
+    whole = None if spacing is None else int(spacing)
+    return WalkedDirection(problem, optimizer, phase, order, whole)

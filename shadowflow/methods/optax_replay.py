@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .. import ema_weights as mem, trees
+from .. import trees
 from ..ema_weights import Memory
-from ..optimizers.derivative_check import prove
-from ..optimizers.memory_probe import mean_age, positional, remembered, settling, uniform
-from ..optimizers.moments import Optimizer, State
+from ..optimizers.base import AbstractOptimizer, State, rate_at
+from ..optimizers.derivative_check import check_derivative
+from ..optimizers.memory_probe import mean_age, positional, settling
 from ..problem import Problem
-from .displaced import differences
+from .base import AbstractDirection
 
 
 class Past(eqx.Module):
@@ -34,6 +34,7 @@ class Past(eqx.Module):
     steps lead to, from a start so far off that they end at θ.
     """
 
+    optimizer: AbstractOptimizer
     first: Array
     last: Array
     ages: Array
@@ -46,7 +47,11 @@ class Past(eqx.Module):
 
     def rate_of(self, step) -> Array:
         """The learning rate of a step."""
-        return self.rate if self.settled else mem.rate_at(self.rates, step)
+        return self.rate if self.settled else rate_at(self.rates, step)
+
+    def begun(self, place: PyTree) -> State:
+        """The state before the first step to replay, which began at ``place``."""
+        return self.optimizer.init(place, self.rate) if self.origin is None else self.origin
 
 
 class Still(NamedTuple):
@@ -59,77 +64,63 @@ class Still(NamedTuple):
     forward: PyTree
 
 
-def past_of(optimizer: Optimizer, memory: Memory, params: PyTree, origin: State | None) -> Past:
+def settled_past(optimizer: AbstractOptimizer, memory: Memory, params: PyTree) -> Past:
+    """The last steps of a settled run, as many as the optimizer remembers."""
+    length = settling(optimizer, params)
+    age, end = jnp.asarray(min(mean_age(length, params), length)), jnp.asarray(0)
+    first = jnp.asarray(-length)
+    return Past(
+        optimizer, first, end, age[None], memory.rate, None, None, True, True, positional=False
+    )
+
+
+def past_of(
+    optimizer: AbstractOptimizer, memory: Memory, params: PyTree, origin: State | None
+) -> Past:
     """What there is to replay at the memory's step, from a run that began in ``origin``."""
-    length = remembered(optimizer, params)
     if memory.settled:
-        if length is None:
-            settling(optimizer, params)
-        age = jnp.asarray(min(mean_age(length or 0, params), length or 0))
-        return Past(
-            jnp.asarray(-(length or 0)),
-            jnp.asarray(0),
-            age[None],
-            memory.rate,
-            None,
-            None,
-            True,
-            True,
-            False,
-        )
-    begun = 0 if origin is None else origin.step.astype(int)
-    last = jnp.asarray(memory.step)
-    begun = jnp.asarray(begun, last.dtype)
+        return settled_past(optimizer, memory, params)
+    length, last = optimizer.memory_length(params), jnp.asarray(memory.step)
+    begun = jnp.asarray(0 if origin is None else origin.step.astype(int), last.dtype)
     first = begun if length is None else jnp.maximum(begun, last - length)
     if origin is not None and length is not None:
         fresh = optimizer.init(params, memory.rate)
         origin = trees.where(first > begun, State(fresh.moments, origin.step), origin)
     mean = (last - first) // 2 if length is None else mean_age(length, params)
-    ages = jnp.stack(
-        [
-            jnp.clip(jnp.asarray(age, last.dtype), 0, last - first)
-            for age in (mean, 3 * mean, mean // 3)
-        ]
-    )
-    straight = origin is None and uniform(optimizer, params)
+    far = [jnp.asarray(age, last.dtype) for age in (mean, 3 * mean, mean // 3)]
+    ages = jnp.stack([jnp.clip(age, 0, last - first) for age in far])
+    straight = origin is None and optimizer.time_invariant(params)
     places = positional(optimizer, params)
     if places and origin is not None:
         raise ValueError(
-            f"state: expected None for {optimizer.name}, whose state holds parameters and can only "
-            "be followed from its own step 0, got one; leave state out."
+            f"start: expected a step number for {optimizer.name}, whose state holds parameters and "
+            "can only be followed from its own step 0, got a state; pass start=0."
         )
-    return Past(
-        first, last, ages, memory.rate, memory.learning_rate, origin, False, straight, places
-    )
-
-
-def begin(past: Past, optimizer: Optimizer, place: PyTree) -> State:
-    """The state before the first step to replay, which began at ``place``."""
-    return optimizer.init(place, past.rate) if past.origin is None else past.origin
+    rates = memory.learning_rate
+    return Past(optimizer, first, last, ages, memory.rate, rates, origin, False, straight, places)
 
 
 @eqx.filter_jit
-def still(past: Past, optimizer: Optimizer, params: PyTree, gradient: PyTree, value) -> Still:
+def still(past: Past, params: PyTree, gradient: PyTree, value) -> Still:
     """The replay with every gradient at θ."""
 
     def one(step, carry):
         state, way = carry
         place = trees.subtract(params, way) if past.positional else params
-        state, move = optimizer.update(state, gradient, place, past.rate_of(step), value)
+        state, move = past.optimizer.update(state, gradient, place, past.rate_of(step), value)
         return state, trees.subtract(way, move)
 
     def segment(carry, ends):
         carry = jax.lax.fori_loop(*ends, one, carry)
         return carry, carry[1]
 
-    marks = jnp.sort(
-        jnp.concatenate([(past.last - past.ages).astype(past.last.dtype), past.last[None]])
-    )
+    marks = [(past.last - past.ages).astype(past.last.dtype), past.last[None]]
+    marks = jnp.sort(jnp.concatenate(marks))
     starts = jnp.concatenate([past.first[None].astype(marks.dtype), marks[:-1]])
-    begun = begin(past, optimizer, params), trees.zeros_like(params)
+    begun = past.begun(params), trees.zeros_like(params)
     (state, whole), ways = jax.lax.scan(segment, begun, (starts, marks))
     place = trees.subtract(params, whole) if past.positional else params
-    _, move = optimizer.update(state, gradient, place, past.rate, value)
+    _, move = past.optimizer.update(state, gradient, place, past.rate, value)
     order = jnp.argsort(jnp.argsort(-past.ages))
     backs = [
         jax.tree.map(lambda total, seen, i=i: total - seen[order[i]], whole, ways)
@@ -171,155 +162,111 @@ def directions(past: Past, seen: Still, dtype) -> tuple[list[PyTree], Array]:
     return spanned(ways, dtype), jnp.where(size > 0, size, trees.norm(seen.forward))
 
 
-def reread(
-    past: Past,
-    optimizer: Optimizer,
-    params: PyTree,
-    gradient: PyTree,
-    value,
-    plane: Plane,
-    seen: Still,
-    phase: float,
-    share: Array | float,
-) -> PyTree:
-    """The last direction, all displacements times ``share``: 1 displaced, d/dshare at 0 Taylor."""
-
-    def read(way):
-        change = trees.zeros_like(gradient)
-        for unit, slope in zip(plane.units, plane.changes, strict=True):
-            change = trees.add(change, share * trees.inner(unit, way), slope)
-        place = trees.add(params, share, way)
-        if value is None:
-            return trees.add(gradient, 1, change), place, None
-        rise = trees.inner(gradient, way) + trees.inner(change, way) / 2
-        return trees.add(gradient, 1, change), place, value + share * rise
-
-    def place_of(way_so_far, step):
-        if past.settled:
-            return trees.scale((past.last - step) + phase, seen.forward)
-        return trees.add(trees.subtract(seen.whole, way_so_far), phase, seen.forward)
-
-    def one(step, carry):
-        moved, fixed, way, walked = carry
-        grad, place, worth = read(place_of(way, step))
-        rate = past.rate_of(step)
-        own = trees.add(start, 1, walked) if past.positional else place
-        moved, move = optimizer.update(moved, grad, own, rate, worth)
-        walked = trees.add(walked, 1, move)
-        if not past.settled:
-            there = trees.subtract(params, way) if past.positional else params
-            fixed, move = optimizer.update(fixed, gradient, there, rate, value)
-            way = trees.subtract(way, move)
-        return moved, fixed, way, walked
-
-    nothing = trees.zeros_like(params)
-    start = trees.add(params, share, place_of(nothing, past.first))
-    fixed = None if past.settled else begin(past, optimizer, params)
-    carry = begin(past, optimizer, start), fixed, nothing, nothing
-    moved, _, _, walked = jax.lax.fori_loop(past.first, past.last, one, carry)
-    grad, place, worth = read(trees.scale(phase, seen.forward))
-    own = trees.add(start, 1, walked) if past.positional else place
-    _, move = optimizer.update(moved, grad, own, past.rate, worth)
-    return trees.scale(-1 / past.rate, move)
-
-
-@eqx.filter_jit
-def displaced(past, optimizer, params, gradient, value, plane, seen, phase) -> PyTree:
-    """The direction that has read the gradients where they were."""
-    return reread(past, optimizer, params, gradient, value, plane, seen, phase, 1.0)
-
-
-@eqx.filter_jit
-def expanded(past, optimizer, params, gradient, value, plane, seen, phase) -> PyTree:
-    """The direction to first order in the displacements. A coordinate whose gradient is 0 and
-    does not change has no derivative where a root is taken of it: it adds nothing."""
-
-    def run(share):
-        return reread(past, optimizer, params, gradient, value, plane, seen, phase, share)
-
-    first, slope = jax.jvp(run, (jnp.zeros(()),), (jnp.ones(()),))
-    changes = jax.tree.map(lambda *leaves: sum(map(jnp.abs, leaves)), *plane.changes)
-    dead = jax.tree.map(lambda g, d: (g == 0) & (d == 0), gradient, changes)
-    slope = jax.tree.map(lambda s, d: jnp.where(d & jnp.isnan(s), 0, s), slope, dead)
-    return trees.add(first, 1, slope)
-
-
-class Reading(NamedTuple):
+class Reading(eqx.Module):
     """What a place tells: the gradient, the loss if it is read, the replay at θ, the plane."""
 
     past: Past
+    params: PyTree
     gradient: PyTree
     value: Array | None
     seen: Still
     plane: Plane
 
-    def again(self, optimizer: Optimizer, params: PyTree, phase: float, linear: bool) -> PyTree:
+    def second_order(self, phase: float, linear: bool = False) -> PyTree:
         """The direction of second order; phase 0: iteration, ½: flow; linear: Taylor's form."""
-        replay = expanded if linear else displaced
-        return replay(
-            self.past,
-            optimizer,
-            params,
-            self.gradient,
-            self.value,
-            self.plane,
-            self.seen,
-            jnp.asarray(phase),
+        return (_expanded if linear else _displaced)(self, jnp.asarray(phase))
+
+    def at(self, way: PyTree, share) -> tuple[PyTree, PyTree, Array | None]:
+        """(gradient, parameters, loss) at θ + share · way."""
+        change = trees.zeros_like(self.gradient)
+        for unit, slope in zip(self.plane.units, self.plane.changes, strict=True):
+            change = trees.add(change, share * trees.inner(unit, way), slope)
+        gradient, place = (
+            trees.add(self.gradient, 1, change),
+            trees.add(self.params, share, way),
         )
+        if self.value is None:
+            return gradient, place, None
+        rise = trees.inner(self.gradient, way) + trees.inner(change, way) / 2
+        return gradient, place, self.value + share * rise
+
+    def again(self, phase, share) -> PyTree:
+        """The last direction, all displacements times ``share`` (Taylor: d/dshare at 0)."""
+        past, seen, update = self.past, self.seen, self.past.optimizer.update
+
+        def way_of(way_so_far, step):
+            if past.settled:
+                return trees.scale((past.last - step) + phase, seen.forward)
+            return trees.add(trees.subtract(seen.whole, way_so_far), phase, seen.forward)
+
+        def one(step, carry):
+            moved, fixed, way, walked = carry
+            gradient, place, value = self.at(way_of(way, step), share)
+            rate = past.rate_of(step)
+            own = trees.add(start, 1, walked) if past.positional else place
+            moved, move = update(moved, gradient, own, rate, value)
+            walked = trees.add(walked, 1, move)
+            if not past.settled:
+                there = trees.subtract(self.params, way) if past.positional else self.params
+                fixed, move = update(fixed, self.gradient, there, rate, self.value)
+                way = trees.subtract(way, move)
+            return moved, fixed, way, walked
+
+        nothing = trees.zeros_like(self.params)
+        start = trees.add(self.params, share, way_of(nothing, past.first))
+        fixed = None if past.settled else past.begun(self.params)
+        carry = past.begun(start), fixed, nothing, nothing
+        moved, _, _, walked = jax.lax.fori_loop(past.first, past.last, one, carry)
+        gradient, place, value = self.at(trees.scale(phase, seen.forward), share)
+        own = trees.add(start, 1, walked) if past.positional else place
+        _, move = update(moved, gradient, own, past.rate, value)
+        return trees.scale(-1 / past.rate, move)
 
 
-def reading(
-    problem: Problem,
-    optimizer: Optimizer,
-    memory: Memory,
-    params: PyTree,
-    origin: State | None,
-    linear: bool,
-) -> Reading:
-    """One gradient, and one, or a Hessian-vector product, per direction of the ways."""
-    past = past_of(optimizer, memory, params, origin)
-    gradient, change = differences(problem, params, linear)
-    value = problem.value(params) if optimizer.reads_value else None
-    seen = still(past, optimizer, params, gradient, value)
-    units, length = directions(past, seen, trees.finest_dtype(params))
-    safe = jnp.where(length > 0, length, 1.0)
-    changes = [trees.scale(1 / safe, change(trees.scale(safe, unit))) for unit in units]
-    return Reading(past, gradient, value, seen, Plane(units, changes))
+@eqx.filter_jit
+def _displaced(found: Reading, phase: Array) -> PyTree:
+    """The direction that has read the gradients where they were."""
+    return found.again(phase, 1.0)
 
 
-class Replay(eqx.Module):
+@eqx.filter_jit
+def _expanded(found: Reading, phase: Array) -> PyTree:
+    """The direction to first order in the displacements. A coordinate whose gradient is 0 and
+    does not change has no derivative where a root is taken of it: it adds nothing."""
+    run = lambda share: found.again(phase, share)
+    first, slope = jax.jvp(run, (jnp.zeros(()),), (jnp.ones(()),))
+    changes = jax.tree.map(lambda *leaves: sum(map(jnp.abs, leaves)), *found.plane.changes)
+    dead = jax.tree.map(lambda g, d: (g == 0) & (d == 0), found.gradient, changes)
+    slope = jax.tree.map(lambda s, d: jnp.where(d & jnp.isnan(s), 0, s), slope, dead)
+    return trees.add(first, 1, slope)
+
+
+class Replay(AbstractDirection):
     """The direction of order 2 of any state map as a function of θ, at any step.
 
     origin: the state in which the run began; None: a fresh one at step 0. linear: Taylor's form.
     """
 
+    problem: Problem
+    optimizer: AbstractOptimizer
+    phase: float = eqx.field(static=True)
     linear: bool = eqx.field(static=True)
     origin: State | None = None
 
-    def __call__(
-        self, problem: Problem, optimizer: Optimizer, memory: Memory, params: PyTree, phase: float
-    ) -> tuple[PyTree, PyTree]:
-        """(first order, second order) of the direction; phase 0: iteration, ½: flow."""
+    def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
+        """(first order, second order) of the direction."""
         if self.linear:
-            prove(optimizer, params)
-        found = reading(problem, optimizer, memory, params, self.origin, self.linear)
-        return found.seen.direction, found.again(optimizer, params, phase, self.linear)
+            check_derivative(self.optimizer, params)
+        found = self.reading(memory, params)
+        return found.seen.direction, found.second_order(self.phase, self.linear)
 
-
-def shortest(past: Past, optimizer: Optimizer, params: PyTree) -> Past:
-    """As few steps as give the direction at one gradient: one, where all steps are alike."""
-    if past.origin is None and uniform(optimizer, params):
-        return eqx.tree_at(lambda p: p.first, past, past.last)
-    return past
-
-
-def secant(optimizer: Optimizer, order: int, spacing: None, origin: State | None) -> Replay:
-    """The direction of the method "displaced"."""
-    del optimizer, order, spacing
-    return Replay(False, origin)
-
-
-def taylor(optimizer: Optimizer, order: int, spacing: None, origin: State | None) -> Replay:
-    """The direction of the method "taylor"."""
-    del optimizer, order, spacing
-    return Replay(True, origin)
+    def reading(self, memory: Memory, params: PyTree) -> Reading:
+        """One gradient, and one, or a Hessian-vector product, per direction of the ways."""
+        past = past_of(self.optimizer, memory, params, self.origin)
+        gradient, change = self.problem.changes(params, self.linear)
+        value = self.problem.value(params) if self.optimizer.reads_value else None
+        seen = still(past, params, gradient, value)
+        units, length = directions(past, seen, trees.finest_dtype(params))
+        safe = jnp.where(length > 0, length, 1.0)
+        changes = [trees.scale(1 / safe, change(trees.scale(safe, unit))) for unit in units]
+        return Reading(past, params, gradient, value, seen, Plane(units, changes))

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .. import checks, ema_weights as mem, trees
+from .. import checks, trees
 from ..diagnostics.bias import PLAIN, parts_of, potential_of
 from ..ema_weights import Memory
-from ..methods import taylor
-from ..methods.displaced import averaged
-from ..methods.taylor import Expansion, Present
-from ..optimizers.moments import Optimizer, State, decay_power, square, traced
+from ..methods.present import Present, present
+from ..methods.taylor import Expansion
+from ..optimizers.base import State, traced
+from ..optimizers.moments import Optimizer, decay_power
 
 
 class RunMeasures(NamedTuple):
@@ -62,7 +62,7 @@ def run_measures(
 
     params, grad: θ_n and the gradient g_n that the step read. state: the optimizer's ``State``
         *after* it read g_n (its step is n + 1). memory: the ``Memory`` of step n
-        (``memory.ready(optimizer, learning_rate, n, dtype)``, then ``memory.advance`` per step).
+        (``ema_weights.ready(optimizer, learning_rate, n, params)``, then ``.advanced()`` per step).
     last_grad, last_rate: g_{n−1} at θ_{n−1}, of the same data (with other data the difference is
         noise of order 1/h), and that step's learning rate (None: this step's; at 0 the
         parameters did not move, and the difference is taken to be 0).
@@ -94,10 +94,10 @@ def run_measures(
     run is not finite here. Raises ValueError or TypeError for a state, gradient or memory that
     does not fit.
 
-    >>> from shadowflow import zoo
-    >>> sgd, x = zoo.sgd(), jnp.asarray([3.0, -4.0])
-    >>> state, _ = sgd.update(sgd.init(x), x, x, 0.1)
-    >>> found = run_measures(sgd, mem.ready(sgd, 0.1, 0, x.dtype), x, x, state)
+    >>> from shadowflow import sgd
+    >>> descent, x = sgd(), jnp.asarray([3.0, -4.0])
+    >>> state, _ = descent.update(descent.init(x), x, x, 0.1)
+    >>> found = run_measures(descent, mem.ready(descent, 0.1, 0, x), x, x, state)
     >>> round(float(found.total["two_norm"]), 4), round(float(found.total["potential"]), 4)
     (5.0, 12.5)
     """
@@ -110,7 +110,7 @@ def run_measures(
     like = lambda tree: jax.tree.map(lambda g, p: jnp.asarray(g, p.dtype), tree, params)
     # what is not read here must not be a reason to compile again
     memory = dataclasses.replace(
-        memory, step=jnp.asarray(memory.step), learning_rate=memory.rate, window=None
+        memory, step=jnp.asarray(memory.step), learning_rate=memory.rate, length=None
     )
     last = None if last_grad is None else like(last_grad)
     rate = memory.rate if last_rate is None else jnp.asarray(last_rate, trees.real_dtype())
@@ -141,7 +141,7 @@ def _measured(
     potential: bool,
     per_leaf: bool,
 ) -> RunMeasures:
-    now = taylor.present(optimizer, memory, params, grad)
+    now = present(optimizer, memory, params, grad)
     moments = optimizer.read(state.moments, optimizer.transformed(grad), memory.count)
     step = optimizer.direction(moments, params, memory.count)
     norm_eps, threshold = _sizes(optimizer, norm_eps)
@@ -154,14 +154,14 @@ def _measured(
         "params": params,
     }
     if potential:
-        values["potential"] = potential_of(optimizer, memory, params, grad)
+        values["potential"] = potential_of(now)
     second = _second(optimizer)
     if second is not None:
-        decay = optimizer.moments[second].rate
+        decay = optimizer.moments[second].beta
         nu = trees.scale(1 / (1 - decay_power(decay, memory.count + 1)), state.moments[second])
         values["lag"] = jax.tree.map(_ratio, grad, nu)
     if last is not None:
-        values |= _of_two(optimizer, memory, params, now, last, rate)
+        values |= _of_two(now, last, rate)
     return _summed(values, params, per_leaf)
 
 
@@ -184,28 +184,21 @@ def epsilons(optimizer: Optimizer) -> tuple:
     return getattr(combine, "eps", None), getattr(combine, "eps_root", None)
 
 
-def _of_two(
-    optimizer: Optimizer, memory: Memory, params: PyTree, now: Present, last: PyTree, rate
-) -> dict[str, PyTree]:
+def _of_two(now: Present, last: PyTree, rate) -> dict[str, PyTree]:
     """What two gradients say: the predicted deviation, the effects, the speed of |g|."""
+    optimizer, memory = now.optimizer, now.memory
     per_time = jnp.where(rate == 0, 0.0, 1 / jnp.where(rate == 0, 1.0, rate))
     slope = trees.scale(per_time, trees.subtract(last, now.gradient))
-    count = range(len(optimizer.moments))
-    line = tuple(
-        averaged(optimizer, memory, i, now.gradient, slope, mem.gauss_rule(memory, i)[0])
-        for i in count
-    )
-    predicted = trees.subtract(optimizer.direction(line, params, memory.count), now.direction)
-    ways = tuple(trees.scale(mem.mean_time(memory, i), slope) for i in count)
-    expansion = Expansion(now, ways, trees.scale(memory.rate, slope), lambda _: slope)
-    parts = parts_of(optimizer, memory, params, expansion)
+    predicted = trees.subtract(now.on_line(slope), now.direction)
+    ways = tuple(trees.scale(time, slope) for time in memory.mean_times())
+    parts = parts_of(Expansion(now, ways, trees.scale(memory.rate, slope), lambda _: slope))
     effects = {
         f"effect/{name}": jax.tree.map(jnp.multiply, slope, part) for name, part in parts.items()
     }
     found = {"predicted": predicted, **effects}
     second = _second(optimizer)
     if second is not None:
-        edge = -jnp.log(optimizer.moments[second].rate) / 2
+        edge = -jnp.log(optimizer.moments[second].beta) / 2
         found["beyond"] = _shares(functools.partial(_beyond, edge=edge), now.gradient, last)
     return found
 
@@ -263,11 +256,7 @@ def _ordered(values: Array, rank: Array) -> Array:
 
 def _second(optimizer: Optimizer) -> int | None:
     """The moment with memory that averages g², None where there is none."""
-    found = [
-        i
-        for i, moment in enumerate(optimizer.moments)
-        if moment.has_memory and getattr(moment.transform, "func", None) is square
-    ]
+    found = [i for i, moment in enumerate(optimizer.moments) if moment.averages_squares]
     return found[0] if found else None
 
 
@@ -339,7 +328,7 @@ def _check(optimizer, memory, params, grad, last_grad, state) -> None:
     if not isinstance(memory, Memory):
         raise TypeError(
             f"memory: expected a Memory, got {type(memory).__name__}; begin with "
-            "memory.ready(optimizer, learning_rate, step, dtype)."
+            "ema_weights.ready(optimizer, learning_rate, step, params)."
         )
     kept = [moment.has_memory for moment in optimizer.moments]
     expected = jax.tree.structure(params)
@@ -360,7 +349,7 @@ def _check(optimizer, memory, params, grad, last_grad, state) -> None:
     if [sums is not None for sums in memory.sums] != kept:
         raise ValueError(
             f"memory: expected the sums of {optimizer.name}'s moments, got those of another "
-            "optimizer; begin with memory.ready(optimizer, learning_rate, step, dtype)."
+            "optimizer; begin with ema_weights.ready(optimizer, learning_rate, step, params)."
         )
     known = checks.is_concrete(state.step) and checks.is_concrete(memory.step)
     if known and float(state.step) != float(memory.count) + 1:

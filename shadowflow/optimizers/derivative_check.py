@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
+from .base import AbstractOptimizer
 from .memory_probe import LOSS, Hashed, drawn, key_of
-from .moments import Optimizer
 
 STEPS = 4
 WIDTHS = {32: (1e-1, 1e-2), 64: (1e-3, 1e-5)}  # of the difference, by the bits of a float
@@ -21,7 +21,7 @@ class NotDifferentiable(ValueError):
     """The derivative of the state map is zero, NaN or wrong."""
 
 
-def prove(optimizer: Optimizer, params: PyTree) -> None:
+def check_derivative(optimizer: AbstractOptimizer, params: PyTree) -> None:
     """Raise NotDifferentiable unless jvp through ``update`` agrees with a central difference.
 
     Four steps from a fresh state, their gradients and places normal numbers, displaced along other
@@ -61,7 +61,7 @@ def _reason(hashed: Hashed, structure, shapes) -> str:
 
 
 @eqx.filter_jit
-def _last(optimizer: Optimizer, path: list, ways: list, share: Array) -> PyTree:
+def _last(optimizer: AbstractOptimizer, path: list, ways: list, share: Array) -> PyTree:
     """The last step of a run whose gradients and places are displaced by ``share`` times ways."""
     seen = [trees.add(here, share, way) for here, way in zip(path, ways, strict=True)]
     rate = jnp.asarray(1e-3)
@@ -73,6 +73,6 @@ def _last(optimizer: Optimizer, path: list, ways: list, share: Array) -> PyTree:
 
 
 @eqx.filter_jit
-def _slope(optimizer: Optimizer, path: list, ways: list) -> PyTree:
+def _slope(optimizer: AbstractOptimizer, path: list, ways: list) -> PyTree:
     run = lambda share: _last(optimizer, path, ways, share)
     return jax.jvp(run, (jnp.zeros(()),), (jnp.ones(()),))[1]

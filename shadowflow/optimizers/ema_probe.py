@@ -8,6 +8,8 @@ moments follows the transformation too. Counts become real numbers, as the flow 
 two steps; bias correction then is a part of the direction that reads the step.
 """
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,43 +17,58 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
-from ..iterate import check_state
-from .from_optax import Transformation
-from .moments import Moment, Optimizer, State, as_pytree
+from .base import State
+from .moments import AbstractMoments, Moment
+
+if TYPE_CHECKING:
+    from .from_optax import Transformation
 
 FOREVER = 1e9  # the count of a settled state
 SLACK = 32.0  # roundings within which a probe must agree
 
 
-class Averages(Optimizer):
-    """A transformation as an ``Optimizer`` with moments; made by ``averages``.
+class Averages(AbstractMoments):
+    """A transformation seen as moments; made by ``averages``.
 
     Its last moment is the gradient; each of the others is a list of state leaves with one decay.
     ``leaves``: of the state before step 0; ``places``: which of them each moment has; ``counts``:
     which count the steps.
     """
 
-    source: Transformation
+    source: "Transformation"
     leaves: tuple
+    moments: tuple[Moment, ...]
     places: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     counts: tuple[int, ...] = eqx.field(static=True)
     structure: jax.tree_util.PyTreeDef = eqx.field(static=True)
+    name: str = eqx.field(static=True)
+    reads_value: bool = eqx.field(static=True, default=False)
+    keeps_rate: bool = eqx.field(static=True, default=False)
+    varies_rate: bool = eqx.field(static=True, default=True)
 
-    def __init__(self, source: Transformation, leaves, found: dict, counts, structure):
-        moments = [Moment(decay) for decay in found]
-        self.moments, self.combine = (*moments, Moment(0.0)), as_pytree(_whole)
+    def __init__(self, source: "Transformation", leaves, found: dict, counts, structure):
+        self.moments = (*(Moment(decay) for decay in found), Moment(0.0))
         self.name, self.source, self.leaves = source.name, source, tuple(leaves)
         self.places, self.counts = tuple(map(tuple, found.values())), tuple(counts)
         self.structure = structure
 
-    @property
-    def uniform(self) -> bool:
-        """Unknown, and taken not to be so."""
-        return False
+    def time_invariant(self, params: PyTree) -> bool:
+        """That of the transformation."""
+        return self.source.time_invariant(params)
 
     def init(self, params: PyTree, learning_rate=1.0) -> State:
         """The moments before step 0."""
         return self.taken(self.source.init(params, learning_rate))
+
+    def adopted(self, opt_state, params: PyTree) -> tuple:
+        """The moments in an optax state."""
+        state = State(self.source.adopted(opt_state, params), jnp.zeros(()))
+        return self.taken(state).moments
+
+    def as_moments(self, params: PyTree) -> "Averages":
+        """Itself."""
+        del params
+        return self
 
     def taken(self, state: State) -> State:
         """The moments in a state of the transformation."""
@@ -72,7 +89,7 @@ class Averages(Optimizer):
         _, after = self.source.make(1.0).update(grad, inner, trees.zeros_like(grad))
         leaves = jax.tree.leaves(after)
         fresh = [
-            trees.scale(1 / (1 - moment.rate), [leaves[i] for i in where])
+            trees.scale(1 / (1 - moment.beta), [leaves[i] for i in where])
             for moment, where in zip(self.moments, self.places, strict=False)
         ]
         return (*fresh, grad)
@@ -81,7 +98,7 @@ class Averages(Optimizer):
         """Φ for leaves as they are after the update with the gradient, the last of ``moments``."""
         *after, grad = moments
         before = [
-            jax.tree.map(lambda m, q, b=moment.rate: _undone(m, q, trees.cast(b, m)), one, psi)
+            jax.tree.map(lambda m, q, b=moment.beta: _undone(m, q, trees.cast(b, m)), one, psi)
             for moment, one, psi in zip(self.moments, after, self.transformed(grad), strict=False)
         ]
         updates, _ = self.source.make(1.0).update(grad, self._inner(before, step), params)
@@ -101,13 +118,7 @@ def _undone(after: Array, psi: Array, decay: Array) -> Array:
     return (after - (1 - decay) * psi) / decay
 
 
-def _whole(moments, params, step):
-    raise TypeError(
-        "optimizer: expected one with a pointwise combine function, got an optax transformation."
-    )
-
-
-def averages(optimizer: Transformation, params: PyTree) -> Averages:
+def averages(optimizer: "Transformation", params: PyTree) -> Averages:
     """The moments of an optax transformation, for parameters of these shapes.
 
     Raises ValueError where a state leaf is no average of the gradient's past, naming the leaf,
@@ -121,7 +132,7 @@ def averages(optimizer: Transformation, params: PyTree) -> Averages:
 class _Probe:
     """Updates from made-up states, laid side by side."""
 
-    def __init__(self, optimizer: Transformation, params: PyTree):
+    def __init__(self, optimizer: "Transformation", params: PyTree):
         self.optimizer, self.like = optimizer, params
         self.random = np.random.default_rng(0)
         state = optimizer.init(params).moments[0]
@@ -241,15 +252,3 @@ def _alike(one: PyTree, other: PyTree) -> bool:
         for a, b in pairs
         if a.size
     )
-
-
-def seen(optimizer: Optimizer, params: PyTree) -> Optimizer:
-    """A transformation as its averages, any other optimizer as it is."""
-    return averages(optimizer, params) if isinstance(optimizer, Transformation) else optimizer
-
-
-def checked(optimizer: Optimizer, state: State, params: PyTree) -> State:
-    """A state as passed, checked, with the moments of ``optimizer``."""
-    if isinstance(optimizer, Averages):
-        return optimizer.taken(check_state(optimizer.source, state, params))
-    return check_state(optimizer, state, params)

@@ -11,61 +11,81 @@ import optax
 from jaxtyping import PyTree
 
 from .. import checks, trees
-from .moments import Optimizer, State, as_pytree
+from .base import AbstractOptimizer, State, as_pytree
+from .ema_probe import Averages, averages
+from .memory_probe import remembered, time_invariant
 
 
-class Transformation(Optimizer):
-    """An ``Optimizer`` whose only parts are ``init`` and ``update``: made by ``from_optax``.
+class Transformation(AbstractOptimizer):
+    """An optax transformation, taken as it is: made by ``from_optax``.
 
-    make: learning rate → optax transformation. It has no moments: what follows it feeds it the
-    gradients of its past, and it is read as it is.
+    make: learning rate → optax transformation. Its moments have no closed form: what follows it
+    feeds it the gradients of its past, and reads what it does.
     """
 
     make: Callable
-    reads_loss: bool = eqx.field(static=True)
-    holds_rate: bool = eqx.field(static=True)
+    name: str = eqx.field(static=True)
+    reads_value: bool = eqx.field(static=True)
+    keeps_rate: bool = eqx.field(static=True)
+    varies_rate: bool = eqx.field(static=True, default=True)
+    moments: tuple = ()
 
-    def __init__(self, make: Callable, name: str, reads_loss: bool, holds_rate: bool):
-        self.moments, self.combine, self.name = (), as_pytree(_no_combine), name
-        self.make, self.reads_loss, self.holds_rate = as_pytree(make), reads_loss, holds_rate
+    def __repr__(self) -> str:
+        return f"Transformation({self.name})"
 
     @property
-    def uniform(self) -> bool:
-        """Unknown, and taken to be so."""
+    def remembers(self) -> bool:
+        """Taken to be so: nothing about its state is known."""
         return True
 
-    @property
-    def reads_params(self) -> bool:
-        """It gets the parameters at every step."""
-        return True
+    def memory_length(self, params: PyTree) -> int | None:
+        """After how many steps its state has forgotten how it began; None: never."""
+        return remembered(self, params)
 
-    @property
-    def reads_value(self) -> bool:
-        """Whether its update asks for ``value``, as Polyak's step does."""
-        return self.reads_loss
-
-    @property
-    def keeps_rate(self) -> bool:
-        """Whether its state is made with the learning rate in it, as Rprop's first step size."""
-        return self.holds_rate
+    def time_invariant(self, params: PyTree) -> bool:
+        """Whether a fresh state steps alike, at one gradient, at every step."""
+        return time_invariant(self, params)
 
     def init(self, params: PyTree, learning_rate=1.0) -> State:
         """The state before step 0; the transformation's own is its one moment."""
         zero = jnp.zeros((), trees.real_dtype())
-        inner = self.make(learning_rate if self.holds_rate else 1.0).init(params)
+        inner = self.make(learning_rate if self.keeps_rate else 1.0).init(params)
         return State((inner,), zero)
 
-    def update(self, state: State, grad: PyTree, params: PyTree, learning_rate, value=None):
+    def update(
+        self, state: State, grad: PyTree, params: PyTree, learning_rate, value=None
+    ) -> tuple[State, PyTree]:
         """(state after the step, step taken)."""
-        more = {"value": value} if self.reads_loss else {}
+        more = {"value": value} if self.reads_value else {}
         updates, inner = self.make(learning_rate).update(grad, state.moments[0], params, **more)
         like = lambda new, old: jnp.asarray(new, jnp.result_type(old))
         inner = jax.tree.map(like, inner, state.moments[0])
         return State((inner,), state.step + 1), jax.tree.map(like, updates, params)
 
+    def memoryless_direction(
+        self, params: PyTree, grad: PyTree, step, learning_rate=1.0, value=None
+    ) -> PyTree:
+        """F_n(θ), by running it on ``grad`` alone: n + 1 updates, or as many as it remembers.
+
+        One where all its steps are alike.
+        """
+        rate = jnp.asarray(learning_rate, trees.real_dtype())
+        length = 1 if self.time_invariant(params) else 1 + (self.memory_length(params) or 0)
+        settled = jnp.isinf(jnp.asarray(step, trees.real_dtype()))
+        known = jnp.where(settled, length, jnp.asarray(jnp.where(settled, 0, step), int) + 1)
+        count = jnp.minimum(known, length) if length > 1 else jnp.asarray(1)
+
+        def again(_, carry):
+            return self.update(carry[0], grad, params, rate, value)
+
+        begun = self.init(params, rate), trees.zeros_like(params)
+        _, move = jax.lax.fori_loop(0, count, again, begun)
+        return trees.scale(-1 / rate, move)
+
     def adopted(self, opt_state, params: PyTree) -> tuple:
         """The state of a run of this transformation, as optax has it, as the one moment."""
-        inner, like = _without_rates(opt_state), self.init(params).moments[0]
+        inner = _without_rates(opt_state) if self.varies_rate else opt_state
+        like = self.init(params).moments[0]
         if jax.tree.structure(inner) != jax.tree.structure(like):
             raise ValueError(
                 f"opt_state: expected the state of {self.name} as make(learning_rate) has it, "
@@ -73,6 +93,10 @@ class Transformation(Optimizer):
                 "the same transformation."
             )
         return (jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, like),)
+
+    def as_moments(self, params: PyTree) -> Averages:
+        """Its state leaves as exponential averages; ValueError where one is none."""
+        return averages(self, params)
 
 
 def _without_rates(opt_state):
@@ -86,13 +110,6 @@ def _without_rates(opt_state):
         return optax.EmptyState() if isinstance(node, optax.ScaleByScheduleState) else node
 
     return jax.tree.map(less, opt_state, is_leaf=held)
-
-
-def _no_combine(moments: Any, params: Any, step: Any) -> Any:
-    raise TypeError(
-        "optimizer: expected one with moments and a combine function, got an optax transformation, "
-        "which has only its update; use a row of the zoo, or Optimizer(moments, combine)."
-    )
 
 
 def from_optax(make: Callable, name: str | None = None) -> Transformation:
@@ -131,7 +148,36 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
         )
     inner = getattr(make, "func", make)
     name = name or getattr(inner, "__name__", "transformation")
-    return Transformation(make, name, _reads_loss(made, name), _holds_rate(make))
+    return Transformation(as_pytree(make), name, _reads_loss(made, name), _holds_rate(make))
+
+
+def as_optimizer(optimizer: Any, *, fixed_rate: bool = False) -> AbstractOptimizer:
+    """``optimizer`` if it is one of this library; a plain optax transformation with ``fixed_rate``.
+
+    fixed_rate: for what only runs the optimizer, and never varies its learning rate. Raises
+    TypeError for anything else, with the line that makes an optimizer of it.
+    """
+    own = isinstance(optimizer, AbstractOptimizer)
+    if own and (optimizer.varies_rate or fixed_rate):
+        return optimizer
+    plain = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    if plain and fixed_rate:
+        name = "optax transformation"
+        tx = optax.with_extra_args_support(optimizer)
+        make = lambda learning_rate: tx
+        return Transformation(
+            as_pytree(make), name, _reads_loss(optimizer, name), False, varies_rate=False
+        )
+    if plain:
+        raise TypeError(
+            "optimizer: expected one whose learning rate can be varied, which a flow needs, got an "
+            "optax transformation; pass sf.from_optax(make) with a function of the learning rate, "
+            "as sf.from_optax(optax.adam), or sf.adam()."
+        )
+    raise TypeError(
+        f"optimizer: expected a shadowflow optimizer, got {type(optimizer).__name__}; use a row of "
+        "the zoo as sf.adam(), sf.from_optax(make), or sf.Optimizer(moments, combine)."
+    )
 
 
 PROBE = {"matrix": np.ones((2, 2), np.float32), "vector": np.ones(2, np.float32)}

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
-from .moments import Optimizer, State
+from .base import AbstractOptimizer, State
 
 LONGEST = 120_000  # steps that a state is given to forget
 CHUNK = 512
@@ -22,7 +22,7 @@ class NeverSettles(ValueError):
     """The state does not forget how it began."""
 
 
-def settling(optimizer: Optimizer, params: PyTree) -> int:
+def settling(optimizer: AbstractOptimizer, params: PyTree) -> int:
     """After how many steps an optimizer has forgotten how its state began.
 
     Two runs at one place, of one made-up gradient, one of them after three others, are laid side
@@ -41,7 +41,7 @@ def settling(optimizer: Optimizer, params: PyTree) -> int:
 class Hashed:
     """An optimizer by its identity, for the table of lengths."""
 
-    def __init__(self, optimizer: Optimizer):
+    def __init__(self, optimizer: AbstractOptimizer):
         self.optimizer = optimizer
         self.key = jax.tree.structure(optimizer), tuple(map(id, jax.tree.leaves(optimizer)))
 
@@ -52,7 +52,7 @@ class Hashed:
         return isinstance(other, Hashed) and self.key == other.key
 
 
-def remembered(optimizer: Optimizer, params: PyTree) -> int | None:
+def remembered(optimizer: AbstractOptimizer, params: PyTree) -> int | None:
     """``settling``, None where the state never forgets."""
     try:
         return settling(optimizer, params)
@@ -66,7 +66,7 @@ def drawn(random: np.random.Generator, structure, shapes) -> PyTree:
     return jax.tree.unflatten(structure, leaves)
 
 
-def key_of(optimizer: Optimizer, params: PyTree) -> tuple:
+def key_of(optimizer: AbstractOptimizer, params: PyTree) -> tuple:
     """What a finding depends on: the optimizer and the shapes of the parameters."""
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params))
     return Hashed(optimizer), jax.tree.structure(params), shapes
@@ -90,7 +90,11 @@ def _settling(hashed: Hashed, structure, shapes) -> int | str:
 
 
 def _forgets(
-    optimizer: Optimizer, state: State, params: PyTree, grad: PyTree, random: np.random.Generator
+    optimizer: AbstractOptimizer,
+    state: State,
+    params: PyTree,
+    grad: PyTree,
+    random: np.random.Generator,
 ) -> tuple[int | str, State]:
     """(how many steps it takes to forget three other gradients, the state then)."""
     rate, other = jnp.asarray(1e-3), state
@@ -119,16 +123,18 @@ def _forgets(
     ), state
 
 
-def _refusal(optimizer: Optimizer, reason: str) -> str:
+def _refusal(optimizer: AbstractOptimizer, reason: str) -> str:
     return (
         f"optimizer: expected a transformation that forgets how its state began, got "
-        f"{optimizer.name}, {reason}; give the number of a step, as start= or step=, with "
+        f"{optimizer.name}, {reason}; give the number of a step with "
         "method='displaced'."
     )
 
 
 @eqx.filter_jit
-def _gaps(optimizer: Optimizer, pair: tuple, largest, params: PyTree, grad: PyTree, rate: Array):
+def _gaps(
+    optimizer: AbstractOptimizer, pair: tuple, largest, params: PyTree, grad: PyTree, rate: Array
+):
     """The states after ``CHUNK`` steps, the largest size that each float leaf and step has had,
     and how far apart they were, over that size: the largest of all."""
     real = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -166,7 +172,7 @@ def mean_age(length: int, params: PyTree) -> int:
     return max(1, round(length / (1.125 * fading) - 0.5))
 
 
-def positional(optimizer: Optimizer, params: PyTree) -> bool:
+def positional(optimizer: AbstractOptimizer, params: PyTree) -> bool:
     """Whether the state holds parameters: a fresh one knows where it was made."""
     with jax.ensure_compile_time_eval():
         return _positional(*key_of(optimizer, params))
@@ -181,14 +187,14 @@ def _positional(hashed: Hashed, structure, shapes) -> bool:
     return any(not np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
-def uniform(optimizer: Optimizer, params: PyTree) -> bool:
+def time_invariant(optimizer: AbstractOptimizer, params: PyTree) -> bool:
     """Whether a fresh state steps alike, at one gradient, at every step: all is corrected."""
     with jax.ensure_compile_time_eval():
-        return _uniform(*key_of(optimizer, params))
+        return _time_invariant(*key_of(optimizer, params))
 
 
 @functools.lru_cache(maxsize=256)
-def _uniform(hashed: Hashed, structure, shapes) -> bool:
+def _time_invariant(hashed: Hashed, structure, shapes) -> bool:
     optimizer, random = hashed.optimizer, np.random.default_rng(0)
     params, grad = (drawn(random, structure, shapes) for _ in range(2))
     eps = max(float(jnp.finfo(dtype).eps) for _, dtype in shapes)
@@ -198,7 +204,7 @@ def _uniform(hashed: Hashed, structure, shapes) -> bool:
 
 
 @eqx.filter_jit
-def _unlike(optimizer: Optimizer, params: PyTree, grad: PyTree) -> Array:
+def _unlike(optimizer: AbstractOptimizer, params: PyTree, grad: PyTree) -> Array:
     """The largest distance of a step from the first one, over its size."""
 
     def one(state, _):
@@ -213,7 +219,7 @@ def _unlike(optimizer: Optimizer, params: PyTree, grad: PyTree) -> Array:
     return jnp.max(jnp.stack([gap.astype(trees.real_dtype()) for gap in gaps]))
 
 
-def pointwise(optimizer: Optimizer, params: PyTree) -> bool:
+def pointwise(optimizer: AbstractOptimizer, params: PyTree) -> bool:
     """Whether no coordinate's step depends on the gradients of others."""
     with jax.ensure_compile_time_eval():
         return _pointwise(*key_of(optimizer, params))

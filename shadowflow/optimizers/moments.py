@@ -1,15 +1,20 @@
 """An optimizer as moments of the gradient and one pointwise function that combines them."""
 
+import math
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
 from .. import checks, trees
+from .base import AbstractOptimizer, State, as_pytree, rate_at
+from .optax_states import averages_of
 
 
 def identity(grad: Array) -> Array:
@@ -39,11 +44,6 @@ def decay_power(decay, count) -> Array:
     """decay**count, with the limit 0 (and derivative 0) at count = ∞."""
     forever = jnp.isinf(count)
     return jnp.where(forever, 0.0, jnp.power(decay, jnp.where(forever, 1.0, count)))
-
-
-def as_pytree(function: Callable) -> Callable:
-    """A function as a pytree without leaves, so that what holds it may be traced."""
-    return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 
 class Moment(eqx.Module):
@@ -85,7 +85,7 @@ class Moment(eqx.Module):
         self.name = name
 
     @property
-    def rate(self) -> Array:
+    def beta(self) -> Array:
         """The decay as a scalar of the default float dtype."""
         return jnp.asarray(self.decay, trees.real_dtype())
 
@@ -94,19 +94,102 @@ class Moment(eqx.Module):
         """Whether the weights of the past sum to one at every step."""
         return self.bias_correction or not self.has_memory
 
+    @property
+    def averages_squares(self) -> bool:
+        """Whether it is a second moment with memory: an average of g²."""
+        return self.has_memory and getattr(self.transform, "func", None) is square
 
-class State(eqx.Module):
-    """What an optimizer remembers before step ``step``: uncorrected moments, step count.
+    def correction(self, step) -> Array:
+        """c of the weights at ``step``: 1 − decay^{step+1} with bias correction, else 1."""
+        if not self.bias_correction or not self.has_memory:
+            return jnp.ones((), trees.real_dtype())
+        return 1 - decay_power(self.beta, step + 1)
 
-    ``moments`` has one pytree like the parameters per moment (None for a moment without
-    memory); ``step`` is a float scalar, ∞ on the slow manifold (``settled_state``).
-    """
+    def total_weight(self, step) -> Array:
+        """W = Σ_k w_{n,k} at ``step``: 1 with bias correction, else 1 − decay^{step+1}."""
+        if self.corrected:
+            return jnp.ones((), trees.real_dtype())
+        return 1 - decay_power(self.beta, step + 1)
 
-    moments: tuple
-    step: Array
+
+class AbstractMoments(AbstractOptimizer):
+    """An optimizer that is its moments: ψ of a gradient, and a direction Φ of the moments."""
+
+    @abstractmethod
+    def transformed(self, grad: PyTree) -> tuple:
+        """(ψ_1(g), …, ψ_I(g))."""
+
+    @abstractmethod
+    def direction(self, moments: tuple, params: PyTree, step) -> PyTree:
+        """Φ(m_1, …, m_I; θ, step), the moments as they are after the update of the step."""
+
+    @abstractmethod
+    def taken(self, state: State) -> State:
+        """The moments in a ``State`` of the optimizer that these are the moments of."""
+
+    @abstractmethod
+    def given(self, state: State) -> State:
+        """The ``State`` of that optimizer with these moments."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether any moment has a memory."""
+        return any(moment.has_memory for moment in self.moments)
+
+    def memory_length(self, params: PyTree) -> int | None:
+        """Steps after which the longest memory is below the rounding of the finest parameter.
+
+        A quarter more than decay^n = eps asks for, so that ages are exact to rounding too. None
+        if a decay is traced or not a scalar. For decay 0.9 in float64: 428.
+        """
+        return self.faded(float(jnp.finfo(trees.finest_dtype(params)).eps), 1.25)
+
+    def faded(self, share: float, margin: float = 1.0) -> int | None:
+        """Steps n with decay^n = share for the longest memory, times ``margin``; None: unknown."""
+        decays = [moment.decay for moment in self.moments if moment.has_memory]
+        if not all(checks.is_concrete(decay) and np.ndim(decay) == 0 for decay in decays):
+            return None
+        longest = max((float(decay) for decay in decays), default=0.0)
+        if longest == 0:
+            return 1
+        return math.ceil(margin * math.log(share) / math.log(longest)) if share > 0 else None
+
+    def update(
+        self, state: State, grad: PyTree, params: PyTree, learning_rate, value=None
+    ) -> tuple[State, PyTree]:
+        """(state after the step, step taken): the optimizer itself, one step."""
+        del value
+        fresh = self.transformed(grad)
+        raw = tuple(
+            trees.add(trees.scale(m.beta, old), 1 - m.beta, new) if m.has_memory else None
+            for m, old, new in zip(self.moments, state.moments, fresh, strict=True)
+        )
+        read = self.read(raw, fresh, state.step)
+        direction = self.direction(read, params, state.step)
+        return State(raw, state.step + 1), trees.scale(-jnp.asarray(learning_rate), direction)
+
+    def read(self, raw: tuple, fresh: tuple, step) -> tuple:
+        """The moments as Φ gets them: corrected; ``fresh`` where there is no memory."""
+        return tuple(
+            new if old is None else trees.scale(1 / m.correction(step), old)
+            for m, old, new in zip(self.moments, raw, fresh, strict=True)
+        )
+
+    def memoryless_moments(self, grad: PyTree, step) -> tuple:
+        """(W_1 ψ_1(g), …): the moments had every gradient so far been ``grad``."""
+        fresh = zip(self.moments, self.transformed(grad), strict=True)
+        return tuple(trees.scale(moment.total_weight(step), psi) for moment, psi in fresh)
+
+    def memoryless_direction(
+        self, params: PyTree, grad: PyTree, step, learning_rate=1.0, value=None
+    ) -> PyTree:
+        """F_n(θ) = Φ(W_1 ψ_1(g), …, W_I ψ_I(g)); the weights W are 1 when settled, step = ∞."""
+        del learning_rate, value
+        step = jnp.asarray(step, trees.real_dtype())
+        return self.direction(self.memoryless_moments(grad, step), params, step)
 
 
-class Optimizer(eqx.Module):
+class Optimizer(AbstractMoments):
     """Moments m_1, …, m_I of the gradient and a pointwise direction Φ that combines them.
 
     θ_{n+1} = θ_n − learning_rate · combine((m_1, …, m_I), θ_n, n)   (THEORY: general form;
@@ -128,6 +211,9 @@ class Optimizer(eqx.Module):
     moments: tuple[Moment, ...]
     combine: Callable
     name: str = eqx.field(static=True)
+    reads_value: bool = eqx.field(static=True, default=False, init=False)
+    keeps_rate: bool = eqx.field(static=True, default=False, init=False)
+    varies_rate: bool = eqx.field(static=True, default=True, init=False)
 
     def __init__(self, moments, combine: Callable, name: str = "optimizer"):
         moments = tuple(moments)
@@ -142,85 +228,37 @@ class Optimizer(eqx.Module):
         call = lambda: self.direction(tuple(probe[:-1]), probe[-1], jnp.zeros(()))
         checks.pointwise("combine", call, leaf)
 
-    @property
-    def uniform(self) -> bool:
-        """Whether the memoryless direction is the same function of θ at every past step.
+    def __repr__(self) -> str:
+        return f"Optimizer({self.name}: {', '.join(map(_described, self.moments))})"
 
-        True if every moment is bias-corrected and ``combine`` does not read the step.
-        """
-        return all(moment.corrected for moment in self.moments) and not self._reads()["step"]
+    def time_invariant(self, params: PyTree = None) -> bool:
+        """True if every moment is bias-corrected and ``combine`` does not read the step."""
+        del params
+        return all(moment.corrected for moment in self.moments) and not self._reads("step")
 
     @property
     def reads_params(self) -> bool:
         """Whether ``combine`` looks at the parameters, as weight decay does."""
-        return self._reads()["params"]
+        return self._reads("params")
 
-    @property
-    def reads_value(self) -> bool:
-        """Whether ``update`` needs the loss beside its gradient: never so for moments."""
-        return False
-
-    @property
-    def keeps_rate(self) -> bool:
-        """Whether the state holds the learning rate: never so for moments."""
-        return False
-
-    def _reads(self) -> dict[str, bool]:
+    def _reads(self, name: str) -> bool:
         leaf = jnp.ones((2,), jnp.float32)
         moments = tuple(leaf for _ in self.moments)
         call = lambda params, step: self.combine(moments, params, step)
         jaxpr = jax.make_jaxpr(call)(leaf, leaf[0]).jaxpr
         used = [*jaxpr.outvars, *(var for eqn in jaxpr.eqns for var in eqn.invars)]
-        names = ("params", "step")
-        return {
-            name: any(var is argument for var in used)
-            for name, argument in zip(names, jaxpr.invars, strict=True)
-        }
+        argument = dict(zip(("params", "step"), jaxpr.invars, strict=True))[name]
+        return any(var is argument for var in used)
 
     def init(self, params: PyTree, learning_rate=1.0) -> State:
-        """The state before step 0: all moments 0.
-
-        learning_rate: for a state map that ``keeps_rate``.
-        """
+        """The state before step 0: all moments 0."""
         del learning_rate
         moments = tuple(trees.zeros_like(params) if m.has_memory else None for m in self.moments)
         return State(moments, jnp.zeros((), trees.real_dtype()))
 
-    def update(self, state: State, grad: PyTree, params: PyTree, learning_rate, value=None):
-        """(state after the step, step taken): the optimizer itself, one step.
-
-        value: the loss, for a state map that ``reads_value``.
-        """
-        del value
-        fresh = self.transformed(grad)
-        raw = tuple(
-            trees.add(trees.scale(m.rate, old), 1 - m.rate, new) if m.has_memory else None
-            for m, old, new in zip(self.moments, state.moments, fresh, strict=True)
-        )
-        read = self.read(raw, fresh, state.step)
-        direction = self.direction(read, params, state.step)
-        return State(raw, state.step + 1), trees.scale(-jnp.asarray(learning_rate), direction)
-
-    def adopted(self, opt_state, params: PyTree) -> tuple:
-        """The moments of a ``State`` from the state of a running optax optimizer."""
-        return _averages(self, opt_state, params)
-
-    def read(self, raw: tuple, fresh: tuple, step) -> tuple:
-        """The moments as ``combine`` gets them: corrected; ``fresh`` where there is no memory."""
-        return tuple(
-            new if old is None else trees.scale(1 / self.correction(m, step), old)
-            for m, old, new in zip(self.moments, raw, fresh, strict=True)
-        )
-
     def transformed(self, grad: PyTree) -> tuple:
-        """(ψ_1(g), …, ψ_I(g))."""
+        """(ψ_1(g), …, ψ_I(g)), leaf by leaf."""
         return tuple(jax.tree.map(moment.transform, grad) for moment in self.moments)
-
-    def correction(self, moment: Moment, step) -> Array:
-        """c of the weights at ``step``: 1 − decay^{step+1} with bias correction, else 1."""
-        if not moment.bias_correction or not moment.has_memory:
-            return jnp.ones((), trees.real_dtype())
-        return 1 - decay_power(moment.rate, step + 1)
 
     def direction(self, moments: tuple, params: PyTree, step) -> PyTree:
         """Φ(m_1, …, m_I; θ, step), leaf by leaf."""
@@ -228,11 +266,28 @@ class Optimizer(eqx.Module):
             lambda leaf, *ms: self.combine(ms, leaf, trees.cast(step, leaf)), params, *moments
         )
 
+    def adopted(self, opt_state, params: PyTree) -> tuple:
+        """The averages in an optax state that these moments are."""
+        return averages_of(self, opt_state, params)
+
+    def as_moments(self, params: PyTree) -> "Optimizer":
+        """Itself."""
+        del params
+        return self
+
+    def taken(self, state: State) -> State:
+        """The state itself."""
+        return state
+
+    def given(self, state: State) -> State:
+        """The state itself."""
+        return state
+
     def to_optax(self, learning_rate) -> optax.GradientTransformation:
         """This optimizer as an optax transformation, for a real training run.
 
-        Its state is the ``State`` that ``iterate(state=…)`` and ``shadow(state=…)`` take, so a
-        run can be followed from wherever it is. ``learning_rate`` is a float or a schedule.
+        Its state is the ``State`` that ``start=`` takes, so a run can be followed from wherever
+        it is. ``learning_rate`` is a float or a schedule.
 
         >>> tx = Optimizer([Moment(0.0)], lambda moments, params, step: moments[0]).to_optax(0.5)
         >>> updates, _ = tx.update(jnp.ones(1), tx.init(jnp.zeros(1)), jnp.zeros(1))
@@ -251,93 +306,12 @@ class Optimizer(eqx.Module):
             state, move = self.update(state, updates, params, rate)
             return move, state
 
-        return optax.GradientTransformation(cast("Any", self.init), update)
+        return optax.GradientTransformation(cast("Callable", self.init), update)
 
 
-def state_from_optax(optimizer: Optimizer, opt_state, params: PyTree, step=None) -> State:
-    """The ``State`` inside the state of a running optax optimizer, to go on from step n of it.
-
-    Known are the states of optax's adam, adamw, nadam, rmsprop, sgd with momentum, lion and ema
-    (``OPTAX_STATES``), alone or in a chain; ``trace`` is 1/(1 − decay) times an average. An
-    optimizer made by ``from_optax`` takes the state of the same transformation, whatever it is,
-    made with a number, a schedule or ``optax.inject_hyperparams`` for the learning rate. step:
-    the number of updates made, where the optax state does not count them (momentum, RMSProp).
-    Raises ValueError where a moment with memory has no counterpart of the parameters' structure
-    and shapes, or more than one, where no count is known, or for a step that is not a whole
-    number. (adamax keeps another average in a state of adam's class: not told apart.)
-
-    >>> from shadowflow import zoo
-    >>> state = optax.adam(0.1).init(jnp.ones(2))
-    >>> float(state_from_optax(zoo.adam(), state, jnp.ones(2)).step)
-    0.0
-    """
-    moments = optimizer.adopted(opt_state, params)
-    if step is None and not (counts := _counts(opt_state)):
-        raise ValueError(
-            "step: expected the number of updates made, which this optax state does not count, "
-            "got None; pass step=."
-        )
-    step = checks.count("step", counts[0] if step is None else step)
-    return State(moments, jnp.asarray(step, trees.real_dtype()))
-
-
-def _counts(opt_state) -> list[int]:
-    """The numbers of updates that an optax state knows."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(opt_state)
-    named = lambda path: isinstance(path[-1], jax.tree_util.GetAttrKey)
-    return [int(leaf) for path, leaf in leaves if path and named(path) and path[-1].name == "count"]
-
-
-def _averages(optimizer: Optimizer, opt_state, params: PyTree) -> tuple:
-    """The moments of an optimizer among the averages that an optax state holds."""
-    known = lambda node: type(node).__name__ in OPTAX_STATES
-    nodes = [node for node in jax.tree.leaves(opt_state, is_leaf=known) if known(node)]
-    found = lambda *names: [
-        getattr(node, name) for node in nodes for name in names if name in node._fields
-    ]
-    memories = [moment for moment in optimizer.moments if moment.has_memory]
-    scaled = [trees.scale(1 - memories[0].rate, trace) for trace in found("trace") if memories]
-    values = {identity: [*found("mu", "ema"), *scaled], square: found("nu")}
-    return tuple(
-        _counterpart(optimizer, values.get(getattr(m.transform, "func", None), []), params)
-        if m.has_memory
-        else None
-        for m in optimizer.moments
-    )
-
-
-OPTAX_STATES = (
-    "ScaleByAdamState",
-    "ScaleByRmsState",
-    "ScaleByRmsWithCountState",
-    "ScaleByLionState",
-    "ScaleByScheduleState",
-    "TraceState",
-    "EmaState",
-)
-
-
-def _counterpart(optimizer: Optimizer, values: list, params: PyTree) -> PyTree:
-    """The one optax average that a moment has, in the parameters' dtypes."""
-    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-    alike = [value for value in values if jax.tree.structure(value) == jax.tree.structure(params)]
-    if len(values) != 1 or not alike or shapes(alike[0]) != shapes(params):
-        raise ValueError(
-            f"opt_state: expected averages for the moments of {optimizer.name}, one each, like "
-            f"params, got {len(values)} with shapes {[shapes(value) for value in values]}; known "
-            f"states are {', '.join(OPTAX_STATES)}; else build a State(moments, step)."
-        )
-    return jax.tree.map(lambda v, p: jnp.asarray(v, jnp.result_type(p)), alike[0], params)
-
-
-def rate_at(learning_rate, step):
-    """The learning rate at ``step``: a schedule is called with the step as an integer."""
-    if not callable(learning_rate):
-        return jnp.asarray(learning_rate, trees.real_dtype())
-    return jnp.asarray(learning_rate(jnp.asarray(step, jnp.int32)), trees.real_dtype())
-
-
-def traced(tree: PyTree) -> PyTree:
-    """``tree`` with its Python floats as arrays, so that jit does not recompile for each value."""
-    to_array = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf
-    return jax.tree.map(to_array, tree)
+def _described(moment: Moment) -> str:
+    name = moment.name or getattr(moment.transform, "__name__", "moment")
+    if not moment.has_memory:
+        return "present gradient"
+    decay = f"{float(moment.decay):g}" if checks.is_concrete(moment.decay) else "traced"
+    return f"{name} {decay}" + ("" if moment.bias_correction else ", uncorrected")

@@ -4,6 +4,10 @@ Everything else about them (memoryless iteration, modified equation, bias, valid
 derived. Each ``formula`` writes the direction for a reader, given the names of the moments.
 """
 
+import functools
+import inspect
+from collections.abc import Callable
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -52,6 +56,23 @@ class Decayed(eqx.Module):
 
     def formula(self, *names):
         return f"{self.inner.formula(*names)} + {self.weight_decay:g} θ"
+
+
+def row(make: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """A constructor that takes its hyper-parameters by name only, and says so."""
+
+    @functools.wraps(make)
+    def call(*unnamed, **named) -> Optimizer:
+        if unnamed:
+            names = ", ".join(inspect.signature(make).parameters) or "none"
+            raise TypeError(
+                f"{make.__name__}: expected hyper-parameters by name ({names}), got "
+                f"{unnamed[0]!r} without one; the learning rate is an argument of iterate, shadow "
+                f"and the others: sf.shadow(problem, sf.{make.__name__}(), params, 1e-3, steps)."
+            )
+        return make(**named)
+
+    return call
 
 
 def denominator(nu: Array, eps, eps_root) -> Array:
@@ -131,6 +152,7 @@ def epsilons(eps, eps_root):
     checks.number("eps_root", eps_root, least=0)
 
 
+@row
 def sgd() -> Optimizer:
     """Gradient descent: θ ← θ − h g. Agrees with optax.sgd.
 
@@ -140,7 +162,8 @@ def sgd() -> Optimizer:
     return Optimizer([present()], Mixture(), "sgd")
 
 
-def momentum(decay=0.9, form: str = "trace", bias_correction: bool = False) -> Optimizer:
+@row
+def momentum(*, decay=0.9, form: str = "trace", bias_correction: bool = False) -> Optimizer:
     """Heavy ball. Trace form t ← decay · t + g, θ ← θ − h t, as optax.sgd(momentum=…) and torch;
     ``form="ema"`` steps by m = (1 − decay) t instead. ``decay`` is the paper's β.
     """
@@ -152,7 +175,8 @@ def momentum(decay=0.9, form: str = "trace", bias_correction: bool = False) -> O
     )
 
 
-def nesterov(decay=0.9, form: str = "trace", bias_correction: bool = False) -> Optimizer:
+@row
+def nesterov(*, decay=0.9, form: str = "trace", bias_correction: bool = False) -> Optimizer:
     """Nesterov's momentum: Φ = β m + (1 − β) g (EMA form), divided by 1 − β in trace form,
     which agrees with optax.sgd(momentum=…, nesterov=True) and torch.
     """
@@ -161,7 +185,8 @@ def nesterov(decay=0.9, form: str = "trace", bias_correction: bool = False) -> O
     return Optimizer(moments, Mixture(decay, summed(decay, form)), "nesterov")
 
 
-def rmsprop(decay=0.9, eps=1e-8, eps_root=0.0, bias_correction: bool = False) -> Optimizer:
+@row
+def rmsprop(*, decay=0.9, eps=1e-8, eps_root=0.0, bias_correction: bool = False) -> Optimizer:
     """RMSProp: ν ← ρ ν + (1 − ρ) g², θ ← θ − h g / (sqrt(ν + eps_root) + eps), ρ = ``decay``.
 
     torch's default is eps outside (the paper's Theorem B.4), optax.rmsprop's is inside
@@ -172,7 +197,8 @@ def rmsprop(decay=0.9, eps=1e-8, eps_root=0.0, bias_correction: bool = False) ->
     return Optimizer(moments, Ratio(eps, eps_root), "rmsprop")
 
 
-def adam(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = True) -> Optimizer:
+@row
+def adam(*, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = True) -> Optimizer:
     """Adam: θ ← θ − h m̂ / (sqrt(ν̂ + eps_root) + eps) with b1 = β, b2 = ρ (Definition 1.1).
 
     The paper's "inside" is eps=0, eps_root=ε (Theorem 3.1 = E.4), "outside" eps=ε, eps_root=0
@@ -186,8 +212,9 @@ def adam(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = True)
     return ratio_of_averages("adam", b1, b2, eps, eps_root, bias_correction, combine)
 
 
+@row
 def adamw(
-    b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, weight_decay=1e-4, bias_correction: bool = True
+    *, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, weight_decay=1e-4, bias_correction: bool = True
 ) -> Optimizer:
     """AdamW: Adam's direction plus weight_decay · θ, as optax.adamw (decay times learning rate)."""
     checks.number("weight_decay", weight_decay, least=0)
@@ -204,7 +231,8 @@ def ratio_of_averages(name, b1, b2, eps, eps_root, bias_correction, combine) -> 
     return Optimizer([first, Moment(b2, square, bias_correction, name="nu")], combine, name)
 
 
-def nadam(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = True) -> Optimizer:
+@row
+def nadam(*, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = True) -> Optimizer:
     """NAdam as optax.nadam: Adam whose momentum is β m/(1−β^{n+2}) + (1−β) g/(1−β^{n+1}).
 
     torch's NAdam has a schedule of β and is another optimizer.
@@ -216,14 +244,16 @@ def nadam(b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = True
     return Optimizer(moments, LookaheadRatio(b1, eps, eps_root, bool(bias_correction)), "nadam")
 
 
-def signum(decay=0.9, eps_root=1e-8, bias_correction: bool = False) -> Optimizer:
+@row
+def signum(*, decay=0.9, eps_root=1e-8, bias_correction: bool = False) -> Optimizer:
     """Signum with a smoothed sign: Φ = s(m), s(x) = x / sqrt(x² + eps_root); eps_root=0 is sign."""
     checks.number("eps_root", eps_root, least=0)
     moments = [Moment(decay, bias_correction=bias_correction, name="mu")]
     return Optimizer(moments, SmoothedSign(eps_root), "signum")
 
 
-def lion(b1=0.9, b2=0.99, eps_root=1e-8, bias_correction: bool = False) -> Optimizer:
+@row
+def lion(*, b1=0.9, b2=0.99, eps_root=1e-8, bias_correction: bool = False) -> Optimizer:
     """Lion with a smoothed sign, from the updated moment: Φ = s((b1/b2) m + (1 − b1/b2) g).
 
     eps_root=0 is optax.lion without weight decay. Raises ValueError for b2 = 0.

@@ -1,0 +1,272 @@
+"""What every method is: class data that says what it offers, and one way to bind it to a problem.
+
+A memoryless method makes a ``Direction``, which is a field on the parameters: its iteration and
+its flow are run here. A method that carries something from step to step makes its own stepper.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .. import trees
+from ..ema_weights import Memory
+from ..optimizers.base import AbstractOptimizer, State, traced
+from ..problem import Problem
+from ..running import Chunk, chunked
+from . import ode
+
+STRIDE = 128
+LANDING = 5  # from this order on a step of the solver ends at every step of the optimizer
+
+
+class AbstractDirection(eqx.Module):
+    """−(movement per unit of time) as a function of the memory and the parameters.
+
+    ``phase``: 0 for the iteration, ½ for the flow, whose field is centred in the step.
+    """
+
+    problem: eqx.AbstractVar[Problem]
+    optimizer: eqx.AbstractVar[AbstractOptimizer]
+    phase: eqx.AbstractVar[float]
+
+    @abstractmethod
+    def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
+        """(first order, the order asked for) of the direction."""
+
+    def first_order(self, memory: Memory, params: PyTree) -> PyTree:
+        """F_n(θ), the memoryless direction alone."""
+        return self(memory, params)[0]
+
+    def ahead(self, memory: Memory) -> Array | float:
+        """The time from the start of the step to the phase; the number 0.0 for an iteration."""
+        return self.phase * memory.rate if self.phase else 0.0
+
+
+class AbstractStepper(eqx.Module):
+    """One step of a shadow, as ``running.drive`` takes it: carry[0] is θ.
+
+    The record of a step is (norm of the correction, norm of the first-order step), which its
+    validity is judged by.
+    """
+
+    problem: eqx.AbstractVar[Problem]
+
+    @abstractmethod
+    def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
+        """The carry before the first step."""
+
+    @abstractmethod
+    def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
+        """(carry, record, whether all is finite) after a step."""
+
+    def settled_chunks(self, carry: tuple, rates: np.ndarray) -> Iterator[Chunk]:
+        """The steps that remain once no step's number matters."""
+        return chunked(self, carry, rates, self.problem.traceable)
+
+
+def sizes(first: PyTree, second: PyTree) -> tuple:
+    """(|second − first|, |first|): the record of a step."""
+    return trees.norm(trees.subtract(second, first)), trees.norm(first)
+
+
+class Iteration(AbstractStepper):
+    """θ ← θ − h · direction(θ); the carry is (θ, memory)."""
+
+    direction: AbstractDirection
+    order: int = eqx.field(static=True)
+
+    @property
+    def problem(self) -> Problem:
+        """That of the direction."""
+        return self.direction.problem
+
+    def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
+        """(θ, memory)."""
+        del state
+        return params, memory
+
+    def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
+        params, memory = carry
+        memory = memory.with_rate(rate)
+        pair = self.direction(memory, params)
+        moved = trees.add(params, -rate, pair[0] if self.order == 1 else pair[1])
+        finite = self.finite(memory, params, moved)
+        return (moved, memory.advanced()), sizes(*pair), finite
+
+    def finite(self, memory: Memory, params: PyTree, moved: PyTree) -> Array:
+        """Whether the loss that the step sees and the place that it reaches are finite."""
+        batch = self.problem.batch_index(memory.step) if self.problem.batched else None
+        return jnp.isfinite(self.problem.value(params, batch)) & trees.all_finite(moved)
+
+
+class Flow(Iteration):
+    """θ' = −direction(θ) with phase ½, the step number fixed over the step, also at its end.
+
+    Integrated beside it: the first-order direction along the same path, whose difference is
+    the correction. A first-order flow takes the correction at the start of the step instead.
+    """
+
+    def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
+        params, memory = carry
+        memory, traceable = carry[1].with_rate(rate), self.problem.traceable
+        if self.order == 1:
+            record = sizes(*self.direction(memory, params))
+            field = lambda s, y: trees.scale(-rate, self.direction.first_order(memory, y))
+            moved = ode.one_step(field, params, traceable=traceable)
+        else:
+            field = lambda s, y: self.paired(memory, y[0])
+            nothing = trees.zeros_like(params)
+            moved, second, first = ode.one_step(
+                field, (params, nothing, nothing), traceable=traceable, high_order=self.order > 2
+            )
+            safe = jnp.where(rate > 0, rate, 1.0)
+            record = tuple(size / safe for size in sizes(first, second))
+        return (moved, memory.advanced()), record, self.finite(memory, params, moved)
+
+    def paired(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        """−h · (second order, second order, first order): for θ, and for both ways from 0.
+
+        The ways are integrated beside θ, since a difference of θs would be lost in its rounding.
+        """
+        first, second = self.direction(memory, params)
+        forward = trees.scale(-memory.rate, second)
+        return forward, forward, trees.scale(-memory.rate, first)
+
+    def settled_chunks(self, carry: tuple, rates: np.ndarray) -> Iterator[Chunk]:
+        """A settled field does not depend on the step, so the solver chooses its own steps."""
+        if not self.problem.traceable:
+            yield from super().settled_chunks(carry, rates)
+            return
+        params, memory = carry
+        for start in range(0, len(rates), STRIDE):
+            length = min(STRIDE, len(rates) - start)
+            steps = jnp.minimum(jnp.arange(STRIDE + 1.0), length)
+            path, values, records = _stride(self, memory, params, steps)
+            rows = [np.asarray(leaf).reshape(STRIDE + 1, -1) for leaf in jax.tree.leaves(path)]
+            reached = [np.all(np.isfinite(row[1:]), axis=1) for row in rows]
+            taken = np.all(reached, axis=0) & np.isfinite(np.asarray(values))[:-1]
+            good = int(np.argmin([*taken[:length], False]))
+            params = jax.tree.map(lambda leaf, n=good: leaf[n], path)
+            later = jax.tree.map(lambda leaf: leaf[1:], path)
+            yield Chunk((params, memory), later, records, length, good)
+
+
+@eqx.filter_jit
+def _stride(flow: Flow, memory: Memory, params: PyTree, steps: Array) -> tuple:
+    """(θ, loss and record) at all ``steps`` of a settled flow from ``params``."""
+    if flow.order == 1:
+        field = lambda y: trees.scale(-memory.rate, flow.direction.first_order(memory, y))
+        path = ode.over_many(field, params, steps)
+        starts = jax.tree.map(lambda leaf: leaf[:-1], path)
+        pair = lambda y: sizes(*flow.paired(memory, y)[:0:-1])
+        correction, plain = jax.lax.map(pair, starts)
+    else:
+        field = lambda y: flow.paired(memory, y[0])
+        start = (params, trees.zeros_like(params), trees.zeros_like(params))
+        path, *ways = ode.over_many(field, start, steps, landing=flow.order >= LANDING)
+        second, first = (jax.tree.map(lambda leaf: jnp.diff(leaf, axis=0), way) for way in ways)
+        correction, plain = jax.vmap(sizes)(first, second)
+    values = jax.lax.map(flow.problem.value, path)
+    return path, values, (correction / memory.rate, plain / memory.rate)
+
+
+class AbstractMethod:
+    """A way to build the shadow of an optimizer: class data, and ``bind``.
+
+    orders: the orders offered, None: any; a global error of learning_rate^order is what the
+        tests fit.
+    kinds: "flow" (an ODE), "iteration" (a step), or both; the first one is taken by default.
+    summary: one line for tables.
+    needs_hvp: whether it takes Hessian-vector products, beside gradients.
+    needs_settled, needs_constant_rate: whether it needs a settled memory, a constant learning rate.
+    full_batch: why it needs the full batch; "" where it takes mini-batches.
+    follows_optax: whether it follows any optax transformation.
+    keeps_moments: whether it carries the optimizer's state.
+    has_nodes: whether it has nodes, which ``spacing`` sets apart.
+    """
+
+    name: ClassVar[str]
+    orders: ClassVar[tuple[int, ...] | None] = (1, 2)
+    kinds: ClassVar[tuple[str, ...]] = ("flow", "iteration")
+    summary: ClassVar[str]
+    needs_hvp: ClassVar[bool] = False
+    needs_settled: ClassVar[bool] = False
+    needs_constant_rate: ClassVar[bool] = False
+    full_batch: ClassVar[str] = ""
+    follows_optax: ClassVar[bool] = False
+    keeps_moments: ClassVar[bool] = False
+    has_nodes: ClassVar[bool] = False
+
+    @abstractmethod
+    def bind(
+        self,
+        problem: Problem,
+        optimizer: AbstractOptimizer,
+        start: State | None,
+        *,
+        order: int | str,
+        kind: str,
+        spacing: float | None = None,
+        keep: tuple[bool, ...] | None = None,
+    ) -> AbstractStepper:
+        """The stepper of an order and kind; start: the state in which the run began, if known."""
+
+    def offers(self, order: int) -> bool:
+        """Whether it has that order."""
+        return self.orders is None or order in self.orders
+
+    @property
+    def is_field(self) -> bool:
+        """Whether it is a function of the step and the parameters alone."""
+        return False
+
+    @property
+    def usual(self) -> tuple[int, ...]:
+        """The highest order of those up to 2, where it has a limit: what tables show."""
+        return (max(order for order in self.orders if order <= 2),) if self.orders else ()
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """The orders that are measured where none are named."""
+        return self.orders or (1, 2, 3, 4)
+
+
+class MemorylessMethod(AbstractMethod):
+    """A method that eliminates the memory: its direction is a field on the parameters."""
+
+    @abstractmethod
+    def direction(
+        self,
+        problem: Problem,
+        optimizer: AbstractOptimizer,
+        start: State | None,
+        *,
+        order: int | str,
+        kind: str,
+        spacing: float | None = None,
+    ) -> AbstractDirection:
+        """The direction of an order and kind."""
+
+    @property
+    def is_field(self) -> bool:
+        """It is."""
+        return True
+
+    def bind(self, problem, optimizer, start, *, order, kind, spacing=None, keep=None):
+        """Its direction, run as an iteration or as a flow."""
+        del keep
+        made = self.direction(
+            problem, traced(optimizer), start, order=order, kind=kind, spacing=spacing
+        )
+        return (Iteration if kind == "iteration" else Flow)(made, order)
+
+
+def phase_of(kind: str) -> float:
+    """Where in a step a direction is read: 0 for an iteration, ½ for a flow."""
+    return 0.0 if kind == "iteration" else 0.5

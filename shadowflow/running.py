@@ -1,0 +1,160 @@
+"""The loop that every long run goes through: chunks of steps, and what they leave.
+
+Conventions: θ_0 is the start; step n = 0, 1, … reads the gradient at θ_n, updates the moments,
+then moves; time is the sum of the learning rates (fixed by the example in ``iterate``).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from . import checks, trees
+
+CHUNK_STEPS = 64
+CHUNK_BYTES = 2**27
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Parameters along a run.
+
+    steps: step numbers saved, int array [saved]; the first is the start.
+    times: sums of learning rates up to them, float array [saved].
+    params: pytree of numpy arrays with a leading axis [saved].
+    state: what the run carries after its last step, to go on from (``iterate(start=…)``).
+    failed_at: the step at which a non-finite number began, or None. θ of that step is the
+        last one saved: it is finite, but the loss, gradient or move from it is not.
+    """
+
+    steps: np.ndarray
+    times: np.ndarray
+    params: PyTree
+    state: Any
+    failed_at: int | None
+
+    @property
+    def last(self) -> PyTree:
+        """The last parameters saved."""
+        return jax.tree.map(lambda leaf: leaf[-1], self.params)
+
+
+def rate_table(learning_rate, steps: int) -> np.ndarray:
+    """The learning rates of steps 0 … steps − 1 as a float array."""
+    if not callable(learning_rate):
+        return np.full(steps, float(learning_rate))
+    table = [checks.schedule_rate(learning_rate(n), n) for n in range(steps)]
+    return np.asarray(table, dtype=float)
+
+
+class Chunk(NamedTuple):
+    """A stretch of a run: the carry after its last good step, parameters and records per step,
+    how many steps were meant and how many are finite."""
+
+    carry: tuple
+    params: PyTree
+    records: PyTree
+    length: int
+    good: int
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What ``drive`` returns: saved steps and parameters, records, last carry, failed step."""
+
+    kept: np.ndarray
+    params: PyTree
+    records: PyTree
+    carry: tuple | None
+    failed: int | None
+
+
+def drive(
+    chunks: Iterable[Chunk], params: PyTree, steps: int, save_every: int, progress: Callable | None
+) -> Driven:
+    """Take chunks from ``params`` on until one ends early, keeping every ``save_every``-th step."""
+    saved, records, kept, done, carry = [_stacked(params)], [], [0], 0, None
+    for chunk in chunks:
+        carry, path, record, length, good = chunk
+        numbers = done + 1 + np.arange(good)
+        chosen = numbers % save_every == 0
+        saved.append(jax.tree.map(lambda leaf, c=chosen: np.asarray(leaf)[: len(c)][c], path))
+        records.append(jax.tree.map(lambda leaf, n=good: np.asarray(leaf)[:n], record))
+        kept += list(numbers[chosen])
+        done += good
+        if progress is not None:
+            progress(good)
+        if good < length:
+            break
+    failed = done if done < steps else None
+    if carry is not None and kept[-1] != done:
+        saved.append(_stacked(carry[0]))
+        kept.append(done)
+    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *saved)
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *records) if records else None
+    return Driven(np.asarray(kept), stacked, joined, carry, failed)
+
+
+def chunked(advance, carry: tuple, rates: np.ndarray, traceable: bool) -> Iterator[Chunk]:
+    """``advance(carry, rate) → (carry, record, finite)`` over all rates; parameters = carry[0].
+
+    In chunks of one compiled scan where ``traceable`` (the last one padded: one compilation
+    for every length), else in a host loop. A step that is not finite is not taken.
+    """
+    return (_scan_chunks if traceable else _host_chunks)(advance, carry, rates)
+
+
+@eqx.filter_jit
+def _scan(advance, carry, rates: Array, active: Array):
+    def step(inner, rate):
+        moved, record, finite = advance(inner, rate)
+        return trees.where(finite, moved, inner), record, finite
+
+    shapes = jax.eval_shape(lambda c: advance(c, rates[0])[1], carry)
+    blank = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
+
+    def body(carry, inputs):
+        inner, alive = carry
+        rate, wanted = inputs
+        wanted = wanted & alive
+        rest = lambda inner, rate: (inner, blank, jnp.asarray(True))
+        new, record, finite = jax.lax.cond(wanted, step, rest, inner, rate)
+        return (new, alive & finite), (new[0], record, wanted & finite)
+
+    start = (carry, jnp.asarray(True))
+    (carry, _), (params, records, done) = jax.lax.scan(body, start, (rates, active))
+    return carry, params, records, done
+
+
+def _scan_chunks(advance, carry: tuple, rates: np.ndarray) -> Iterator[Chunk]:
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry[0]))
+    longest = max(1, min(CHUNK_STEPS, CHUNK_BYTES // max(size, 1)))
+    for start in range(0, len(rates), longest):
+        piece = rates[start : start + longest]
+        padded = np.pad(piece, (0, longest - len(piece)), constant_values=1.0)
+        active = jnp.asarray(np.arange(longest) < len(piece))
+        carry, params, records, done = _scan(advance, carry, jnp.asarray(padded), active)
+        yield Chunk(carry, params, records, len(piece), int(np.sum(done)))
+
+
+def _host_chunks(advance, carry: tuple, rates: np.ndarray) -> Iterator[Chunk]:
+    for rate in rates:
+        moved, record, finite = advance(carry, jnp.asarray(rate))
+        carry = moved if finite else carry
+        yield Chunk(carry, _stacked(carry[0]), _stacked(record), 1, int(finite))
+
+
+def _stacked(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)
+
+
+def trajectory(run: Driven, first: int, rates: np.ndarray, state) -> Trajectory:
+    """A run of ``drive`` that began at step ``first`` as a Trajectory ending in ``state``."""
+    times = np.concatenate([[0.0], np.cumsum(rates)])
+    failed = None if run.failed is None else run.failed + first
+    return Trajectory(run.kept + first, times[run.kept + first], run.params, state, failed)
