@@ -52,7 +52,7 @@ def resolved(problem: Problem, optimizer: AbstractOptimizer, params: PyTree, sta
         )
     if isinstance(start, str):
         found = Start(SETTLED, None)
-    elif np.ndim(start) == 0 and isinstance(start, (bool, int, float, np.generic)):
+    elif isinstance(start, (bool, int, float, np.generic)) or getattr(start, "ndim", 1) == 0:
         found = Start(checks.count("start", start), None)
     else:
         own = isinstance(start, State)

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.methods import METHODS
 from shadowflow.optimizers import zoo
 from shadowflow.optimizers.moments import Optimizer
 from shadowflow.problem import Problem
+from shadowflow.shadow import memoryless_step, modified_field
 
-MEMORYLESS = [name for name, method in METHODS.items() if method.direction is not None]
+MEMORYLESS = [name for name, method in METHODS.items() if method.is_field]
 CASES = [
     (name, kind, order)
     for name, method in METHODS.items()
@@ -99,7 +99,7 @@ def every_answer(problem: Problem, optimizer: Optimizer, learning_rate, step, pl
     One compilation for all; of first order, which all methods share, Taylor's only.
     """
     rate = learning_rate if callable(learning_rate) else jnp.asarray(learning_rate)
-    step = None if step is None else jnp.asarray(step)
+    step = step if isinstance(step, str) else jnp.asarray(step)
     return _every_answer(problem, with_leaves(optimizer), rate, step, places)
 
 

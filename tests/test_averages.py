@@ -29,9 +29,9 @@ def distances(make, counts, *, cold, order=2):
         rate, state = 0.2 / count, None
         if not cold:
             state = sf.settled_state(BOWL, optimizer, PLACE, rate, order=order)
-        run = sf.iterate(BOWL, optimizer, PLACE, rate, count, state=state)
+        run = sf.iterate(BOWL, optimizer, PLACE, rate, count, start=state)
         follow = sf.shadow(
-            BOWL, optimizer, PLACE, rate, count, method="inertial", order=order, state=state
+            BOWL, optimizer, PLACE, rate, count, method="inertial", order=order, start=state
         )
         errors.append(sf.compare(run, follow).max_norm.max())
     return errors
@@ -101,11 +101,11 @@ def test_the_averages_are_found_by_probing():
 def test_a_flow_goes_on_and_the_run_goes_on_from_it():
     whole = sf.shadow(BILINEAR, ADAM, X, 1e-3, 12, method="inertial")
     first = sf.shadow(BILINEAR, ADAM, X, 1e-3, 5, method="inertial")
-    rest = sf.shadow(BILINEAR, ADAM, first.last, 1e-3, 7, method="inertial", state=first.state)
+    rest = sf.shadow(BILINEAR, ADAM, first.last, 1e-3, 7, method="inertial", start=first.state)
     np.testing.assert_allclose(rest.params, whole.params[5:], rtol=1e-12)
     count = first.state.moments[0][0].count
     assert int(count) == 5 and jnp.issubdtype(count.dtype, jnp.integer)
-    ahead = sf.iterate(BILINEAR, ADAM, first.last, 1e-3, 7, state=first.state)
+    ahead = sf.iterate(BILINEAR, ADAM, first.last, 1e-3, 7, start=first.state)
     assert np.abs(ahead.params - whole.params[5:]).max() < 1e-3
 
 

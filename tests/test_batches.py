@@ -8,16 +8,15 @@ from test_refusals import refused
 
 from shadowflow.batching import pad, shuffled, with_replacement
 from shadowflow.diagnostics.bias import implicit_bias
-from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.methods import METHODS
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
-from shadowflow.shadow import settled_state, shadow
+from shadowflow.shadow import memoryless_step, modified_field, settled_state, shadow
 
 DATA = jnp.asarray([1.0, 2.0, 4.0])
 PLACE = jnp.asarray([0.5, -1.0])
-ADAM = zoo.adam(0.5, 0.7, 0.0, 0.1)
+ADAM = zoo.adam(b1=0.5, b2=0.7, eps=0.0, eps_root=0.1)
 
 
 def loss(params, scale):
@@ -26,7 +25,11 @@ def loss(params, scale):
 
 def scale_seen(problem, step):
     """Which of DATA step ``step`` saw: read off its gradient at 2π, where that of sin is 1."""
-    return float(problem.gradient(jnp.full(1, 2 * np.pi), problem.visit(step))[0] - 1) / 2 / np.pi
+    return (
+        float(problem.gradient(jnp.full(1, 2 * np.pi), problem.batch_index(step))[0] - 1)
+        / 2
+        / np.pi
+    )
 
 
 # --- schedules
@@ -34,9 +37,9 @@ def scale_seen(problem, step):
 
 def test_the_default_is_cyclic():
     problem = Problem(loss, batches=DATA)
-    assert [int(problem.visit(n)) for n in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert [int(problem.batch_index(n)) for n in range(7)] == [0, 1, 2, 0, 1, 2, 0]
     assert scale_seen(problem, 5) == pytest.approx(4.0)
-    assert np.array_equal(problem.visit(jnp.arange(4)), [0, 1, 2, 0])
+    assert np.array_equal(problem.batch_index(jnp.arange(4)), [0, 1, 2, 0])
 
 
 def test_a_given_schedule_and_a_function_are_taken_step_by_step():
@@ -44,7 +47,7 @@ def test_a_given_schedule_and_a_function_are_taken_step_by_step():
     assert [scale_seen(given, n) for n in range(4)] == pytest.approx([4.0, 1.0, 4.0, 2.0])
     for rule in (lambda n: (n + 1) % 3, lambda n: 1 if n > 3 else 0, lambda n: [0, 2][n % 2]):
         problem = Problem(loss, batches=DATA, schedule=rule).tabulated(6)
-        assert [int(problem.visit(n)) for n in range(6)] == [rule(n) for n in range(6)]
+        assert [int(problem.batch_index(n)) for n in range(6)] == [rule(n) for n in range(6)]
 
 
 def test_shuffled_sees_every_batch_once_per_epoch_in_changing_order():
@@ -83,7 +86,7 @@ def test_a_run_goes_on_with_the_next_batch():
     problem = Problem(loss, batches=DATA, schedule=shuffled(jax.random.key(0), 3))
     whole = iterate(problem, ADAM, PLACE, 0.1, 20)
     first = iterate(problem, ADAM, PLACE, 0.1, 8)
-    rest = iterate(problem, ADAM, first.last, 0.1, 12, state=first.state)
+    rest = iterate(problem, ADAM, first.last, 0.1, 12, start=first.state)
     np.testing.assert_allclose(rest.params, whole.params[8:], rtol=1e-13)
 
 
@@ -93,7 +96,7 @@ def test_a_shadow_may_begin_within_a_run():
     gaps = []
     for rate in (4e-3, 1e-3):
         first = iterate(problem, ADAM, PLACE, rate, 8)
-        rest = iterate(problem, ADAM, first.last, rate, 12, state=first.state)
+        rest = iterate(problem, ADAM, first.last, rate, 12, start=first.state)
         follow = shadow(problem, ADAM, first.last, rate, 12, start=8)
         wrong = shadow(problem, ADAM, first.last, rate, 12)
         gaps.append([float(np.abs(run.params - rest.params).max()) for run in (follow, wrong)])
@@ -130,7 +133,7 @@ def test_a_key_is_folded_with_the_batch_and_stays():
     full = Problem(lambda p, key: noisy(p, 1.0, key), key=jax.random.key(5))
     noise = jax.random.normal(jax.random.key(5), (2,))
     np.testing.assert_allclose(full.gradient(PLACE), PLACE + jnp.cos(PLACE) + noise, rtol=1e-13)
-    field = modified_field(full, ADAM, 0.1)(3, PLACE)
+    field = modified_field(full, ADAM, 0.1, method="taylor")(3, PLACE)
     assert np.all(np.isfinite(field))
 
 
@@ -152,8 +155,8 @@ def test_unequal_batches_are_padded_and_weighed():
     for b, part in enumerate(parts):
         np.testing.assert_allclose(problem.gradient(PLACE, b), part.mean() * PLACE, rtol=1e-14)
     mean = np.concatenate(parts).mean()
-    np.testing.assert_allclose(problem.whole().gradient(PLACE), mean * PLACE, rtol=1e-14)
-    assert float(problem.whole().value(PLACE)) == pytest.approx(mean * 1.25 / 2)
+    np.testing.assert_allclose(problem.full_batch().gradient(PLACE), mean * PLACE, rtol=1e-14)
+    assert float(problem.full_batch().value(PLACE)) == pytest.approx(mean * 1.25 / 2)
 
 
 def test_what_weighs_nothing_may_be_nan():
@@ -165,8 +168,8 @@ def test_what_weighs_nothing_may_be_nan():
 def test_the_whole_is_the_mean_of_the_batches_on_the_host_too():
     grad = lambda p, c: np.asarray(c * p + np.cos(p))
     hvp = lambda p, v, c: np.asarray(c * v - np.sin(p) * v)
-    host = Problem(grad=grad, hvp=hvp, traceable=False, batches=DATA).whole()
-    traced = Problem(loss, batches=DATA).whole()
+    host = Problem(grad=grad, hvp=hvp, traceable=False, batches=DATA).full_batch()
+    traced = Problem(loss, batches=DATA).full_batch()
     mean = float(DATA.mean())
     expected = mean * PLACE + jnp.cos(PLACE)
     for problem in (host, traced):
@@ -214,7 +217,9 @@ def test_a_schedule_that_is_too_short_or_leaves_the_batches_is_refused_before_th
     short = Problem(loss, batches=DATA, schedule=[0, 1, 2])
     refused(lambda: iterate(short, ADAM, PLACE, 0.1, 4), "schedule:", "4 steps", "got 3")
     refused(lambda: shadow(short, ADAM, PLACE, 0.1, 4), "schedule:", "4 steps")
-    refused(lambda: modified_field(short, ADAM, 0.1)(3, PLACE), "schedule:", "4 steps")
+    refused(
+        lambda: modified_field(short, ADAM, 0.1, method="taylor")(3, PLACE), "schedule:", "4 steps"
+    )
     outside = Problem(loss, batches=DATA, schedule=lambda n: n)
     refused(lambda: iterate(outside, ADAM, PLACE, 0.1, 5), "schedule:", "got 3 at step 3")
     halves = Problem(loss, batches=DATA, schedule=lambda n: n / 2)
@@ -232,16 +237,22 @@ def test_a_loss_of_the_wrong_arity_is_refused_in_a_sentence():
 def test_a_settled_step_is_refused_with_batches(build):
     for method in ("taylor", "displaced"):
         field = build(BATCHED, ADAM, 0.1, method=method)
-        refused(lambda field=field: field(None, PLACE), "step:", "mini-batches", "whole()")
+        refused(
+            lambda field=field: field("settled", PLACE), "step:", "mini-batches", "full_batch()"
+        )
 
 
 def test_a_settled_run_is_refused_with_batches():
-    refused(lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, start=None), "start:", "mini-batches")
+    refused(lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, start="settled"), "start:", "mini-batches")
     refused(lambda: settled_state(BATCHED, ADAM, PLACE, 0.1), "problem:", "mini-batches")
-    state = settled_state(BATCHED.whole(), ADAM, PLACE, 0.1)
-    refused(lambda: iterate(BATCHED, ADAM, PLACE, 0.1, 3, state=state), "state:", "settled")
-    refused(lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, state=state), "state:", "mini-batches")
-    refused(lambda: implicit_bias(BATCHED, ADAM, PLACE, 0.1), "problem:", "whole()")
+    state = settled_state(BATCHED.full_batch(), ADAM, PLACE, 0.1)
+    refused(lambda: iterate(BATCHED, ADAM, PLACE, 0.1, 3, start=state), "start:", "settled")
+    refused(lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, start=state), "start:", "mini-batches")
+    refused(
+        lambda: implicit_bias(BATCHED, ADAM, PLACE, 0.1, start="settled"),
+        "problem:",
+        "full_batch()",
+    )
 
 
 REASONS = {
@@ -252,22 +263,27 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].batched is None])
+@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].full_batch])
 def test_full_batch_methods_refuse_batches_with_the_reason(method):
-    start = None if METHODS[method].settled else 0
+    start = "settled" if METHODS[method].needs_settled else 0
     call = lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, method=method, start=start)
-    refused(call, "method:", "mini-batches", repr(method), REASONS[method], "whole()")
+    refused(call, "method:", "mini-batches", repr(method), REASONS[method], "full_batch()")
 
 
 def test_the_batch_must_be_named_where_there_are_several():
-    refused(lambda: BATCHED.gradient(PLACE), "batch:", "whole()")
+    refused(lambda: BATCHED.gradient(PLACE), "batch:", "full_batch()")
 
 
-def test_a_window_is_a_share_and_needs_batches():
-    for window in (-0.1, 1.0, float("nan")):
-        refused(lambda w=window: shadow(BATCHED, ADAM, PLACE, 0.1, 3, window=w), "window:")
+def test_a_memory_tolerance_is_a_share_and_needs_batches():
+    for share in (-0.1, 1.0, float("nan")):
+        refused(
+            lambda w=share: shadow(BATCHED, ADAM, PLACE, 0.1, 3, memory_tolerance=w),
+            "memory_tolerance:",
+        )
     refused(
-        lambda: shadow(BATCHED.whole(), ADAM, PLACE, 0.1, 3, window=0.1), "window:", "full-batch"
+        lambda: shadow(BATCHED.full_batch(), ADAM, PLACE, 0.1, 3, memory_tolerance=0.1),
+        "memory_tolerance:",
+        "full-batch",
     )
-    field = modified_field(BATCHED, ADAM, 0.1, window=0.0)
+    field = modified_field(BATCHED, ADAM, 0.1, memory_tolerance=0.0, method="taylor")
     refused(lambda: jax.jit(field)(3, PLACE), "step:", "traced")

@@ -10,12 +10,11 @@ import pytest
 import scipy.linalg
 from table import EPS, MEMORYLESS, PLACE, PLACES, ROWS, SMOOTH, every_answer, smooth_loss
 
-from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
 from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import shadow
+from shadowflow.shadow import memoryless_step, modified_field, shadow
 
 SURFACE = oracles.landscape(smooth_loss)
 STEPS = (0, 1, 2, 5, 30)
@@ -164,7 +163,7 @@ def test_far_into_a_run_the_memory_is_settled(row):
 @pytest.mark.parametrize("row", ["adam-both", "adam-uncorrected"])
 def test_leaving_out_faded_weights_changes_nothing(row):
     """Decays known as numbers shorten the sums to the steps that still weigh something."""
-    plain = modified_field(SMOOTH, ROWS[row](), RATE)(400, PLACE)
+    plain = modified_field(SMOOTH, ROWS[row](), RATE, method="taylor")(400, PLACE)
     np.testing.assert_allclose(plain, library(row, 400)["taylor", "flow", 2][0], rtol=1e-12)
 
 
@@ -270,13 +269,17 @@ POINT = np.array([1.0, -2.0, 0.5])
 
 
 def test_modified_field_of_gradient_descent_on_a_quadratic():
-    field = modified_field(QUADRATIC, zoo.sgd(), 0.1)(None, jnp.asarray(POINT))
+    field = modified_field(QUADRATIC, zoo.sgd(), 0.1, method="taylor")(
+        "settled", jnp.asarray(POINT)
+    )
     agree(field, -(MATRIX + 0.05 * MATRIX @ MATRIX) @ POINT)
 
 
 def test_modified_field_of_the_settled_heavy_ball_on_a_quadratic():
     b, h = 0.8, 0.1
-    field = modified_field(QUADRATIC, zoo.momentum(b), h)(None, jnp.asarray(POINT))
+    field = modified_field(QUADRATIC, zoo.momentum(decay=b), h, method="taylor")(
+        "settled", jnp.asarray(POINT)
+    )
     curved = h * (1 + b) / (2 * (1 - b) ** 3) * MATRIX @ MATRIX
     agree(field, -(MATRIX / (1 - b) + curved) @ POINT)
 
@@ -307,13 +310,13 @@ def test_heavy_ball_and_nesterov_iterates_by_the_power_of_their_matrix(form, ahe
     ("optimizer", "linear"),
     [
         (zoo.sgd(), MATRIX + 0.05 / 2 * MATRIX @ MATRIX),
-        (zoo.momentum(0.5), 2 * MATRIX + 0.05 * 1.5 / (2 * 0.5**3) * MATRIX @ MATRIX),
+        (zoo.momentum(decay=0.5), 2 * MATRIX + 0.05 * 1.5 / (2 * 0.5**3) * MATRIX @ MATRIX),
     ],
     ids=["sgd", "momentum"],
 )
 @pytest.mark.parametrize("method", ["taylor", "displaced"])
 def test_settled_flow_on_a_quadratic_is_the_matrix_exponential(optimizer, linear, method):
-    run = shadow(QUADRATIC, optimizer, jnp.asarray(POINT), 0.05, 60, start=None, method=method)
+    run = shadow(QUADRATIC, optimizer, jnp.asarray(POINT), 0.05, 60, start="settled", method=method)
     expected = [scipy.linalg.expm(-0.05 * n * linear) @ POINT for n in range(61)]
     agree(run.params, expected)
     wrong = [scipy.linalg.expm(-0.05 * n * MATRIX) @ POINT for n in range(61)]
@@ -351,10 +354,10 @@ def test_displaced_gradients_average_over_every_age(row, method, scheduled):
 
 
 @pytest.mark.parametrize("power", [3, 4])
-@pytest.mark.parametrize("step", [4, None])
+@pytest.mark.parametrize("step", [4, "settled"])
 def test_two_nodes_average_cubic_transforms_exactly_and_no_more(power, step):
     """The rule of ages is exact up to the third power; the fourth is the negative control."""
-    b1, b2, n = 0.5, 0.8, 200 if step is None else step
+    b1, b2, n = 0.5, 0.8, 200 if step == "settled" else step
     optimizer = Optimizer(
         [Moment(b1, bias_correction=True), Moment(b2, lambda g: g**power, bias_correction=True)],
         lambda moments, params, step: moments[0] / (1 + moments[1] ** 2),
@@ -370,7 +373,7 @@ def test_two_nodes_average_cubic_transforms_exactly_and_no_more(power, step):
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row != "sgd"])
-@pytest.mark.parametrize("step", [0, 5, 400, None])
+@pytest.mark.parametrize("step", [0, 5, 400, "settled"])
 def test_displaced_and_taylor_fields_differ_at_second_order_only(row, step):
     """Halving the learning rate divides the difference by four."""
     found = [every_answer(SMOOTH, ROWS[row](), rate, step, PLACES) for rate in (4e-5, 2e-5)]

@@ -10,13 +10,12 @@ import pytest
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss, with_leaves
 
 from shadowflow import ema_weights as mem, trees
-from shadowflow.fields import modified_field
-from shadowflow.iterate import chunked, drive, iterate
-from shadowflow.methods import collocation, displaced
+from shadowflow.iterate import iterate
+from shadowflow.methods import METHODS, collocation, displaced, nodes
 from shadowflow.optimizers import zoo
-from shadowflow.optimizers.moments import State
 from shadowflow.problem import Problem
-from shadowflow.shadow import shadow
+from shadowflow.running import chunked, drive
+from shadowflow.shadow import modified_field, shadow
 
 RATES = 2.0 ** -np.arange(10, 14)  # about 1e-3 to 1e-4
 BUMPY = Problem(smooth_loss)  # SMOOTH for any dtype
@@ -42,14 +41,15 @@ def orders_hold(errors: dict) -> bool:
 
 
 def settled(optimizer, rate, params=PLACE):
-    return mem.at(optimizer, jnp.asarray(rate), None, trees.finest_dtype(params))
+    return mem.at(optimizer, jnp.asarray(rate), "settled", params)
 
 
 def directions(problem, optimizer, rate, params, order, phase=0.5, spacing=None) -> tuple:
     """(first order, that order) by cold sweeps."""
     optimizer = with_leaves(optimizer)
-    way = collocation.Collocation(collocation.rule(optimizer, order, spacing))
-    return way(problem, optimizer, settled(optimizer, rate, params), params, phase)
+    rule = nodes.rule(optimizer, order, spacing)
+    way = collocation.CollocationDirection(problem, optimizer, phase, rule)
+    return way(settled(optimizer, rate, params), params)
 
 
 def field(problem, optimizer, rate, params, order, **options):
@@ -68,7 +68,7 @@ def test_the_ages_average_polynomials_as_the_memory_does(decay):
     k = np.arange(int(150 / (1 - decay)))
     weights = (1 - decay) * decay**k
     for count in range(1, 7):
-        ages, mass = collocation.geometric_rule(decay, count)
+        ages, mass = nodes.geometric_rule(decay, count)
         assert np.all(mass > 0) and np.all(ages > -1e-12)
         dense = [float(weights @ k.astype(float) ** p) for p in range(2 * count + 1)]
         by_rule = [float(mass @ ages**p) for p in range(2 * count + 1)]
@@ -80,23 +80,23 @@ def test_the_ages_average_polynomials_as_the_memory_does(decay):
 @pytest.mark.parametrize("order", [1, 2, 3, 6, 9])
 def test_places_slope_and_shift_are_those_of_the_path_that_makes_the_steps(order, spacing):
     """In exact arithmetic."""
-    made = collocation.rule(zoo.sgd(), order, spacing)
+    made = nodes.rule(zoo.sgd(), order, spacing)
     factors = [Fraction((-1) ** a, a + 2) for a in range(1, order + 1)]
     path = lambda s: sum(c * s**a for a, c in enumerate(factors, 1))
     step = lambda s: path(s + 1) - path(s)
-    nodes = [Fraction(-spacing * j) for j in range(order)]
+    places = [Fraction(-spacing * j) for j in range(order)]
     array = lambda values: jnp.asarray([float(v) for v in values])
-    steps = array(map(step, nodes))
+    steps = array(map(step, places))
     scale = float(jnp.abs(steps).max())
-    off = lambda matrix, wanted: np.abs(collocation.weighted(matrix, steps) - wanted).max()
-    assert off(made.shift, array(step(s + 1) for s in nodes)) < 1e-12 * scale
+    off = lambda matrix, wanted: np.abs(nodes.weighted(matrix, steps) - wanted).max()
+    assert off(made.shift, array(step(s + 1) for s in places)) < 1e-12 * scale
     assert off(made.slope, float(factors[0])) < 1e-12 * scale
-    assert off(made.places, array(map(path, nodes))) < 1e-11 * scale * order * spacing
+    assert off(made.places, array(map(path, places))) < 1e-11 * scale * order * spacing
 
 
 def amplification(decay, order, spacing) -> float:
     """By how much the rounding of the gradients grows in the moment at θ, at worst."""
-    made = collocation.rule(zoo.momentum(decay), order, spacing)
+    made = nodes.rule(zoo.momentum(decay=decay), order, spacing)
     rows = np.asarray(made.ages[0][0])
     rows = np.concatenate([rows[:, :1] - rows[:, 1:].sum(axis=1, keepdims=True), rows[:, 1:]], 1)
     return float(np.abs(np.asarray(made.mass[0]) @ rows).sum())
@@ -128,9 +128,9 @@ def root_less_one(name: str, decay: float, rate: float) -> float:
 QUADRATIC = Problem(lambda x: 0.5 * x**2)
 LINEAR = {
     "sgd": (zoo.sgd(), 0.08),
-    "trace": (zoo.momentum(0.5), 0.02),
-    "ema": (zoo.momentum(0.5, form="ema"), 0.04),
-    "nesterov": (zoo.nesterov(0.5), 0.02),
+    "trace": (zoo.momentum(decay=0.5), 0.02),
+    "ema": (zoo.momentum(decay=0.5, form="ema"), 0.04),
+    "nesterov": (zoo.nesterov(decay=0.5), 0.02),
 }
 
 
@@ -170,7 +170,7 @@ def heavy_ball(rate, b, mixed=10):
 
 @pytest.mark.parametrize("b", [0.0, 0.3])
 def test_order_three_is_the_published_equation_of_heavy_ball(b):
-    optimizer = zoo.momentum(b) if b else zoo.sgd()
+    optimizer = zoo.momentum(decay=b) if b else zoo.sgd()
     off = lambda order, **wrong: [
         distance(field(SMOOTH, optimizer, rate, PLACE, order), heavy_ball(rate, b, **wrong))
         for rate in RATES
@@ -187,7 +187,7 @@ def test_order_three_is_the_published_equation_of_heavy_ball(b):
 
 @eqx.filter_jit
 def taylor_field(optimizer, rate):
-    return modified_field(SMOOTH, optimizer, rate)(None, PLACE)
+    return modified_field(SMOOTH, optimizer, rate, method="taylor")("settled", PLACE)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -219,7 +219,7 @@ def test_neighbouring_orders_differ_by_the_error_of_the_lower(row, phase):
 def test_the_secant_is_order_two():
     optimizer = with_leaves(ROWS["adam-both"]())
     memory = settled(optimizer, 0.01)
-    secant = displaced.secant(SMOOTH, optimizer, memory, PLACE, 0.0)[1]
+    secant = displaced.DisplacedDirection(SMOOTH, optimizer, 0.0)(memory, PLACE)[1]
     own = directions(SMOOTH, optimizer, 0.01, PLACE, 2, phase=0.0)[1]
     assert 0 < distance(secant, own) < 1e-13
 
@@ -239,11 +239,13 @@ HORIZON, COUNTS = 1.0, (128, 256, 512, 1024)
 
 def followed(optimizer, order: int, rate: float, count: int, *, shift=True, spacing=None):
     """The iteration by one warm sweep a step; without ``shift``, from a path not re-centred."""
-    advance = collocation.iteration(BILINEAR, optimizer, order, spacing)
+    advance = METHODS["collocation"].bind(
+        BILINEAR, optimizer, None, order=order, kind="iteration", spacing=spacing
+    )
     if not shift:
-        still = collocation.against_first(np.eye(order))
-        advance = eqx.tree_at(lambda run: run.rule.shift, advance, still)
-    memory = mem.ready(optimizer, rate, None, jnp.float64)
+        still = nodes.against_first(np.eye(order))
+        advance = eqx.tree_at(lambda run: run.nodes.rule.shift, advance, still)
+    memory = mem.ready(optimizer, rate, "settled", jnp.ones(1))
     carry = advance.init(BILINEAR_START, memory, None)
     chunks = chunked(advance, carry, np.full(count, rate), traceable=True)
     return drive(chunks, BILINEAR_START, count, 1, None).params
@@ -251,10 +253,8 @@ def followed(optimizer, order: int, rate: float, count: int, *, shift=True, spac
 
 def settled_run(optimizer, order: int, rate: float, count: int):
     """What the optimizer does from moments on the slow manifold."""
-    own, x = with_leaves(optimizer), BILINEAR_START
-    moments = collocation.past_moments(BILINEAR, own, settled(own, rate, x), x, order)
-    state = State(moments, jnp.asarray(jnp.inf))
-    return iterate(BILINEAR, optimizer, BILINEAR_START, rate, count, state=state).params
+    state = collocation.past_state(BILINEAR, optimizer, BILINEAR_START, rate, order)
+    return iterate(BILINEAR, optimizer, BILINEAR_START, rate, count, start=state).params
 
 
 def run_errors(row: str, order: int, **options) -> list:
@@ -288,14 +288,14 @@ def test_a_run_stops_where_the_loss_is_not_finite():
     problem = Problem(lambda x: jnp.where(x < 0.7, jnp.inf, 0.5 * x**2), grad=lambda x: x)
     run = shadow(
         problem,
-        zoo.momentum(0.0),
+        zoo.momentum(decay=0.0),
         x,
         rate,
         9,
         method="collocation",
         order=3,
         kind="iteration",
-        start=None,
+        start="settled",
     )
     assert run.failed_at == 4 and np.allclose(run.params, 0.9 ** np.arange(5), rtol=1e-14)
 
@@ -312,7 +312,7 @@ def test_the_flow_has_the_order_over_a_run(order):
             BILINEAR_START,
             rate,
             count,
-            start=None,
+            start="settled",
             method="collocation",
             kind="flow",
             order=order,
@@ -328,10 +328,9 @@ def test_the_past_moments_are_those_of_a_long_run(row):
     errors = {order: [] for order in (1, 2, 3, 4)}
     for count in COUNTS:
         run = iterate(BILINEAR, optimizer, BILINEAR_START, HORIZON / count, count)
-        last, own = jnp.asarray(run.last), with_leaves(optimizer)
-        memory = settled(own, HORIZON / count, last)
+        last, rate = jnp.asarray(run.last), HORIZON / count
         for order in errors:
-            moments = collocation.past_moments(BILINEAR, own, memory, last, order)
+            moments = collocation.past_state(BILINEAR, optimizer, last, rate, order).moments
             errors[order].append(distance(moments, run.state.moments))
     assert orders_hold(errors)
 
@@ -342,14 +341,14 @@ def test_the_past_moments_are_those_of_a_long_run(row):
 @pytest.mark.parametrize("order", [2, 3, 4])
 def test_the_distance_of_the_nodes_matters_at_the_order_only(order):
     optimizer = ROWS["adam-both"](b2=0.8)
-    assert collocation.default_spacing(optimizer) == pytest.approx(4)
+    assert nodes.default_spacing(optimizer) == pytest.approx(4)
     at = lambda rate, spacing: field(SMOOTH, optimizer, rate, PLACE, order, spacing=spacing)
     errors = [distance(at(rate, None), at(rate, 1.0)) for rate in RATES / 2]
     assert has_order(errors, order), (slope(errors), errors)
 
 
 def test_wide_nodes_keep_float32_where_narrow_ones_lose_it():
-    optimizer = zoo.adam(0.9, 0.95, eps=0.0, eps_root=1e-2)
+    optimizer = zoo.adam(b1=0.9, b2=0.95, eps=0.0, eps_root=1e-2)
     low = PLACE.astype(jnp.float32)
 
     def off(order, spacing):
@@ -364,15 +363,15 @@ def test_wide_nodes_keep_float32_where_narrow_ones_lose_it():
 
 
 def test_the_best_order_is_high_inside_the_regime_and_one_past_its_edge():
-    optimizer = with_leaves(zoo.momentum(0.9, form="ema"))
-    ways = collocation.neighbours(optimizer, None)
+    optimizer = with_leaves(zoo.momentum(decay=0.9, form="ema"))
+    ways = collocation.best_of(QUADRATIC, optimizer, 0.5, None)
     x, best = jnp.asarray(1.0), {}
     for rate in (1e-3, 0.01, 0.04, 0.1):  # the flow edge is at 0.026
         memory = settled(optimizer, rate, x)
-        found, differences = ways.differences(QUADRATIC, optimizer, memory, x, 0.5)
+        found, differences = ways.differences(memory, x)
         assert float(differences[1]) == pytest.approx(abs(float(found[2] - found[1])))
         best[rate] = int(collocation.best_order(differences))
-        pair = ways(QUADRATIC, optimizer, memory, x, 0.5)
+        pair = ways(memory, x)
         assert len(found) == 6 and pair == (found[0], found[best[rate] - 1])
     assert best == {1e-3: 5, 0.01: 5, 0.04: 3, 0.1: 1}
     assert int(collocation.best_order(jnp.asarray([1.0, 0.1, jnp.nan, jnp.nan]))) == 2

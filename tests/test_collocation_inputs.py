@@ -12,12 +12,11 @@ from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss, wi
 from test_collocation import directions, distance, followed, settled
 
 from shadowflow import trees
-from shadowflow.fields import modified_field
-from shadowflow.methods import collocation
+from shadowflow.methods import collocation, nodes
 from shadowflow.optimizers import zoo
 from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import shadow
+from shadowflow.shadow import modified_field, shadow
 
 # Parameters of any kind
 
@@ -37,8 +36,7 @@ def test_every_leaf_keeps_its_dtype(dtypes):
     wide = lambda tree: jax.tree.map(lambda leaf: leaf.astype(float), tree)
     reference = directions(problem, optimizer, 0.01, wide(params), 3)
     found = directions(problem, optimizer, 0.01, params, 3)
-    memory = settled(optimizer, 0.01, params)
-    moments = collocation.past_moments(problem, optimizer, memory, params, 3)
+    moments = collocation.past_state(problem, optimizer, params, 0.01, 3).moments
     run = shadow(
         problem,
         optimizer,
@@ -48,7 +46,7 @@ def test_every_leaf_keeps_its_dtype(dtypes):
         method="collocation",
         order=3,
         kind="iteration",
-        start=None,
+        start="settled",
     )
     kinds = lambda tree: jax.tree.map(lambda leaf: str(leaf.dtype), tree)
     assert kinds(params) == kinds(found[1]) == kinds(moments[0]) == kinds(run.last)
@@ -93,7 +91,7 @@ def test_a_host_function_gives_the_same_from_the_fewest_gradients(row):
         method="collocation",
         order=4,
         kind="iteration",
-        start=None,
+        start="settled",
     )
     assert len(calls) == 10 + 4 * 6
     assert np.abs(follow.params - followed(optimizer, 4, rate, 6)).max() < 1e-13
@@ -118,9 +116,9 @@ def test_compilation_does_not_grow_with_the_order():
             return smooth_loss(params)
 
         problem = Problem(loss)
-        way = collocation.Collocation(collocation.rule(optimizer, order))
-        memory = settled(optimizer, 0.01)
-        call = functools.partial(way, problem, optimizer, memory, phase=0.5)
+        rule = nodes.rule(optimizer, order)
+        way = collocation.CollocationDirection(problem, optimizer, 0.5, rule)
+        call = functools.partial(way, settled(optimizer, 0.01))
         counts.append(equations(jax.make_jaxpr(call)(PLACE).jaxpr))
         assert len(traces) == 1
     assert counts[0] == counts[1] == counts[2]
@@ -130,14 +128,15 @@ def test_another_decay_is_not_another_compilation():
     traces, answers = [], set()
 
     @eqx.filter_jit
-    def compiled(way, optimizer, memory):
+    def compiled(way, memory):
         traces.append(1)
-        return way(SMOOTH, optimizer, memory, PLACE, 0.5)[1]
+        return way(memory, PLACE)[1]
 
     for decay in (0.5, 0.6, 0.9):
-        optimizer = with_leaves(zoo.adam(decay, 0.95, eps_root=0.1))
-        way = collocation.Collocation(collocation.rule(optimizer, 3))
-        answers.add(float(compiled(way, optimizer, settled(optimizer, 1e-3))[0]))
+        optimizer = with_leaves(zoo.adam(b1=decay, b2=0.95, eps_root=0.1))
+        rule = nodes.rule(optimizer, 3)
+        way = collocation.CollocationDirection(SMOOTH, optimizer, 0.5, rule)
+        answers.add(float(compiled(way, settled(optimizer, 1e-3))[0]))
     assert len(answers) == 3 and len(traces) == 1
 
 
@@ -146,20 +145,18 @@ def test_another_decay_is_not_another_compilation():
 
 MANY = Optimizer([Moment(jnp.asarray([0.5, 0.9]))], lambda moments, params, step: moments[0])
 KNOWN = r'decay: expected a decay known as a number, got .*; methods "collocation"'
-TRACED = jax.jit(lambda b: collocation.rule(zoo.momentum(b), 2))
+TRACED = jax.jit(lambda b: nodes.rule(zoo.momentum(decay=b), 2))
 
 
 @pytest.mark.parametrize(
     ("function", "given", "message"),
     [
-        (collocation.rule, (zoo.sgd(), 0), r"order: expected a whole number of at least 1, got 0"),
-        (collocation.rule, (zoo.sgd(), 2.0), r"order: expected a whole number .*, got 2.0"),
-        (collocation.rule, (zoo.sgd(), 2, 0), r"spacing: expected a finite number above 0, got 0"),
-        (collocation.rule, ("adam", 2), r"optimizer: expected a shadowflow.Optimizer, got str"),
-        (collocation.rule, (MANY, 2), KNOWN),
+        (nodes.rule, (zoo.sgd(), 0), r"order: expected a whole number of at least 1, got 0"),
+        (nodes.rule, (zoo.sgd(), 2.0), r"order: expected a whole number .*, got 2.0"),
+        (nodes.rule, (zoo.sgd(), 2, 0), r"spacing: expected a finite number above 0, got 0"),
+        (nodes.rule, (MANY, 2), KNOWN),
         (TRACED, (0.5,), KNOWN),
-        (collocation.default_spacing, (MANY,), KNOWN),
-        (collocation.neighbours, (zoo.sgd(), None, 1), r"most: expected a whole .* least 2, got 1"),
+        (nodes.default_spacing, (MANY,), KNOWN),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(function, given, message):
@@ -173,11 +170,11 @@ def test_bad_input_is_refused_in_a_sentence(function, given, message):
 def test_the_order_may_be_chosen_and_the_verdict_says_which():
     optimizer = ROWS["adam-inside"]()
     follow = shadow(
-        SMOOTH, optimizer, PLACE, 1e-3, 5, method="collocation", order="auto", start=None
+        SMOOTH, optimizer, PLACE, 1e-3, 5, method="collocation", order="auto", start="settled"
     )
     assert follow.order > 2 and f"Order {follow.order} was chosen" in follow.verdict
     named = shadow(
-        SMOOTH, optimizer, PLACE, 1e-3, 5, method="collocation", order=follow.order, start=None
+        SMOOTH, optimizer, PLACE, 1e-3, 5, method="collocation", order=follow.order, start="settled"
     )
     assert np.array_equal(follow.params, named.params) and "was chosen" not in named.verdict
     field = {
@@ -193,12 +190,12 @@ def test_far_past_the_edge_not_even_order_two_improves_and_that_is_said():
     steep = Problem(lambda x: 50.0 * jnp.sum(x**2))
     follow = shadow(
         steep,
-        zoo.momentum(0.9, "ema"),
+        zoo.momentum(decay=0.9, form="ema"),
         jnp.ones(2),
         5e-3,
         3,
         method="collocation",
         order="auto",
-        start=None,
+        start="settled",
     )
     assert follow.order == 1 and "Not even order 2 improves on order 1" in follow.verdict

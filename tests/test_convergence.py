@@ -7,9 +7,9 @@ from table import BILINEAR, BILINEAR_START
 
 import shadowflow as sf
 from shadowflow.diagnostics.convergence import _row
-from shadowflow.iterate import Trajectory
 from shadowflow.methods import METHODS
 from shadowflow.optimizers import zoo
+from shadowflow.running import Trajectory
 
 RATES = [0.1 * 2.0**-k for k in range(4, 8)]
 
@@ -65,7 +65,12 @@ def test_the_table_has_a_row_for_all_that_is_declared():
 
 
 def test_a_first_order_shadow_does_not_pass_for_second_order():
-    first = rows(zoo.adam(0.5, 0.6, 0.0, 0.1), methods=["taylor"], kinds=["flow"], orders=[1])[0]
+    first = rows(
+        zoo.adam(b1=0.5, b2=0.6, eps=0.0, eps_root=0.1),
+        methods=["taylor"],
+        kinds=["flow"],
+        orders=[1],
+    )[0]
     assert first.holds
     assert first.slope == pytest.approx(1, abs=0.15)
     follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)
@@ -75,10 +80,13 @@ def test_a_first_order_shadow_does_not_pass_for_second_order():
 
 
 def test_from_a_settled_start_every_method_is_measured():
-    found = rows(zoo.adam(0.3, 0.5, 0.0, 0.1), orders=[2], start=None)
+    found = rows(zoo.adam(b1=0.3, b2=0.5, eps=0.0, eps_root=0.1), orders=[2], start="settled")
     assert {row.method for row in found} == {n for n, m in METHODS.items() if m.offers(2)}
     high = rows(
-        zoo.adam(0.3, 0.5, 0.0, 0.1), methods=["collocation", "inertial"], orders=[3], start=None
+        zoo.adam(b1=0.3, b2=0.5, eps=0.0, eps_root=0.1),
+        methods=["collocation", "inertial"],
+        orders=[3],
+        start="settled",
     )
     assert all(row.holds for row in [*found, *high])
 
@@ -89,19 +97,23 @@ def test_with_mini_batches_the_methods_that_take_them_are_measured():
     problem = sf.Problem(loss, batches=centres)
     found = sf.convergence(
         problem,
-        zoo.adam(0.3, 0.5, 0.0, 0.1),
+        zoo.adam(b1=0.3, b2=0.5, eps=0.0, eps_root=0.1),
         BILINEAR_START,
         0.4,
         RATES,
         kinds=["iteration"],
         orders=[2],
     )
-    assert {row.method for row in found} == {n for n, m in METHODS.items() if m.batched}
+    assert {row.method for row in found} == {
+        n for n, m in METHODS.items() if m.is_field and not (m.full_batch or m.needs_settled)
+    }
     assert all(row.holds for row in found)
 
 
 def test_a_settled_start_is_followed_from_the_settled_state():
-    found = rows(zoo.rmsprop(0.5, 0.0, 0.1), methods=["inertial"], start=None)[0]
+    found = rows(
+        zoo.rmsprop(decay=0.5, eps=0.0, eps_root=0.1), methods=["inertial"], start="settled"
+    )[0]
     assert (found.start, found.holds) == ("settled", True)
 
 
@@ -120,7 +132,7 @@ def test_progress_is_told_row_by_row():
         ({"params": BILINEAR_START.astype(jnp.float32)}, "params: expected float64"),
         ({"methods": ["euler"]}, "methods: expected one of 'taylor', 'displaced'"),
         ({"orders": [3], "methods": ["taylor"]}, "order .*: expected one of 1, 2, got 3"),
-        ({"start": 5}, "start: expected one of 0, None"),
+        ({"start": 5}, "start: expected one of 0, 'settled'"),
     ],
 )
 def test_bad_input_is_refused(change, said):

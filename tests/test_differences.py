@@ -8,11 +8,10 @@ import pytest
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss
 from test_refusals import refused
 
-from shadowflow.fields import memoryless_step
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
-from shadowflow.shadow import shadow
+from shadowflow.shadow import memoryless_step, shadow
 
 RATE = 0.01
 SURFACE = oracles.landscape(smooth_loss)
@@ -54,7 +53,14 @@ def test_every_step_is_the_sum_over_ages(row):
 def test_adam_s_closed_form():
     """m = g + μ(β)(g_{n−1} − g_n), ν = g² + 2 μ(ρ) g (g_{n−1} − g_n) + μ₂(ρ)(g_{n−1} − g_n)²."""
     b1, b2, n = 0.5, 0.7, 6
-    run = shadow(SMOOTH, zoo.adam(b1, b2, 0.0, 0.1), PLACE, RATE, n + 1, method="differences")
+    run = shadow(
+        SMOOTH,
+        zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=0.1),
+        PLACE,
+        RATE,
+        n + 1,
+        method="differences",
+    )
     g, last = (SURFACE.gradient(run.params[k]) for k in (n, n - 1))
     mean = lambda b, p: sum(oracles.weights(b, n, True)[n - a] * a**p for a in range(n + 1))
     m = g + mean(b1, 1) * (last - g)
@@ -110,7 +116,7 @@ def test_counting_steps_instead_of_time_costs_an_order_where_the_rate_alternates
     errors, gradient = [], jax.jit(jax.grad(BILINEAR.loss))
     for count in (64, 128, 256, 512):
         rate = alternate(0.5 / count)
-        optimizer = zoo.adam(b1, b2, 0.0, eps_root)
+        optimizer = zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=eps_root)
         real = iterate(BILINEAR, optimizer, BILINEAR_START, rate, count).params
         x, last, worst = np.asarray(BILINEAR_START), None, 0.0
         for n in range(count):
@@ -150,7 +156,7 @@ def test_within_a_run_it_begins_with_a_real_difference():
         rate = 0.5 / count
         optimizer = ROWS["adam-inside"]()
         before = iterate(BILINEAR, optimizer, BILINEAR_START, rate, 20)
-        after = iterate(BILINEAR, optimizer, before.last, rate, count, state=before.state)
+        after = iterate(BILINEAR, optimizer, before.last, rate, count, start=before.state)
         run = shadow(BILINEAR, optimizer, before.last, rate, count, method="differences", start=20)
         errors.append(float(np.abs(run.params - after.params).max()))
     assert errors[0] / errors[1] > 13

@@ -25,10 +25,10 @@ BETAS = [0.0, 0.3, 0.9, 0.99]
 @pytest.mark.parametrize(
     "build",
     [
-        lambda b: zoo.adam(b, 0.999),
-        lambda b: zoo.adam(b, 0.5, 0.0, 1e-3, bias_correction=False),
-        lambda b: zoo.adamw(b),
-        lambda b: zoo.momentum(b, form="ema"),
+        lambda b: zoo.adam(b1=b, b2=0.999),
+        lambda b: zoo.adam(b1=b, b2=0.5, eps=0.0, eps_root=1e-3, bias_correction=False),
+        lambda b: zoo.adamw(b1=b),
+        lambda b: zoo.momentum(decay=b, form="ema"),
         zoo.momentum,
         zoo.signum,
     ],
@@ -41,15 +41,21 @@ def test_a_single_average_has_the_classical_edges(build, b):
 
 
 def test_the_numbers_of_everyday_adam():
-    assert flow_threshold(zoo.adam(0.9)) == pytest.approx(0.0263, abs=1e-4)
-    assert stability_threshold(zoo.adam(0.9)) == pytest.approx(38)
-    for optimizer in (zoo.sgd(), zoo.rmsprop(0.9), zoo.rmsprop(0.999, 0.0, 1e-4)):
+    assert flow_threshold(zoo.adam(b1=0.9)) == pytest.approx(0.0263, abs=1e-4)
+    assert stability_threshold(zoo.adam(b1=0.9)) == pytest.approx(38)
+    for optimizer in (
+        zoo.sgd(),
+        zoo.rmsprop(decay=0.9),
+        zoo.rmsprop(decay=0.999, eps=0.0, eps_root=1e-4),
+    ):
         assert flow_threshold(optimizer) == pytest.approx(1)
         assert stability_threshold(optimizer) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("b", [0.3, 0.9])
-@pytest.mark.parametrize("build", [zoo.nesterov, lambda b: zoo.nesterov(b, "ema"), zoo.nadam])
+@pytest.mark.parametrize(
+    "build", [zoo.nesterov, lambda b: zoo.nesterov(decay=b, form="ema"), zoo.nadam]
+)
 def test_nesterov_s_edges(build, b):
     optimizer = build(b)
     edge = 2 * (1 + b) / ((1 - b) * (1 + 2 * b))
@@ -90,9 +96,9 @@ def test_the_linear_response_is_the_one_written_down(row):
 
 
 MORE = {
-    "lion .9 .99": zoo.lion(0.9, 0.99, 1.0),
-    "lion .99 .5": zoo.lion(0.99, 0.5, 1.0),
-    "nadam .9": zoo.nadam(0.9, 0.99),
+    "lion .9 .99": zoo.lion(b1=0.9, b2=0.99, eps_root=1.0),
+    "lion .99 .5": zoo.lion(b1=0.99, b2=0.5, eps_root=1.0),
+    "nadam .9": zoo.nadam(b1=0.9, b2=0.99),
     "three averages": Optimizer(
         [Moment(0.9), Moment(0.5), Moment(0.0, bias_correction=True), Moment(0.9, square)],
         lambda m, p, n: (0.5 * m[0] + 0.3 * m[1] + 0.2 * m[2]) / safe_sqrt(m[3] + 1e-8),
@@ -153,7 +159,7 @@ def test_a_memory_with_a_negative_share_has_no_flow_edge():
 
 def test_adam_s_formula_is_wrong_for_the_others():
     """Negative control of the closed forms: the edges are not those of the first average alone."""
-    for optimizer in (zoo.nesterov(0.9), zoo.nadam(0.9), zoo.lion(0.9, 0.99)):
+    for optimizer in (zoo.nesterov(decay=0.9), zoo.nadam(b1=0.9), zoo.lion(b1=0.9, b2=0.99)):
         decay = float(optimizer.moments[0].decay)
         assert stability_threshold(optimizer) < 0.6 * 2 * (1 + decay) / (1 - decay)
         assert flow_threshold(optimizer) > 1.02 * (1 - decay**0.5) / (1 + decay**0.5)
@@ -206,13 +212,15 @@ def test_a_mode_oscillates_past_the_flow_edge_and_not_before(row):
 
 
 def test_the_preconditioning_moment_s_decay_is_of_no_account_and_the_averages_is():
-    edges = [flow_threshold(zoo.adam(b1, b2)) for b1, b2 in ((0.9, 0.5), (0.9, 0.999), (0.8, 0.5))]
+    edges = [
+        flow_threshold(zoo.adam(b1=b1, b2=b2)) for b1, b2 in ((0.9, 0.5), (0.9, 0.999), (0.8, 0.5))
+    ]
     assert edges[0] == pytest.approx(edges[1], rel=1e-12)
     assert edges[2] > 2 * edges[0]
 
 
 def test_the_verdict_knows_the_edges_where_it_knows_the_curvature():
-    adam = zoo.adam(0.9, 0.95, 0.0, 0.1)
+    adam = zoo.adam(b1=0.9, b2=0.95, eps=0.0, eps_root=0.1)
     run = lambda **k: shadow(BILINEAR, adam, BILINEAR_START, 1e-4, 20, **k)
     plain = run()
     assert plain.validity.level == "holds" and "edge" not in plain.verdict
@@ -230,12 +238,15 @@ def test_the_verdict_knows_the_edges_where_it_knows_the_curvature():
 
 def test_what_has_no_linear_response_is_refused():
     for edge in (sf.flow_threshold, sf.stability_threshold):
-        refused(lambda e=edge: e(zoo.signum(0.9, eps_root=0.0)), "optimizer:", "eps_root > 0")
+        refused(lambda e=edge: e(zoo.signum(decay=0.9, eps_root=0.0)), "optimizer:", "eps_root > 0")
         cubic = Optimizer([Moment(0.9, lambda g: g**3)], lambda m, p, n: m[0])
         refused(lambda e=edge, o=cubic: e(o), "optimizer:", "linearly")
-        refused(lambda e=edge: jax.jit(lambda b: e(zoo.adam(b)))(0.9), "single numbers")
-        refused(lambda e=edge: jax.jit(lambda c: e(zoo.signum(0.9, c)))(1.0), "traced values")
-        refused(lambda e=edge: e(zoo.adam(jnp.asarray([0.5, 0.9]))), "single numbers")
+        refused(lambda e=edge: jax.jit(lambda b: e(zoo.adam(b1=b)))(0.9), "single numbers")
+        refused(
+            lambda e=edge: jax.jit(lambda c: e(zoo.signum(decay=0.9, eps_root=c)))(1.0),
+            "traced values",
+        )
+        refused(lambda e=edge: e(zoo.adam(b1=jnp.asarray([0.5, 0.9]))), "single numbers")
         corner = Optimizer([Moment(0.9)], lambda m, p, n: jax.nn.relu(m[0]) + 0.1 * m[0])
         refused(lambda e=edge, o=corner: e(o), "one finite derivative at gradient 0")
         refused(lambda e=edge: e(mixture([0.9, 0.5], [1, -1])), "linearly", "in sum 0")
@@ -243,5 +254,5 @@ def test_what_has_no_linear_response_is_refused():
 
 
 def test_an_optimizer_known_as_numbers_has_its_edges_under_jit_too():
-    adam = zoo.adam(0.9)
+    adam = zoo.adam(b1=0.9)
     assert float(jax.jit(lambda: jnp.asarray(stability_threshold(adam)))()) == pytest.approx(38)

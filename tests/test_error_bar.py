@@ -10,14 +10,14 @@ from shadowflow.diagnostics.error_bar import neighbours
 
 QUADRATIC = sf.Problem(lambda x: jnp.sum(jnp.array([1.0, 3.0]) * x**2) / 2)
 X = jnp.array([1.0, -0.5])
-MOMENTUM = sf.momentum(0.5)
+MOMENTUM = sf.momentum(decay=0.5)
 
 
 def both(order, method, kind, rate=1e-2, steps=60, optimizer=MOMENTUM, **options):
     """(error bar, real distance)."""
     run = QUADRATIC, optimizer, X, rate, steps
     bar = sf.error_bar(*run, order=order, method=method, kind=kind, **options)
-    real = sf.iterate(*run, state=options.get("state"))
+    real = sf.iterate(*run, start=options.get("state"))
     return bar, sf.compare(real, bar.follow)
 
 
@@ -84,11 +84,11 @@ def test_in_float32_rounding_is_in_it():
 
 def test_past_the_flow_edge_it_says_that_it_cannot_be_trusted():
     """Learning rate × curvature .6, at the edge .07 of b = .6: both series diverge together."""
-    optimizer = sf.momentum(0.6, form="ema")
+    optimizer = sf.momentum(decay=0.6, form="ema")
     rate = 0.2
     state = sf.settled_state(QUADRATIC, optimizer, X, rate, order=1)
     bar, _ = both(
-        2, "collocation", "iteration", rate=rate, optimizer=optimizer, start=None, state=state
+        2, "collocation", "iteration", rate=rate, optimizer=optimizer, start="settled", state=state
     )
     assert not bar.trusted[-1] and "no more than a sign" in bar.verdict
     calm, _ = both(
@@ -97,7 +97,7 @@ def test_past_the_flow_edge_it_says_that_it_cannot_be_trusted():
         "iteration",
         rate=1e-3,
         optimizer=optimizer,
-        start=None,
+        start="settled",
         state=sf.settled_state(QUADRATIC, optimizer, X, 1e-3),
     )
     assert np.all(calm.trusted)

@@ -31,14 +31,14 @@ def zoo(eps: float) -> dict:
     inside = {"eps": 0.0, "eps_root": eps}
     return {
         "sgd": sf.sgd(),
-        "momentum": sf.momentum(0.3),
-        "nesterov": sf.nesterov(0.3),
-        "rmsprop": sf.rmsprop(0.5, **inside),
+        "momentum": sf.momentum(decay=0.3),
+        "nesterov": sf.nesterov(decay=0.3),
+        "rmsprop": sf.rmsprop(decay=0.5, **inside),
         "adam, inside": sf.adam(**adam, **inside),
         "adam, outside": sf.adam(**adam, eps=eps**0.5),
         "adamw": sf.adamw(**adam, **inside, weight_decay=0.2),
         "nadam": sf.nadam(**adam, **inside),
-        "signum": sf.signum(0.4, eps_root=eps),
+        "signum": sf.signum(decay=0.4, eps_root=eps),
         "lion": sf.lion(**adam, eps_root=eps),
     }
 
@@ -62,7 +62,7 @@ def measured(problem, optimizer, start, time, kind, order, exponents) -> sf.conv
         methods=["collocation"],
         kinds=[kind],
         orders=[order],
-        start=None,
+        start="settled",
     )[0]
 
 

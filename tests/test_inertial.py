@@ -132,8 +132,10 @@ def test_under_a_constant_gradient_a_corrected_optimizer_is_followed_exactly(row
 def test_under_a_constant_gradient_the_heavy_ball_gains_speed_as_it_does():
     """Without bias correction too, to a twentieth of what leaving out κ would cost."""
     decay = 0.8
-    run = iterate(TILTED, zoo.momentum(decay), BILINEAR_START, RATE, STEPS)
-    follow = shadow(TILTED, zoo.momentum(decay), BILINEAR_START, RATE, STEPS, method="inertial")
+    run = iterate(TILTED, zoo.momentum(decay=decay), BILINEAR_START, RATE, STEPS)
+    follow = shadow(
+        TILTED, zoo.momentum(decay=decay), BILINEAR_START, RATE, STEPS, method="inertial"
+    )
     kappa = float(half_phase(jnp.asarray(decay)))
     without = RATE * 3.0 / (1 - decay) * (1 - kappa) * np.sqrt(decay) / -np.log(decay)
     assert gap(run.params, follow.params) < without / 20
@@ -169,8 +171,8 @@ def test_a_run_can_go_on_from_its_moments(row):
         follow = shadow(BILINEAR, ROWS[row](), BILINEAR_START, rate, count, method="inertial")
         pairs = zip(follow.state.moments, run.state.moments, strict=True)
         moments.append(max(gap(mine, real) for mine, real in pairs))
-        ahead = iterate(BILINEAR, ROWS[row](), run.last, rate, 20, state=run.state)
-        mine = iterate(BILINEAR, ROWS[row](), follow.last, rate, 20, state=follow.state)
+        ahead = iterate(BILINEAR, ROWS[row](), run.last, rate, 20, start=run.state)
+        mine = iterate(BILINEAR, ROWS[row](), follow.last, rate, 20, start=follow.state)
         assert np.array_equal(mine.steps, count + np.arange(21))
         after.append(gap(ahead.params, mine.params))
     assert abs(order(moments) - 1) < 0.15, moments
@@ -181,7 +183,7 @@ def test_a_run_can_go_on_from_its_moments(row):
 def test_a_flow_in_two_parts_is_the_flow(row):
     whole = shadow(BILINEAR, ROWS[row](), BILINEAR_START, RATE, 30, method="inertial")
     first = shadow(BILINEAR, ROWS[row](), BILINEAR_START, RATE, 12, method="inertial")
-    rest = shadow(BILINEAR, ROWS[row](), first.last, RATE, 18, method="inertial", state=first.state)
+    rest = shadow(BILINEAR, ROWS[row](), first.last, RATE, 18, method="inertial", start=first.state)
     assert rest.steps[0] == 12
     np.testing.assert_allclose(rest.params, whole.params[12:], rtol=1e-13)
     lost = shadow(BILINEAR, ROWS[row](), first.last, RATE, 18, method="inertial")
@@ -206,7 +208,7 @@ def test_gradient_descent_reads_its_gradient_half_a_step_ahead():
 
 
 def test_at_real_decays_it_is_far_closer_than_any_memoryless_flow():
-    adam = zoo.adam(0.9, 0.999, eps=0.0, eps_root=1e-8)
+    adam = zoo.adam(b1=0.9, b2=0.999, eps=0.0, eps_root=1e-8)
     run = iterate(BILINEAR, adam, BILINEAR_START, RATE, 200)
     far = {
         method: gap(

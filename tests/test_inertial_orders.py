@@ -11,7 +11,8 @@ from table import BILINEAR, BILINEAR_START, ROWS
 from shadowflow.iterate import iterate
 from shadowflow.methods import inertial, inertial_rules as onward
 from shadowflow.optimizers import zoo
-from shadowflow.optimizers.moments import Moment, Optimizer, State
+from shadowflow.optimizers.base import State
+from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
 from shadowflow.shadow import settled_state, shadow
 
@@ -25,7 +26,7 @@ def distance(row, count, order, *, cold, keep=None, horizon=HORIZON) -> float:
     state = None
     if not cold:
         state = settled_state(BILINEAR, optimizer, BILINEAR_START, rate, order=max(4, order))
-    run = iterate(BILINEAR, optimizer, BILINEAR_START, rate, count, state=state)
+    run = iterate(BILINEAR, optimizer, BILINEAR_START, rate, count, start=state)
     follow = shadow(
         BILINEAR,
         optimizer,
@@ -34,7 +35,7 @@ def distance(row, count, order, *, cold, keep=None, horizon=HORIZON) -> float:
         count,
         method="inertial",
         order=order,
-        state=state,
+        start=state,
         keep=keep,
     )
     return float(np.abs(run.params - follow.params).max())
@@ -135,7 +136,7 @@ def test_a_host_function_is_followed_to_the_same_places():
     state = settled_state(BILINEAR, momentum, BILINEAR_START, 1e-2, order=3)
     follow = [
         shadow(
-            problem, momentum, BILINEAR_START, 1e-2, 1, method="inertial", order=order, state=state
+            problem, momentum, BILINEAR_START, 1e-2, 1, method="inertial", order=order, start=state
         )
         for problem, order in ((host, 3), (BILINEAR, 3), (BILINEAR, 4))
     ]
@@ -255,7 +256,7 @@ def test_with_moments_left_out_the_order_is_two(row, keep, cold):
 
 
 def test_at_real_decays_keeping_nu_is_far_better_than_keeping_nothing():
-    adam = zoo.adam(0.9, 0.999, eps=0.0, eps_root=1e-8)
+    adam = zoo.adam(b1=0.9, b2=0.999, eps=0.0, eps_root=1e-8)
     run = iterate(BILINEAR, adam, BILINEAR_START, 1e-3, 300)
     far = [
         np.abs(shadow(BILINEAR, adam, BILINEAR_START, 1e-3, 300, **way).params - run.params).max()
@@ -271,7 +272,7 @@ def test_a_flow_goes_on_from_the_moments_it_kept():
     assert first.state.moments[0] is None
     wild = State((jnp.full(2, 1e3), first.state.moments[1]), first.state.step)
     for state in (first.state, wild):
-        rest = shadow(BILINEAR, adam, first.last, 0.01, 12, state=state, **way)
+        rest = shadow(BILINEAR, adam, first.last, 0.01, 12, start=state, **way)
         np.testing.assert_allclose(rest.params, whole.params[8:], rtol=1e-12)
 
 
@@ -299,7 +300,7 @@ def test_what_keep_cannot_have_is_refused():
 def test_where_a_higher_order_is_not_finite_order_two_is_taken_and_said():
     """Its steps onward leave the domain of the loss, which those of the run do not."""
     problem, start = Problem(lambda x: jnp.sum(x**1.5)), jnp.asarray([5e-3, 1.0])
-    adam = zoo.adam(0.9, 0.999, eps=0.0, eps_root=1e-8)
+    adam = zoo.adam(b1=0.9, b2=0.999, eps=0.0, eps_root=1e-8)
     two, three = (
         shadow(problem, adam, start, 1e-3, 3, method="inertial", order=order) for order in (2, 3)
     )

@@ -9,13 +9,14 @@ import optax
 import pytest
 from table import PLACE, SMOOTH, smooth_loss
 
-from shadowflow.iterate import CHUNK_STEPS, iterate
+from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
-from shadowflow.optimizers.moments import State, state_from_optax
+from shadowflow.optimizers.base import State, state_from_optax
 from shadowflow.problem import Problem
+from shadowflow.running import CHUNK_STEPS
 from shadowflow.shadow import settled_state
 
-ADAM = zoo.adam(0.8, 0.95, 1e-2)
+ADAM = zoo.adam(b1=0.8, b2=0.95, eps=1e-2)
 slope = jax.jit(jax.grad(smooth_loss))
 
 
@@ -35,7 +36,7 @@ def by_hand(rates, b1=0.8, b2=0.95, eps=1e-2):
 
 def test_three_steps_of_momentum_by_mental_arithmetic():
     """θ_0 is the start; a step reads the gradient, updates the moment, then moves."""
-    run = iterate(Problem(lambda x: x**2 / 2), zoo.momentum(0.5), jnp.asarray(1.0), 0.1, 3)
+    run = iterate(Problem(lambda x: x**2 / 2), zoo.momentum(decay=0.5), jnp.asarray(1.0), 0.1, 3)
     np.testing.assert_allclose(run.params, [1.0, 0.9, 0.76, 0.614], rtol=1e-14)
     np.testing.assert_allclose(run.times, [0.0, 0.1, 0.2, 0.3], rtol=1e-14)
     np.testing.assert_array_equal(run.steps, [0, 1, 2, 3])
@@ -103,7 +104,7 @@ def test_progress_adds_up_to_the_steps(traceable):
 
 def test_pytrees_come_back_as_numpy_with_a_leading_axis():
     params = {"a": jnp.ones((2, 3)), "b": [jnp.asarray(0.5, "float32"), jnp.zeros((0,))]}
-    run = iterate(Problem(grad=lambda tree: tree), zoo.momentum(0.5), params, 0.1, 4)
+    run = iterate(Problem(grad=lambda tree: tree), zoo.momentum(decay=0.5), params, 0.1, 4)
     assert jax.tree.structure(run.params) == jax.tree.structure(params)
     for leaf, saved in zip(jax.tree.leaves(params), jax.tree.leaves(run.params), strict=True):
         assert isinstance(saved, np.ndarray)
@@ -119,7 +120,7 @@ def test_a_run_in_two_parts_is_the_run_bit_for_bit(split):
     schedule = SCHEDULES["with an if"]
     whole = iterate(SMOOTH, ADAM, PLACE, schedule, 100)
     head = iterate(SMOOTH, ADAM, PLACE, schedule, split)
-    tail = iterate(SMOOTH, ADAM, head.last, schedule, 100 - split, state=head.state)
+    tail = iterate(SMOOTH, ADAM, head.last, schedule, 100 - split, start=head.state)
     np.testing.assert_array_equal(tail.params, whole.params[split:])
     np.testing.assert_array_equal(tail.steps, whole.steps[split:])
     np.testing.assert_array_equal(tail.times, whole.times[split:])
@@ -146,7 +147,7 @@ def optax_loop(transformation, params, state, steps):
 def test_the_state_of_a_training_loop_goes_on_as_a_run(rate):
     transformation = ADAM.to_optax(rate)
     params, state = optax_loop(transformation, PLACE, transformation.init(PLACE), 25)
-    run = iterate(SMOOTH, ADAM, params, rate, 30, state=state)
+    run = iterate(SMOOTH, ADAM, params, rate, 30, start=state)
     whole = iterate(SMOOTH, ADAM, PLACE, rate, 55)
     np.testing.assert_array_equal(run.steps, whole.steps[25:])
     np.testing.assert_allclose(run.times, whole.times[25:], rtol=1e-14)
@@ -159,26 +160,30 @@ EMA = optax.chain(optax.ema(0.8, debias=True), optax.scale(-0.02))
 MATES = {
     "adam": (ADAM, optax.adam(0.02, 0.8, 0.95, 1e-2), None),
     "adamw": (
-        zoo.adamw(0.8, 0.95, 1e-2, weight_decay=0.3),
+        zoo.adamw(b1=0.8, b2=0.95, eps=1e-2, weight_decay=0.3),
         optax.adamw(0.02, 0.8, 0.95, 1e-2, weight_decay=0.3),
         None,
     ),
-    "nadam": (zoo.nadam(0.8, 0.95, 1e-2), optax.nadam(0.02, 0.8, 0.95, 1e-2), None),
+    "nadam": (zoo.nadam(b1=0.8, b2=0.95, eps=1e-2), optax.nadam(0.02, 0.8, 0.95, 1e-2), None),
     "rmsprop": (
-        zoo.rmsprop(0.9, 1e-2),
+        zoo.rmsprop(decay=0.9, eps=1e-2),
         optax.rmsprop(0.02, 0.9, 1e-2, eps_in_sqrt=False),
         25,
     ),
     "rmsprop-corrected": (
-        zoo.rmsprop(0.9, 0.0, 1e-2, bias_correction=True),
+        zoo.rmsprop(decay=0.9, eps=0.0, eps_root=1e-2, bias_correction=True),
         optax.rmsprop(0.02, 0.9, 1e-2, bias_correction=True),
         None,
     ),
-    "momentum": (zoo.momentum(0.8), optax.sgd(0.02, momentum=0.8), 25),
-    "nesterov": (zoo.nesterov(0.8), optax.sgd(0.02, momentum=0.8, nesterov=True), 25),
-    "momentum-ema-corrected": (zoo.momentum(0.8, form="ema", bias_correction=True), EMA, None),
+    "momentum": (zoo.momentum(decay=0.8), optax.sgd(0.02, momentum=0.8), 25),
+    "nesterov": (zoo.nesterov(decay=0.8), optax.sgd(0.02, momentum=0.8, nesterov=True), 25),
+    "momentum-ema-corrected": (
+        zoo.momentum(decay=0.8, form="ema", bias_correction=True),
+        EMA,
+        None,
+    ),
     "lion": (
-        zoo.lion(0.8, 0.95, eps_root=0.0),
+        zoo.lion(b1=0.8, b2=0.95, eps_root=0.0),
         optax.lion(0.02, 0.8, 0.95, weight_decay=0.0),
         None,
     ),
@@ -197,7 +202,7 @@ def test_a_run_goes_on_from_the_state_of_an_optax_optimizer(name):
     state = state_from_optax(optimizer, middle, params, step)
     assert float(state.step) == 25.0
     there, end = optax_loop(transformation, params, middle, 30)
-    run, cold = (iterate(SMOOTH, optimizer, params, 0.02, 30, state=s) for s in (state, None))
+    run, cold = (iterate(SMOOTH, optimizer, params, 0.02, 30, start=s) for s in (state, 0))
     np.testing.assert_allclose(run.last, there, rtol=1e-11)
     np.testing.assert_array_equal(run.steps, 25 + np.arange(31))
     known = state_from_optax(optimizer, end, there, 55).moments
@@ -211,7 +216,7 @@ def test_a_state_of_another_optax_optimizer_is_refused():
     params = jnp.ones(2)
     momentum = optax.sgd(0.1, momentum=0.8).init(params)
     with pytest.raises(ValueError, match="step: expected the number of updates made"):
-        state_from_optax(zoo.momentum(0.8), momentum, params)
+        state_from_optax(zoo.momentum(decay=0.8), momentum, params)
     with pytest.raises(ValueError, match="expected averages for the moments of adam"):
         state_from_optax(zoo.adam(), momentum, params, 3)
     with pytest.raises(ValueError, match="expected averages for the moments of momentum"):
@@ -296,18 +301,18 @@ def test_the_last_good_step_is_kept_also_between_saves(bad):
 
 
 def test_a_failed_run_goes_on_from_its_last_good_step():
-    broken = iterate(bad_gradient(70), zoo.momentum(0.5), jnp.zeros(1), 1.0, 90)
+    broken = iterate(bad_gradient(70), zoo.momentum(decay=0.5), jnp.zeros(1), 1.0, 90)
     repaired = Problem(grad=lambda x: jnp.full_like(x, -1.0))
-    whole = iterate(repaired, zoo.momentum(0.5), jnp.zeros(1), 1.0, 90)
+    whole = iterate(repaired, zoo.momentum(decay=0.5), jnp.zeros(1), 1.0, 90)
     assert broken.failed_at is not None and broken.failed_at < 70
-    rest = iterate(repaired, zoo.momentum(0.5), broken.last, 1.0, 10, state=broken.state)
+    rest = iterate(repaired, zoo.momentum(decay=0.5), broken.last, 1.0, 10, start=broken.state)
     np.testing.assert_array_equal(rest.steps, broken.failed_at + np.arange(11))
     np.testing.assert_allclose(rest.params, whole.params[rest.steps], rtol=1e-14)
 
 
 def test_a_failure_of_a_resumed_run_has_the_number_of_its_own_step():
     head = iterate(bad_gradient(9), zoo.sgd(), jnp.zeros(1), 1.0, 4)
-    tail = iterate(bad_gradient(9), zoo.sgd(), head.last, 1.0, 20, state=head.state)
+    tail = iterate(bad_gradient(9), zoo.sgd(), head.last, 1.0, 20, start=head.state)
     assert tail.failed_at == 9 and list(tail.steps) == [4, 5, 6, 7, 8, 9]
 
 
@@ -361,7 +366,10 @@ def test_no_other_number_is_compiled_again(caplog):
     assert compilations(caplog, lambda: run(zoo.adam(), 0.02, 10)) == 0
     assert compilations(caplog, lambda: run(zoo.adam(), 0.02, 3)) == 0
     assert compilations(caplog, lambda: run(zoo.adam(), 0.02, 200, save_every=3)) == 0
-    assert compilations(caplog, lambda: run(zoo.adam(0.5, 0.7, 0.1, 0.2), 0.02, 10)) == 0
+    assert (
+        compilations(caplog, lambda: run(zoo.adam(b1=0.5, b2=0.7, eps=0.1, eps_root=0.2), 0.02, 10))
+        == 0
+    )
     assert compilations(caplog, lambda: run(zoo.adam(), lambda n: 0.1 / (n + 1), 10)) == 0
     assert compilations(caplog, lambda: run(zoo.adam(bias_correction=False), 0.02, 10)) > 0
 
@@ -369,13 +377,13 @@ def test_no_other_number_is_compiled_again(caplog):
 # --- the settled state
 
 SETTLED = {
-    "momentum": zoo.momentum(0.6),
-    "nesterov": zoo.nesterov(0.5),
-    "rmsprop": zoo.rmsprop(0.7, 3e-2, 1e-2),
-    "adam": zoo.adam(0.5, 0.7, 0.0, 1e-2),
-    "adamw": zoo.adamw(0.5, 0.7, 3e-2, weight_decay=0.2),
-    "nadam": zoo.nadam(0.5, 0.7, 3e-2),
-    "lion": zoo.lion(0.5, 0.7, eps_root=1.0),
+    "momentum": zoo.momentum(decay=0.6),
+    "nesterov": zoo.nesterov(decay=0.5),
+    "rmsprop": zoo.rmsprop(decay=0.7, eps=3e-2, eps_root=1e-2),
+    "adam": zoo.adam(b1=0.5, b2=0.7, eps=0.0, eps_root=1e-2),
+    "adamw": zoo.adamw(b1=0.5, b2=0.7, eps=3e-2, weight_decay=0.2),
+    "nadam": zoo.nadam(b1=0.5, b2=0.7, eps=3e-2),
+    "lion": zoo.lion(b1=0.5, b2=0.7, eps_root=1.0),
 }
 
 
@@ -416,10 +424,13 @@ def test_the_settled_state_of_a_constant_gradient_is_a_fixed_point(name, order):
 
 def test_a_run_may_begin_settled():
     """Its weights add up to one from the first step; its steps are counted from 0."""
-    optimizer, constant = zoo.adam(0.9, 0.999, 0.0, bias_correction=False), jnp.asarray([0.3, -2.0])
+    optimizer, constant = (
+        zoo.adam(b1=0.9, b2=0.999, eps=0.0, bias_correction=False),
+        jnp.asarray([0.3, -2.0]),
+    )
     problem = Problem(grad=lambda x: constant)
     warm = settled_state(problem, optimizer, jnp.zeros(2), 0.1)
-    run = iterate(problem, optimizer, jnp.zeros(2), 0.1, 5, state=warm)
+    run = iterate(problem, optimizer, jnp.zeros(2), 0.1, 5, start=warm)
     cold = iterate(problem, optimizer, jnp.zeros(2), 0.1, 5)
     np.testing.assert_array_equal(run.steps, np.arange(6))
     np.testing.assert_allclose(np.diff(run.params, axis=0), [[-0.1, 0.1]] * 5, rtol=1e-12)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from table import CASES, MEMORYLESS, PLACE, PLACES, ROWS, SMOOTH, every_answer, smooth
 
-from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.optimizers import zoo
-from shadowflow.shadow import shadow
+from shadowflow.shadow import memoryless_step, modified_field, shadow
 
 RATE, SCALE = 0.02, 7.0
 FLIP = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])  # a signed permutation
@@ -33,7 +32,7 @@ def scaled_options(row: str) -> dict:
 
 
 @pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("step", [3, None])
+@pytest.mark.parametrize("step", [3, "settled"])
 def test_scaling_the_loss_with_eps(row, step):
     """(E, eps, eps_root) → (cE, c eps, c² eps_root) changes nothing where Φ divides by its size;
     for the linear optimizers it is a change of the learning rate."""
@@ -56,7 +55,7 @@ def in_turned_coordinates(row, step, turn) -> dict:
 
 
 @pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("step", [3, None])
+@pytest.mark.parametrize("step", [3, "settled"])
 def test_permuting_and_flipping_coordinates(row, step):
     here = every_answer(SMOOTH, ROWS[row](), RATE, step, PLACES)
     close(in_turned_coordinates(row, step, FLIP), here)
@@ -72,14 +71,14 @@ def test_another_rotation_is_a_symmetry_of_gradient_descent_and_not_of_adam():
     assert all(np.abs(there[case] - here[case]).max() > 1e-3 for case in here)
 
 
-@pytest.mark.parametrize("step", [0, 3, None])
+@pytest.mark.parametrize("step", [0, 3, "settled"])
 def test_adam_with_a_huge_eps_is_momentum(step):
     """eps_root → ∞ at the rescaled step h / sqrt(eps_root): bias-corrected momentum, EMA form.
 
     (b2 < b1: the secant's place is that of the longest memory.)"""
     eps_root = 1e16
     adam = zoo.adam(b1=0.6, b2=0.5, eps=0.0, eps_root=eps_root)
-    ball = zoo.momentum(0.6, form="ema", bias_correction=True)
+    ball = zoo.momentum(decay=0.6, form="ema", bias_correction=True)
     there = every_answer(SMOOTH, adam, RATE * np.sqrt(eps_root), step, PLACES)
     here = every_answer(SMOOTH, ball, RATE, step, PLACES)
     size = np.sqrt(eps_root)
@@ -89,7 +88,7 @@ def test_adam_with_a_huge_eps_is_momentum(step):
 
 def test_adam_without_weight_decay_is_adam():
     options = {k: v for k, v in ROWS["adamw"].options.items() if k != "weight_decay"}
-    for step in (3, None):
+    for step in (3, "settled"):
         adam = every_answer(SMOOTH, zoo.adam(**options), RATE, step, PLACES)
         close(every_answer(SMOOTH, ROWS["adamw"](weight_decay=0.0), RATE, step, PLACES), adam)
         other = every_answer(SMOOTH, ROWS["adamw"](), RATE, step, PLACES)
@@ -109,7 +108,7 @@ SPECIAL = [
 @pytest.mark.parametrize(("row", "options", "other", "others"), SPECIAL)
 def test_special_cases_are_the_simpler_optimizer(row, options, other, others):
     """In every method, but for NAdam's secants: it reads the step, so each moment has its own."""
-    for step in (3, None):
+    for step in (3, "settled"):
         one = every_answer(SMOOTH, ROWS[row](**options), RATE, step, PLACES)
         two = every_answer(SMOOTH, ROWS[other](**others), RATE, step, PLACES)
         if row == "nadam" and step == 3:
@@ -147,7 +146,8 @@ def field_of(method, step, counter=None):
 
 
 @pytest.mark.parametrize(
-    ("method", "step"), [("taylor", None), ("taylor", 5), ("displaced", 5), ("linearized", None)]
+    ("method", "step"),
+    [("taylor", "settled"), ("taylor", 5), ("displaced", 5), ("linearized", "settled")],
 )
 def test_derivatives_by_decays_and_eps(method, step):
     """Against central differences, in forward and in reverse mode."""
@@ -200,7 +200,7 @@ def test_one_compilation_serves_every_step_and_place(build):
 
 
 def test_steps_in_one_vectorized_call():
-    field = modified_field(SMOOTH, ROWS["adam-both"](), RATE)
+    field = modified_field(SMOOTH, ROWS["adam-both"](), RATE, method="taylor")
     many = jax.vmap(lambda n: field(n, PLACE))(jnp.arange(5))
     for n in range(5):
         np.testing.assert_allclose(many[n], field(n, PLACE), rtol=1e-12)

@@ -65,7 +65,7 @@ def inputs(row, rate=RATE, steps=STEPS):
     optimizer, params = ROWS[row](), place(path, steps)
     grad, last = gradient(params), gradient(place(path, steps - 1))
     state, _ = optimizer.update(before, grad, params, rate)
-    memory = mem.ready(optimizer, rate, steps, jnp.float64)
+    memory = mem.ready(optimizer, rate, steps, jnp.ones(1))
     return with_leaves(optimizer), memory, params, grad, state, last
 
 
@@ -182,7 +182,7 @@ def test_the_effects_are_those_of_the_bias_up_to_one_step(row):
     gaps, steps = [], 200
     for rate in (4e-4, 1e-4):
         path, _ = run(row, rate, steps)
-        bias = implicit_bias(PROBLEM, ROWS[row](), place(path, steps), rate, steps)
+        bias = implicit_bias(PROBLEM, ROWS[row](), place(path, steps), rate, start=steps)
         total = found(row, rate, steps).total
         assert float(total["potential"]) == pytest.approx(bias.potential.value, rel=1e-9)
         rates = {**bias.potential.rates, "bias": bias.potential.bias_rate}
@@ -222,16 +222,16 @@ def test_a_gradient_of_other_data_predicts_nothing():
 
 def test_along_a_schedule_the_line_is_one_in_time():
     """The memory advanced step by step with each step's rate, against a sum over the past."""
-    adam, rates = zoo.adam(0.5, 0.7, 0.1), [0.01, 0.03, 0.02, 0.05, 0.01, 0.02]
+    adam, rates = zoo.adam(b1=0.5, b2=0.7, eps=0.1), [0.01, 0.03, 0.02, 0.05, 0.01, 0.02]
     params, state = START, adam.init(START)
-    memory, last, n = mem.ready(adam, rates[0], 0, jnp.float64), None, len(rates) - 1
+    memory, last, n = mem.ready(adam, rates[0], 0, jnp.ones(1)), None, len(rates) - 1
     for rate in rates:
         grad = gradient(params)
-        memory = mem.with_rate(memory, rate)
+        memory = memory.with_rate(rate)
         before, (state, move) = params, adam.update(state, grad, params, rate)
         if rate is not rates[-1] or memory.step < n:
             params = jax.tree.map(jnp.add, params, move)
-            last, memory = grad, mem.advance(adam, memory)
+            last, memory = grad, memory.advanced()
     total = run_measures(
         adam, memory, before, grad, state, last_grad=last, last_rate=rates[-2], potential=False
     ).total
@@ -260,13 +260,13 @@ def test_weight_decay_costs_the_effects_its_share_of_the_step():
     """The difference along the run is H·F, the gradient of the potential H·(F − decay·θ)."""
     gaps, rate, steps = [], 1e-4, 50
     for decay in (0.1, 0.01):
-        adamw = zoo.adamw(0.5, 0.7, 1e-8, 0.1, weight_decay=decay)
+        adamw = zoo.adamw(b1=0.5, b2=0.7, eps=1e-8, eps_root=0.1, weight_decay=decay)
         path = iterate(PROBLEM, adamw, START, rate, steps)
         params, last = place(path.params, steps), gradient(place(path.params, steps - 1))
         state, _ = adamw.update(path.state, gradient(params), params, rate)
-        memory = mem.ready(adamw, rate, steps, jnp.float64)
+        memory = mem.ready(adamw, rate, steps, jnp.ones(1))
         total = run_measures(adamw, memory, params, gradient(params), state, last_grad=last).total
-        bias = implicit_bias(PROBLEM, adamw, params, rate, steps)
+        bias = implicit_bias(PROBLEM, adamw, params, rate, start=steps)
         gaps.append(float(total["effect/bias"]) / bias.potential.bias_rate - 1)
         assert float(total["potential"]) == pytest.approx(bias.potential.value, rel=1e-9)
     assert 0.005 < abs(gaps[1]) < 0.02 < abs(gaps[0]) < 0.2
@@ -293,11 +293,11 @@ def test_jit_changes_nothing_and_the_next_step_is_not_compiled_again():
         return m[0] / (m[1] + 0.1)
 
     own = Optimizer([Moment(0.5), Moment(0.7, square)], combine)
-    state, memory = own.init(START), mem.at(own, lambda n: 0.1, 0, jnp.float64)
+    state, memory = own.init(START), mem.at(own, lambda n: 0.1, 0, jnp.ones(1))
     state, _ = own.update(state, START, START, 0.1)
     here = run_measures(own, memory, START, START, state, last_grad=START)
     state, _ = own.update(state, START, START, 0.1)
-    memory, before = mem.advance(own, memory), len(traces)
+    memory, before = memory.advanced(), len(traces)
     there = run_measures(own, memory, START, START, state, last_grad=START, last_rate=0.2)
     assert len(traces) == before
     assert float(here.total["deviation"]) != float(there.total["deviation"])
@@ -336,7 +336,7 @@ def test_flat_is_what_a_logger_takes():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_dead_units_are_counted_and_no_nan(dtype):
-    adam = zoo.adam(0.5, 0.7, 1e-8)
+    adam = zoo.adam(b1=0.5, b2=0.7, eps=1e-8)
     x = {"dead": jnp.zeros(3, dtype), "w": jnp.asarray([1.0, 2.0, 3.0, 4.0, 5.0], dtype)}
     last = {**x, "w": jnp.asarray([0.0, 0.0, 1.0, 1.0, 2.0], dtype)}
     g = {**x, "w": jnp.asarray([0.0, 1.0, 0.9, 0.1, 0.0], dtype)}
@@ -406,8 +406,10 @@ def test_what_does_not_fit_is_refused():
     refused(lambda: call(grad=grad["a"]), "grad:", "like params")
     refused(lambda: call(last_grad={"a": grad["b"], "b": grad["b"]}), "last_grad:", "shapes")
     refused(lambda: call(state=optimizer.init(params)), "state:", "came out of the update")
-    refused(lambda: call(memory=mem.ready(optimizer, 0.1, None, jnp.float64)), "state:", "step inf")
-    refused(lambda: call(memory=mem.ready(zoo.sgd(), 0.1, STEPS, jnp.float64)), "memory:", "adam")
+    refused(
+        lambda: call(memory=mem.ready(optimizer, 0.1, "settled", jnp.ones(1))), "state:", "step inf"
+    )
+    refused(lambda: call(memory=mem.ready(zoo.sgd(), 0.1, STEPS, jnp.ones(1))), "memory:", "adam")
     refused(lambda: call(memory=0.1), "memory:", "memory.ready", error=TypeError)
     refused(lambda: call(optimizer=zoo.sgd()), "state:", "sgd")
     refused(lambda: call(state="state"), "state:", error=TypeError)

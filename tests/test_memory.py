@@ -54,14 +54,14 @@ def dense_sums(decay, rates, n):
 @jax.jit
 def memory_at(n):
     """The memory after n steps at a constant rate, compiled once for all n."""
-    return mem.at(MANY, RATE, n, jnp.float64)
+    return mem.at(MANY, RATE, n, jnp.ones(1))
 
 
 @pytest.fixture(scope="module")
 def sums_at():
     """(schedule, n) → the sums, one compilation per schedule for all n."""
     compiled = {
-        name: jax.jit(lambda n, rate=rate: mem.at(MANY, rate, n, jnp.float64).sums)
+        name: jax.jit(lambda n, rate=rate: mem.at(MANY, rate, n, jnp.ones(1)).sums)
         for name, rate in SCHEDULES.items()
     }
     return lambda name, n: compiled[name](n)
@@ -92,24 +92,24 @@ def test_the_limit_of_many_steps_is_a_long_direct_sum(decay):
     ages = np.arange(60_000)
     weights = (1 - decay) * decay**ages
     expected = [math.fsum(weights * (RATE * ages) ** power) for power in range(4)]
-    settled = mem.at(several((decay,)), RATE, None, jnp.float64)
+    settled = mem.at(several((decay,)), RATE, "settled", jnp.ones(1))
     assert settled.settled and math.isinf(settled.count)
     np.testing.assert_allclose(settled.sums[0], expected, rtol=1e-12)
 
 
 def test_a_settled_memory_takes_the_first_rate_of_a_schedule():
     schedule = SCHEDULES["decaying"]
-    settled = mem.at(MANY, schedule, None, jnp.float64)
-    constant = mem.at(MANY, 0.3, None, jnp.float64)
+    settled = mem.at(MANY, schedule, "settled", jnp.ones(1))
+    constant = mem.at(MANY, 0.3, "settled", jnp.ones(1))
     np.testing.assert_allclose(settled.sums[1], constant.sums[1], rtol=1e-15)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_advancing_step_by_step_is_starting_there(sums_at, schedule):
     rate = SCHEDULES[schedule]
-    memory = mem.at(MANY, rate, 0, jnp.float64)
+    memory = mem.at(MANY, rate, 0, jnp.ones(1))
     for n in range(12):
-        memory = mem.advance(MANY, mem.with_rate(memory, rates_of(rate, n + 1)[n]))
+        memory = memory.with_rate(rates_of(rate, n + 1)[n]).advanced()
     assert memory.step == 12
     for ours, there in zip(memory.sums[:-1], sums_at(schedule, 12), strict=False):
         np.testing.assert_allclose(ours, there, rtol=1e-14)
@@ -117,7 +117,7 @@ def test_advancing_step_by_step_is_starting_there(sums_at, schedule):
 
 @pytest.mark.parametrize("step", [7, np.int64(7), jnp.asarray(7)])
 def test_a_step_may_be_any_kind_of_whole_number(sums_at, step):
-    memory = mem.at(MANY, RATE, step, jnp.float64)
+    memory = mem.at(MANY, RATE, step, jnp.ones(1))
     assert float(memory.count) == 7.0
     for ours, there in zip(memory.sums[:-1], sums_at("constant", 7), strict=False):
         np.testing.assert_allclose(ours, there, rtol=1e-15)
@@ -125,7 +125,7 @@ def test_a_step_may_be_any_kind_of_whole_number(sums_at, step):
 
 def test_a_traced_decay_gives_the_same_sums():
     """With a decay that is not known beforehand nothing can be cut; the sums are the same."""
-    sums = lambda b2, n: mem.at(adam(0.9, b2), RATE, n, jnp.float64).sums[1]
+    sums = lambda b2, n: mem.at(adam(b1=0.9, b2=b2), RATE, n, jnp.ones(1)).sums[1]
     found = jax.jit(jax.vmap(sums, (0, None)))(jnp.asarray(DECAYS), 30)
     expected = [dense_sums(decay, rates_of(RATE, 30), 30) for decay in DECAYS]
     np.testing.assert_allclose(found, expected, rtol=1e-13)
@@ -133,7 +133,7 @@ def test_a_traced_decay_gives_the_same_sums():
 
 def test_the_sums_are_differentiable_in_the_decay_and_the_rate():
     def second(decay, rate):
-        return mem.at(several((decay,)), rate, jnp.asarray(9), jnp.float64).sums[0][2]
+        return mem.at(several((decay,)), rate, jnp.asarray(9), jnp.ones(1)).sums[0][2]
 
     exact = lambda decay, rate: dense_sums(decay, np.full(9, rate), 9)[2]
     slopes = jax.jit(jax.jacfwd(second, argnums=(0, 1)))(0.8, RATE)
@@ -155,11 +155,11 @@ def test_the_weights_add_up_as_the_moment_that_reads_them(n, corrected):
     optimizer = several(corrected=corrected)
     state, read = optimizer.init(jnp.ones(1)), None
     for _ in range(n + 1):
-        corrections = [optimizer.correction(m, state.step) for m in optimizer.moments[:-1]]
+        corrections = [m.correction(state.step) for m in optimizer.moments[:-1]]
         state, _ = optimizer.update(state, jnp.ones(1), jnp.ones(1), 0.1)
         read = [float(m[0] / c) for m, c in zip(state.moments[:-1], corrections, strict=True)]
-    memory = mem.at(optimizer, RATE, n, jnp.float64)
-    np.testing.assert_allclose(mem.weights(optimizer, memory), [*read, 1.0], rtol=1e-12)
+    found = [moment.total_weight(jnp.asarray(float(n))) for moment in optimizer.moments]
+    np.testing.assert_allclose(found, [*read, 1.0], rtol=1e-12)
     if not corrected:
         np.testing.assert_allclose(read, 1 - np.array(DECAYS) ** (n + 1), rtol=1e-12)
 
@@ -167,8 +167,15 @@ def test_the_weights_add_up_as_the_moment_that_reads_them(n, corrected):
 def test_all_weights_of_a_settled_memory_add_up_to_one():
     for corrected in (False, True):
         optimizer = several(corrected=corrected)
-        memory = mem.at(optimizer, RATE, None, jnp.float64)
-        assert [float(weight) for weight in mem.weights(optimizer, memory)] == [1.0] * 4
+        count = mem.at(optimizer, RATE, "settled", jnp.ones(1)).count
+        assert [float(m.total_weight(count)) for m in optimizer.moments] == [1.0] * 4
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 30])
+def test_the_weight_in_closed_form_is_the_sum_of_the_memory(n):
+    sums = memory_at(n).sums[:-1]
+    weights = [moment.total_weight(jnp.asarray(float(n))) for moment in MANY.moments[:-1]]
+    np.testing.assert_allclose(weights, [z[0] for z in sums], rtol=1e-13)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 30])
@@ -178,13 +185,13 @@ def test_the_mean_time_is_that_of_the_normalized_weights(n, index):
     memory = memory_at(n)
     weights, times = past(decay, rates_of(RATE, n), n)
     mean = np.sum(weights * times) / np.sum(weights)
-    np.testing.assert_allclose(mem.mean_time(memory, index), mean, rtol=1e-13)
+    np.testing.assert_allclose(memory.mean_time(index), mean, rtol=1e-13)
     paper = decay / (1 - decay) - (n + 1) * decay ** (n + 1) / (1 - decay ** (n + 1))
-    np.testing.assert_allclose(mem.mean_time(memory, index), RATE * paper, rtol=1e-8)
-    assert float(mem.mean_time(memory, len(DECAYS))) == 0.0
+    np.testing.assert_allclose(memory.mean_time(index), RATE * paper, rtol=1e-8)
+    assert float(memory.mean_time(len(DECAYS))) == 0.0
 
 
-compiled_rule = jax.jit(mem.gauss_rule, static_argnums=1)
+compiled_rule = jax.jit(mem.Memory.gauss_rule, static_argnums=1)
 
 
 def rule(memory, index):
@@ -195,7 +202,7 @@ def rule(memory, index):
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 30, None])
 @pytest.mark.parametrize("index", range(len(DECAYS)))
 def test_the_gauss_rule_is_exact_to_cubic_and_lies_in_the_past(n, index):
-    memory = mem.at(MANY, RATE, None, jnp.float64) if n is None else memory_at(n)
+    memory = mem.at(MANY, RATE, "settled", jnp.ones(1)) if n is None else memory_at(n)
     nodes, mass = rule(memory, index)
     moments = memory.sums[index] / memory.sums[index][0]
     for power in range(4):
@@ -225,8 +232,8 @@ def test_with_one_past_step_the_rule_is_the_past_itself(index):
 
 def test_without_a_past_all_nodes_are_now():
     for memory, index in (
-        (mem.at(MANY, RATE, 0, jnp.float64), 0),
-        (mem.at(sgd(), 1.0, 9, "f8"), 0),
+        (mem.at(MANY, RATE, 0, jnp.ones(1)), 0),
+        (mem.at(sgd(), 1.0, 9, jnp.ones(1)), 0),
     ):
         nodes, mass = rule(memory, index)
         assert np.all(nodes == 0) and math.isclose(np.sum(mass), 1)
@@ -246,8 +253,12 @@ def test_the_mean_along_a_line_is_the_dense_mean_of_the_past(transform):
 # --- the mean way back
 
 
-def wander(weights, step):
+def wandering(optimizer):
     """A memoryless direction that changes with the step and with how full the moments are."""
+    return lambda step: wander([moment.total_weight(step) for moment in optimizer.moments], step)
+
+
+def wander(weights, step):
     size = weights[0] + 2 * weights[1] ** 2 + jnp.cos(step)
     return {"a": size * jnp.asarray([1.0, -2.0]), "b": weights[2] - size**2}
 
@@ -272,10 +283,10 @@ def dense_ways(decays, corrected, rates, n):
 @pytest.mark.parametrize("n", [1, 2, 5, 12])
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("schedule", ["constant", "jumping"])
-def test_mean_ways_equal_double_sums(schedule, corrected, n):
+def test_mean_displacements_equal_double_sums(schedule, corrected, n):
     rate, optimizer = SCHEDULES[schedule], several(corrected=corrected)
-    memory = mem.at(optimizer, rate, n, jnp.float64)
-    ways = mem.mean_ways(optimizer, memory, wander)
+    memory = mem.at(optimizer, rate, n, jnp.ones(1))
+    ways = mem.mean_displacements(optimizer, memory, wandering(optimizer))
     assert ways[-1] is None
     expected = dense_ways(DECAYS, corrected, rates_of(rate, n), n)
     for way, dense in zip(ways, expected, strict=False):
@@ -283,71 +294,73 @@ def test_mean_ways_equal_double_sums(schedule, corrected, n):
         np.testing.assert_allclose(way["b"], dense["b"], rtol=1e-12)
 
 
-def test_mean_ways_see_whether_the_moments_are_corrected():
+def test_mean_displacements_see_whether_the_moments_are_corrected():
     """Negative control, and the remark that the shortcut is far off in the first steps."""
     ways = [list(dense_ways(DECAYS, corrected, rates_of(RATE, 5), 5)) for corrected in (0, 1)]
     assert np.all(np.abs(ways[0][1]["a"] / ways[1][1]["a"] - 1) > 0.3)
 
 
 def test_there_is_no_way_back_from_the_first_step():
-    ways = mem.mean_ways(MANY, mem.at(MANY, RATE, 0, jnp.float64), wander)
+    memory = mem.at(MANY, RATE, 0, jnp.ones(1))
+    ways = mem.mean_displacements(MANY, memory, wandering(MANY))
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(ways))
 
 
 def test_a_constant_direction_is_walked_back_for_the_mean_time():
     optimizer = several(corrected=True)
-    memory = mem.at(optimizer, SCHEDULES["decaying"], 20, jnp.float64)
-    ways = mem.mean_ways(optimizer, memory, lambda weights, step: jnp.asarray([2.0]))
+    memory = mem.at(optimizer, SCHEDULES["decaying"], 20, jnp.ones(1))
+    ways = mem.mean_displacements(optimizer, memory, lambda step: jnp.asarray([2.0]))
     for index in range(len(DECAYS)):
-        time = float(mem.mean_time(memory, index))
+        time = float(memory.mean_time(index))
         np.testing.assert_allclose(ways[index], [2 * time], rtol=1e-13)
 
 
-# --- the window
+# --- the length of the memory
 
 
-def test_the_window_covers_the_longest_memory_and_no_more():
-    assert mem.window(several((0.9,)), jnp.float64) == 428
-    assert mem.window(several((0.5, 0.9)), jnp.float64) == 428
-    assert mem.window(several((0.9,)), jnp.float32) < 428
-    assert mem.window(sgd(), jnp.float64) == 1
-    assert mem.window(several((jnp.asarray([0.9, 0.5]),)), jnp.float64) is None
+def test_the_length_covers_the_longest_memory_and_no_more():
+    assert several((0.9,)).memory_length(jnp.ones(1)) == 428
+    assert several((0.5, 0.9)).memory_length(jnp.ones(1)) == 428
+    assert several((0.9,)).memory_length(jnp.ones(1, jnp.float32)) < 428
+    assert sgd().memory_length(jnp.ones(1)) == 1
+    assert several((jnp.asarray([0.9, 0.5]),)).memory_length(jnp.ones(1)) is None
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.99])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_the_window_cuts_nothing_above_rounding(schedule, decay):
+def test_the_length_cuts_nothing_above_rounding(schedule, decay):
     n, optimizer = 8000, several((decay,))
-    assert mem.window(optimizer, jnp.float64) < n / 1.5
+    assert optimizer.memory_length(jnp.ones(1)) < n / 1.5
     constant = schedule == "constant"
     rates = np.full(n, RATE) if constant else 0.15 + 0.15 * np.cos(np.pi * np.arange(n) / 8200)
     learning_rate = RATE if constant else mem.Rates(jnp.asarray(rates))
     ages = np.arange(n, -1, -1)
     weights = (1 - decay) * decay**ages
     times = np.concatenate([np.cumsum(rates[::-1])[::-1], [0.0]])
-    sums = jax.jit(lambda n: mem.at(optimizer, learning_rate, n, jnp.float64).sums[0])(n)
+    sums = jax.jit(lambda n: mem.at(optimizer, learning_rate, n, jnp.ones(1)).sums[0])(n)
     expected = [math.fsum(weights * times**power) for power in range(4)]
     rtol = 1e-12 if constant else 1e-10  # where rates have fallen, old times are longer
     np.testing.assert_allclose(sums, expected, rtol=rtol)
 
 
-def test_half_the_window_would_cut_something():
-    """Negative control: the sums that begin half a window ago are visibly short."""
-    half = mem.window(several((0.9,)), jnp.float64) // 2
+def test_half_the_length_would_cut_something():
+    """Negative control: the sums that begin half a length ago are visibly short."""
+    half = several((0.9,)).memory_length(jnp.ones(1)) // 2
     short = dense_sums(0.9, np.full(half, RATE), half)
     whole = dense_sums(0.9, np.full(6 * half, RATE), 6 * half)
     assert np.all(np.abs(short / whole - 1) > 1e-10)
 
 
 @pytest.mark.parametrize("n", [500, 700])
-def test_mean_ways_cut_nothing_above_rounding(n):
+def test_mean_displacements_cut_nothing_above_rounding(n):
     optimizer = several((0.5, 0.9))
-    assert mem.window(optimizer, jnp.float64) < 500
+    assert optimizer.memory_length(jnp.ones(1)) < 500
 
-    def turning(weights, step):
-        return jnp.stack([jnp.cos(step / 9), weights[1]])
+    def turning(step):
+        return jnp.stack([jnp.cos(step / 9), optimizer.moments[1].total_weight(step)])
 
-    ways = mem.mean_ways(optimizer, mem.at(optimizer, RATE, n, jnp.float64), turning)
+    memory = mem.at(optimizer, RATE, n, jnp.ones(1))
+    ways = mem.mean_displacements(optimizer, memory, turning)
     steps = np.arange(n)
     for decay, way in zip((0.5, 0.9), ways, strict=False):
         moved = np.stack([np.cos(steps / 9), 1 - 0.9 ** (steps + 1)], axis=1)
@@ -364,7 +377,9 @@ def test_float32_sums_are_exact_to_rounding():
     """
     with jax.enable_x64(False):
         rounded = jnp.float32(0.999)
-        sums = jax.jit(lambda n: mem.at(several((0.999,)), RATE, n, jnp.float32).sums[0])
+        sums = jax.jit(
+            lambda n: mem.at(several((0.999,)), RATE, n, jnp.ones(1, jnp.float32)).sums[0]
+        )
         found = {n: np.asarray(sums(n)) for n in (1, 30, 1000, 20_000)}
     decay = float(rounded)
     for n, z in found.items():

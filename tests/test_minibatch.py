@@ -1,4 +1,4 @@
-"""Mini-batches: fields and steps against direct sums with dense Hessians, orders, the window."""
+"""Mini-batches: fields and steps against direct sums with dense Hessians, orders, truncation."""
 
 import functools
 
@@ -10,19 +10,22 @@ import oracles
 import pytest
 from table import BILINEAR_START, EPS, PLACE, PLACES, ROWS, smooth_loss
 
-from shadowflow import batch_memory as history, ema_weights as mem
+from shadowflow import batch_memory, ema_weights as mem
 from shadowflow.batching import shuffled, with_replacement
-from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.methods import METHODS, minibatch
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
-from shadowflow.shadow import shadow
+from shadowflow.shadow import memoryless_step, modified_field, shadow
 
 RATE = 0.02
 STEPS = (0, 1, 4, 11)
 ORDER = np.array([0, 2, 2, 1, 0, 1, 1, 2, 0, 0, 1, 2])  # no cycle, and repeats
-BATCHED = [name for name, method in METHODS.items() if method.batched is not None]
+BATCHED = [
+    name
+    for name, method in METHODS.items()
+    if method.is_field and not (method.full_batch or method.needs_settled)
+]
 DATA = jnp.asarray([[1.0, 0.3, -0.4], [0.8, -0.5, 0.6], [1.2, 0.2, 0.1]])
 
 
@@ -71,11 +74,13 @@ def ours(row, method, step, rate="constant", problem=PROBLEM):
 @eqx.filter_jit
 def _answers(problem, optimizer, step, method, rate):
     rate = RATES[rate][0]
-    window = len(ORDER)
+    kept = len(ORDER)
 
     def at(build, phase, x):
-        memory = mem.at(optimizer, rate, step, x.dtype, window)
-        pair = METHODS[method].batched(problem, optimizer, memory, x, phase)
+        memory = mem.at(optimizer, rate, step, x, kept)
+        kind = "flow" if phase else "iteration"
+        made = METHODS[method].direction(problem, optimizer, None, order=2, kind=kind)
+        pair = made(memory, x)
         return -pair[1] * (memory.rate if build is memoryless_step else 1.0)
 
     return [
@@ -266,46 +271,51 @@ def test_another_order_of_the_batches_is_another_run():
     assert slope(errors) < 1.3, errors
 
 
-# The window
+# What of the past is dropped
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-4])
 @pytest.mark.parametrize("row", ["adam-inside", "adam-uncorrected", "rmsprop-outside"])
-def test_the_window_s_bounds_hold_and_are_not_idle(row, tolerance):
+def test_the_truncation_s_bounds_hold_and_are_not_idle(row, tolerance):
     optimizer = ROWS[row](**({"b1": 0.8, "b2": 0.9} if "adam" in row else {"decay": 0.9}))
     n = 200
-    window = history.window_of(optimizer, jnp.float64, tolerance, n + 1)
-    assert window.steps < n and 0 < max(window.dropped) <= tolerance
+    cut = batch_memory.truncation_of(optimizer, jnp.ones(1), tolerance, n + 1)
+    assert cut.steps < n and 0 < max(cut.dropped) <= tolerance
     problem = Problem(batch_loss, batches=DATA, schedule=shuffled(jax.random.key(0), 3))
     problem = problem.tabulated(n + 1)
     found = []
-    for kept in (window.steps, n + 1):
-        memory = mem.at(optimizer, RATE, n, jnp.float64, kept)
-        fold = history.fold(problem, optimizer, memory)
+    for kept in (cut.steps, n + 1):
+        memory = mem.at(optimizer, RATE, n, jnp.ones(1), kept)
+        fold = batch_memory.fold(problem, optimizer, memory)
         gradients = problem.gradients(PLACE, fold.batches)
-        past = minibatch.past(optimizer, memory, fold, PLACE, gradients)
+        bound = minibatch.BatchedTaylor(problem, optimizer, 0.5)
+        past = bound.gathered(memory, fold, PLACE, gradients)
         found.append((past.now.moments, past.ways))
-    speed = jax.jit(modified_field(problem, optimizer, RATE, order=1, window=1e-12))
+    speed = jax.jit(
+        modified_field(problem, optimizer, RATE, order=1, memory_tolerance=1e-12, method="taylor")
+    )
     fastest = max(float(np.abs(speed(jnp.asarray(k), PLACE)).max()) for k in range(0, n, 7))
     for i, moment in enumerate(optimizer.moments):
         if not moment.has_memory:
             continue
         values = np.asarray(jax.vmap(moment.transform)(gradients))
         error = np.abs(found[0][0][i] - found[1][0][i])
-        bound = window.dropped[i] * np.ptp(values, axis=0)
+        bound = cut.dropped[i] * np.ptp(values, axis=0)
         assert np.all(error <= bound * (1 + 1e-9) + 1e-15)
         if moment.decay == 0.9:
             assert np.all(error > 1e-3 * bound)
         way_error = np.abs(np.sum(np.asarray(found[0][1][i]) - np.asarray(found[1][1][i]), axis=0))
-        assert np.all(way_error <= 2 * window.late[i] * RATE * 2 * fastest + 1e-15)
+        assert np.all(way_error <= 2 * cut.late[i] * RATE * 2 * fastest + 1e-15)
 
 
-def test_a_window_of_rounding_changes_nothing_and_one_of_a_tenth_does():
+def test_a_tolerance_of_rounding_changes_nothing_and_one_of_a_tenth_does():
     optimizer = ROWS["adam-inside"]()
     problem = Problem(batch_loss, batches=DATA)
     field = {
         tolerance: np.asarray(
-            modified_field(problem, optimizer, RATE, window=tolerance)(400, PLACE)
+            modified_field(problem, optimizer, RATE, memory_tolerance=tolerance, method="taylor")(
+                400, PLACE
+            )
         )
         for tolerance in (None, 0.0, 1e-6, 1e-1)
     }
@@ -314,29 +324,33 @@ def test_a_window_of_rounding_changes_nothing_and_one_of_a_tenth_does():
     assert gaps[0] < 1e-5 < 1e-3 < gaps[1]
 
 
-def test_the_shadow_returns_its_window():
+def test_the_shadow_returns_its_truncation():
     problem = problem_with("cyclic")
-    follow = shadow(problem, ROWS["adam-inside"](), BILINEAR_START, 1e-3, 60, window=1e-3)
-    assert follow.window.steps == 20 and follow.window.dropped[1] == pytest.approx(0.7**20)
+    follow = shadow(problem, ROWS["adam-inside"](), BILINEAR_START, 1e-3, 60, memory_tolerance=1e-3)
+    assert follow.truncation.steps == 20 and follow.truncation.dropped[1] == pytest.approx(0.7**20)
     assert "only the last 20 steps" in follow.verdict
     whole = shadow(problem, ROWS["adam-inside"](), BILINEAR_START, 1e-3, 60)
-    assert whole.window.steps == 61 - 1 and "only the last" not in whole.verdict
+    assert whole.truncation.steps == 61 - 1 and "only the last" not in whole.verdict
     assert 0 < np.abs(follow.params - whole.params).max() < 1e-4
 
 
 def test_more_batches_than_remembered_steps_are_folded_by_step():
-    """With 40 batches and a window of 25 steps only 25 gradients are taken."""
+    """With 40 batches and 25 steps told apart only 25 gradients are taken."""
     numbers = np.random.default_rng(0).integers(0, 40, 80)
     data = jnp.asarray(np.random.default_rng(1).uniform(0.5, 1.5, (40, 3)))
     many = Problem(batch_loss, batches=data, schedule=numbers)
     optimizer = ROWS["adam-both"]()
-    memory = mem.at(optimizer, RATE, 60, jnp.float64, 25)
-    fold = history.fold(many, optimizer, memory)
+    memory = mem.at(optimizer, RATE, 60, jnp.ones(1), 25)
+    fold = batch_memory.fold(many, optimizer, memory)
     assert fold.batches.shape == (25,) and np.array_equal(fold.batches, numbers[60:35:-1])
     few = np.unique(numbers[:61], return_inverse=True)[1]
     for method in BATCHED:
-        short = modified_field(many, optimizer, RATE, method=method, window=1e-4)(60, PLACE)
-        whole = modified_field(many, optimizer, RATE, method=method, window=0.0)(60, PLACE)
+        short = modified_field(many, optimizer, RATE, method=method, memory_tolerance=1e-4)(
+            60, PLACE
+        )
+        whole = modified_field(many, optimizer, RATE, method=method, memory_tolerance=0.0)(
+            60, PLACE
+        )
         np.testing.assert_allclose(short, whole, rtol=1e-3)
     assert len(set(few)) > 25
 
@@ -392,7 +406,7 @@ def test_the_host_loop_follows_mini_batches_too():
 
 def test_the_bounded_form_stays_nearer_than_taylor_where_eps_is_small():
     """§4.2's reason: with a small eps Taylor's correction explodes near a zero of the gradient."""
-    optimizer = zoo.adam(0.9, 0.99, 0.0, 1e-10)
+    optimizer = zoo.adam(b1=0.9, b2=0.99, eps=0.0, eps_root=1e-10)
     problem, worst = problem_with("cyclic"), {}
     real = iterate(problem, optimizer, BILINEAR_START, 1e-2, 400)
     for method in BATCHED:

@@ -123,7 +123,7 @@ scales = st.floats(1e-3, 1e3)
 @LAW
 @given(memories, memories, st.floats(1e-3, 1.0), flags, scales)
 def test_scaling_the_loss_and_eps_root_leaves_adam_unchanged(b1, b2, eps_root, corrected, size):
-    adam = lambda root: zoo.adam(b1, b2, 0.0, root, corrected)
+    adam = lambda root: zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=root, bias_correction=corrected)
     here = path(landscape(), adam(eps_root))
     there = path(landscape(size), adam(size**2 * eps_root))
     np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-11)
@@ -132,7 +132,9 @@ def test_scaling_the_loss_and_eps_root_leaves_adam_unchanged(b1, b2, eps_root, c
 @LAW
 @given(memories, st.floats(1e-3, 1.0), flags, scales)
 def test_scaling_the_loss_and_eps_root_leaves_rmsprop_unchanged(decay, eps_root, corrected, size):
-    rmsprop = lambda root: zoo.rmsprop(decay, 0.0, root, corrected)
+    rmsprop = lambda root: zoo.rmsprop(
+        decay=decay, eps=0.0, eps_root=root, bias_correction=corrected
+    )
     here = path(landscape(), rmsprop(eps_root))
     there = path(landscape(size), rmsprop(size**2 * eps_root))
     np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-11)
@@ -141,8 +143,8 @@ def test_scaling_the_loss_and_eps_root_leaves_rmsprop_unchanged(decay, eps_root,
 @pytest.mark.parametrize("wrong", [1.0, 3.0, 27.0])
 def test_no_other_power_of_the_scale_leaves_adam_unchanged(wrong):
     """Negative control: eps_root must be scaled by the square, 9, of the scale 3."""
-    here = path(landscape(), zoo.adam(0.8, 0.95, 0.0, 0.1))
-    there = path(landscape(3.0), zoo.adam(0.8, 0.95, 0.0, wrong * 0.1))
+    here = path(landscape(), zoo.adam(b1=0.8, b2=0.95, eps=0.0, eps_root=0.1))
+    there = path(landscape(3.0), zoo.adam(b1=0.8, b2=0.95, eps=0.0, eps_root=wrong * 0.1))
     assert np.max(np.abs(there - here)) > 1e-3
 
 
@@ -150,8 +152,8 @@ def test_no_other_power_of_the_scale_leaves_adam_unchanged(wrong):
 @given(memories, memories, positive, scales)
 def test_scaling_the_loss_and_eps_leaves_adam_unchanged(b1, b2, eps, size):
     """Outside the root eps is scaled like the gradient itself."""
-    here = path(landscape(), zoo.adam(b1, b2, eps))
-    there = path(landscape(size), zoo.adam(b1, b2, size * eps))
+    here = path(landscape(), zoo.adam(b1=b1, b2=b2, eps=eps))
+    there = path(landscape(size), zoo.adam(b1=b1, b2=b2, eps=size * eps))
     np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-11)
 
 
@@ -194,8 +196,10 @@ def test_an_optimizer_that_is_not_odd_sees_a_flip():
 def test_a_large_eps_root_leaves_heavy_ball(b1, eps_root):
     """eps_root → ∞: Adam with the rate sqrt(eps_root) · h is corrected momentum with the rate h."""
     rate = 0.01 * np.sqrt(eps_root)
-    adam = iterate(landscape(), zoo.adam(b1, 0.9, 0.0, eps_root), START, rate, 10).params
-    ball = zoo.momentum(b1, form="ema", bias_correction=True)
+    adam = iterate(
+        landscape(), zoo.adam(b1=b1, b2=0.9, eps=0.0, eps_root=eps_root), START, rate, 10
+    ).params
+    ball = zoo.momentum(decay=b1, form="ema", bias_correction=True)
     momentum = iterate(landscape(), ball, START, 0.01, 10).params
     np.testing.assert_allclose(adam, momentum, rtol=2e3 / eps_root)
     assert not np.array_equal(adam, momentum)

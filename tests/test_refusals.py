@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
-from shadowflow.optimizers.moments import Moment, Optimizer, State
+from shadowflow.optimizers.base import State
+from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import settled_state, shadow
+from shadowflow.shadow import memoryless_step, modified_field, settled_state, shadow
 
 NAN, INF = float("nan"), float("inf")
 NO_NUMBER = (TypeError, ValueError)
@@ -152,8 +152,8 @@ RUNS = {
 BUILDS = {
     **RUNS,
     "settled_state": lambda rate: settled_state(PROBLEM, ADAM, PARAMS, rate),
-    "memoryless_step": lambda rate: memoryless_step(PROBLEM, ADAM, rate),
-    "modified_field": lambda rate: modified_field(PROBLEM, ADAM, rate),
+    "memoryless_step": lambda rate: memoryless_step(PROBLEM, ADAM, rate, method="taylor"),
+    "modified_field": lambda rate: modified_field(PROBLEM, ADAM, rate, method="taylor"),
     "to_optax": lambda rate: ADAM.to_optax(rate),
 }
 
@@ -263,8 +263,8 @@ def test_an_unknown_kind_is_answered_with_the_known_ones():
 def test_an_unknown_order_is_answered_with_the_known_ones(order):
     for call in (
         lambda: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, order=order),
-        lambda: memoryless_step(PROBLEM, ADAM, 0.1, order=order),
-        lambda: modified_field(PROBLEM, ADAM, 0.1, order=order),
+        lambda: memoryless_step(PROBLEM, ADAM, 0.1, order=order, method="taylor"),
+        lambda: modified_field(PROBLEM, ADAM, 0.1, order=order, method="taylor"),
     ):
         refused(call, "order", repr(order), "1", "2")
     refused(lambda: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, method="inertial", order=1), "order", "2")
@@ -338,7 +338,7 @@ def test_a_gradient_of_a_host_function_is_like_the_parameters():
 
 def test_a_product_is_like_the_parameters():
     problem = Problem(grad=lambda x: x, hvp=lambda x, v: v[:1])
-    call = lambda: memoryless_step(problem, zoo.momentum(), 0.1)(3, PARAMS)
+    call = lambda: memoryless_step(problem, zoo.momentum(), 0.1, method="taylor")(3, PARAMS)
     refused(call, "hvp:", "shape (2,)", "got shape (1,)")
 
 
@@ -370,21 +370,38 @@ BAD_STATES = {
 def with_state(state):
     problem = Problem(lambda tree: jnp.sum(tree["a"] ** 2) + tree["b"] ** 2)
     return [
-        lambda: iterate(problem, ADAM, TREE, 0.1, 3, state=state),
-        lambda: shadow(problem, ADAM, TREE, 0.1, 3, state=state, method="inertial"),
+        lambda: iterate(problem, ADAM, TREE, 0.1, 3, start=state),
+        lambda: shadow(problem, ADAM, TREE, 0.1, 3, start=state, method="inertial"),
     ]
 
 
 @pytest.mark.parametrize("name", BAD_STATES)
 def test_a_state_fits_the_optimizer_and_the_parameters(name):
     for call in with_state(BAD_STATES[name]):
-        refused(call, "state:", "adam", "one pytree like params")
+        refused(call, "start:", "adam", "one pytree like params")
 
 
-@pytest.mark.parametrize("state", [3.0, optax.adam(0.1).init(TREE), NICE.moments])
-def test_a_state_is_a_state(state):
-    for call in with_state(state):
-        refused(call, "state:", type(state).__name__, "state_from_optax", error=TypeError)
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (3.0, ["start:", "whole number", "3.0"]),
+        (-1, ["start:", "at least 0", "-1"]),
+        (True, ["start:", "whole number", "True"]),
+        (None, ["start:", "'settled'", "None", "cold"]),
+        ("cold", ["start:", "'settled'", "'cold'"]),
+        (NICE.moments, ["opt_state:", "adam", "State(moments, step)"]),
+        (optax.sgd(0.1, momentum=0.9).init(TREE), ["opt_state:", "adam", "one each"]),
+    ],
+)
+def test_a_start_is_a_number_settled_or_a_state(start, said):
+    for call in with_state(start):
+        refused(call, *said)
+
+
+def test_the_state_of_an_optax_run_is_a_start():
+    start = optax.adam(0.1).init(TREE)
+    for call in with_state(start):
+        assert call().steps[0] == 0
 
 
 @pytest.mark.parametrize("step", [-1.0, 2.5, NAN, -INF])
@@ -393,13 +410,11 @@ def test_the_step_of_a_state_is_a_whole_number_or_infinite(step):
         refused(call, "state", "step", str(step))
 
 
-def test_a_start_that_is_not_that_of_the_state_is_refused():
+def test_a_start_within_a_run_without_its_state_is_refused():
     problem = Problem(lambda tree: jnp.sum(tree["a"] ** 2) + tree["b"] ** 2)
-    state = iterate(problem, ADAM, TREE, 0.1, 3).state
-    refused(lambda: shadow(problem, ADAM, TREE, 0.1, 3, start=5, state=state), "start:", "3", "5")
     refused(
         lambda: shadow(problem, ADAM, TREE, 0.1, 3, start=5, method="inertial"),
-        "state:",
-        "start=5",
-        "None",
+        "start:",
+        "at step 5",
+        "a State",
     )

@@ -20,7 +20,7 @@ PAIRS = {
     "adam": (functools.partial(optax.adam, **OPTIONS), sf.adam(**OPTIONS)),
     "rmsprop": (RMS, sf.rmsprop(decay=0.7, eps=0.0, eps_root=0.1)),
     "slow rmsprop": (SLOW_RMS, sf.rmsprop(decay=0.95, eps=0.0, eps_root=0.1)),
-    "momentum": (functools.partial(optax.sgd, momentum=0.6), sf.momentum(0.6)),
+    "momentum": (functools.partial(optax.sgd, momentum=0.6), sf.momentum(decay=0.6)),
     "nadam": (functools.partial(optax.nadam, **OPTIONS), sf.nadam(**OPTIONS)),
     "adamw": (
         functools.partial(optax.adamw, weight_decay=0.2, **OPTIONS),
@@ -52,8 +52,8 @@ def test_at_every_step_it_agrees_with_the_moments(name):
     slack = 2e-3 if "rmsprop" in name else 1e-9
     for build in (sf.modified_field, sf.memoryless_step):
         field = functools.partial(field_of, build, rate)
-        settled = field(moments, "taylor")(None, PLACE)
-        for step in (None, 0, 4):
+        settled = field(moments, "taylor")("settled", PLACE)
+        for step in ("settled", 0, 4):
             exact = field(moments, "taylor")(step, PLACE)
             first = field(moments, "taylor", 1)(step, PLACE)
             size = distance(exact, first) + 1e-12
@@ -135,7 +135,7 @@ def test_it_goes_on_from_the_state_of_a_run(injected):
     optimizer = sf.from_optax(functools.partial(optax.adam, b1=0.5, b2=0.7))
     state = sf.state_from_optax(optimizer, opt_state, params)
     assert float(state.step) == 7
-    real = sf.iterate(BOWL, optimizer, params, schedule, 6, state=state)
+    real = sf.iterate(BOWL, optimizer, params, schedule, 6, start=state)
     own = params
     for _ in range(6):
         updates, opt_state = tx.update(grad(own), opt_state, own)
@@ -145,7 +145,7 @@ def test_it_goes_on_from_the_state_of_a_run(injected):
         sf.compare(
             real,
             sf.shadow(
-                BOWL, optimizer, params, schedule, 6, state=state, order=order, kind="iteration"
+                BOWL, optimizer, params, schedule, 6, start=state, order=order, kind="iteration"
             ),
         ).max_norm[-1]
         for order in (1, 2)
@@ -158,7 +158,7 @@ def test_what_never_settles_is_followed_by_its_steps(make):
     """Over a fixed number of steps the error falls by one order more than over a fixed time."""
     optimizer = sf.from_optax(make)
     with pytest.raises(NeverSettles, match=f"got {make.__name__}.*give the number of a step"):
-        sf.modified_field(BOWL, optimizer, 1e-3, method="displaced")(None, PLACE)
+        sf.modified_field(BOWL, optimizer, 1e-3, method="displaced")("settled", PLACE)
     for order in (1, 2):
         errors = []
         for rate in (2e-4, 1e-4):
@@ -175,7 +175,7 @@ def test_a_state_that_holds_parameters_is_told():
     assert not positional(ADAM, PLACE)
     state = sf.iterate(BOWL, free, PLACE, 1e-3, 3).state
     with pytest.raises(ValueError, match="state: expected None for free, whose state holds param"):
-        sf.shadow(BOWL, free, PLACE, 1e-3, 3, state=state)
+        sf.shadow(BOWL, free, PLACE, 1e-3, 3, start=state)
 
 
 def test_what_is_corrected_steps_alike():
@@ -209,7 +209,7 @@ def test_the_value_of_the_loss_is_read_along_the_way():
     expected = trees.scale(-1, trees.add(formula(PLACE), rate / 2, change))
     size = rate / 2 * float(trees.norm(change))
     for method, slack in (("taylor", 1e-9), ("displaced", 0.02), ("collocation", 0.02)):
-        field = sf.modified_field(BOWL, optimizer, rate, method=method)(None, PLACE)
+        field = sf.modified_field(BOWL, optimizer, rate, method=method)("settled", PLACE)
         assert distance(field, expected) < slack * size, method
     run = sf.iterate(BOWL, optimizer, PLACE, rate, 1)
     one = trees.add(PLACE, -rate, formula(PLACE))
@@ -219,7 +219,7 @@ def test_the_value_of_the_loss_is_read_along_the_way():
 @pytest.mark.parametrize("make", [optax.lion, optax.sign_sgd, optax.rprop, optax.signum])
 def test_a_derivative_that_sees_no_gradient_is_refused(make):
     with pytest.raises(NotDifferentiable, match=f"{make.__name__}, whose forward derivative does"):
-        sf.modified_field(BOWL, sf.from_optax(make), 1e-3, method="taylor")(None, PLACE)
+        sf.modified_field(BOWL, sf.from_optax(make), 1e-3, method="taylor")("settled", PLACE)
     displaced = sf.modified_field(BOWL, sf.from_optax(make), 1e-3, method="displaced")(3, PLACE)
     assert bool(trees.all_finite(displaced))
 
@@ -239,8 +239,10 @@ def test_a_derivative_that_is_wrong_is_refused():
 
     for factor, words in ((1.06, "5.7 % off"), (jnp.nan, "is NaN")):
         with pytest.raises(NotDifferentiable, match=words):
-            sf.memoryless_step(BOWL, sf.from_optax(off(factor)), 1e-3)(None, PLACE)
-    sf.memoryless_step(BOWL, sf.from_optax(off(1.0)), 1e-3)(None, PLACE)
+            sf.memoryless_step(BOWL, sf.from_optax(off(factor)), 1e-3, method="taylor")(
+                "settled", PLACE
+            )
+    sf.memoryless_step(BOWL, sf.from_optax(off(1.0)), 1e-3, method="taylor")("settled", PLACE)
 
 
 def test_a_dead_unit_gives_no_nan():
@@ -249,18 +251,18 @@ def test_a_dead_unit_gives_no_nan():
     place = jnp.asarray([2.8, 3.5, 1.0])
     optimizer = sf.from_optax(functools.partial(optax.adam, b1=0.5, b2=0.7))
     for method in ("taylor", "displaced", "collocation"):
-        field = sf.modified_field(problem, optimizer, 1e-3, method=method)(None, place)
-        alone = sf.modified_field(BILINEAR, optimizer, 1e-3, method=method)(None, X)
+        field = sf.modified_field(problem, optimizer, 1e-3, method=method)("settled", place)
+        alone = sf.modified_field(BILINEAR, optimizer, 1e-3, method=method)("settled", X)
         np.testing.assert_allclose(field, [*alone, 0.0], rtol=1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [None, 3])
+@pytest.mark.parametrize("step", ["settled", 3])
 def test_its_bias_is_that_of_the_moments(step):
     """Their parts sum to its memory, and for what is pointwise the potential is the same."""
     for make, moments in (PAIRS["adam"], PAIRS["rmsprop"]):
         walked, known = (
-            sf.implicit_bias(BOWL, opt, PLACE, 1e-4, step, eps_root=1e-2)
+            sf.implicit_bias(BOWL, opt, PLACE, 1e-4, start=step, eps_root=1e-2)
             for opt in (sf.from_optax(make), moments)
         )
         assert walked.potential.value == pytest.approx(known.potential.value, rel=1e-9)
@@ -272,13 +274,15 @@ def test_its_bias_is_that_of_the_moments(step):
             assert rates["memoryless"] == pytest.approx(parts["memoryless"], rel=1e-9)
             assert rates["memory"] == pytest.approx(memory, rel=0.01)
             assert rates["discretization"] == pytest.approx(parts["discretization"], rel=0.06)
-        assert distance(walked.whole, known.whole) < 0.01 * distance(
-            known.whole, known.parts["memoryless"]
+        assert distance(walked.full_batch, known.full_batch) < 0.01 * distance(
+            known.full_batch, known.parts["memoryless"]
         )
 
 
 def test_what_is_not_pointwise_has_no_potential_and_says_so():
-    bias = sf.implicit_bias(BOWL, sf.from_optax(clipped), PLACE, 1e-4, eps_root=1e-2)
+    bias = sf.implicit_bias(
+        BOWL, sf.from_optax(clipped), PLACE, 1e-4, eps_root=1e-2, start="settled"
+    )
     assert bias.potential is None and "clipped is not pointwise" in bias.verdict
     assert set(bias.parts) == {"memoryless", "memory", "discretization"}
     assert "perturbed one-norm" in bias.describe() and bias.one_norm.value > 0

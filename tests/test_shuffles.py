@@ -42,7 +42,7 @@ def with_order(count, order):
 
 
 def orders(count, epochs=1):
-    every = itertools.product(itertools.permutations(range(count)), repeat=epochs)
+    every = itertools.hessian_vector(itertools.permutations(range(count)), repeat=epochs)
     return [list(itertools.chain(*order)) for order in every]
 
 
@@ -72,10 +72,10 @@ def test_the_mean_of_the_iterates_is_that_of_every_run(row):
     before = sf.iterate(with_order(3, past), optimizer, PLACE, RATE, 4)
     state, place = before.state, jnp.asarray(before.last)
     ends = [
-        sf.iterate(with_order(3, past + order), optimizer, place, RATE, 3, state=state).last
+        sf.iterate(with_order(3, past + order), optimizer, place, RATE, 3, start=state).last
         for order in orders(3)
     ]
-    found = shuffle_mean(with_order(3, past), optimizer, place, RATE, state=state)
+    found = shuffle_mean(with_order(3, past), optimizer, place, RATE, start=state)
     np.testing.assert_allclose(found.mean, np.mean(ends, axis=0), rtol=1e-13)
 
 
@@ -105,14 +105,14 @@ def test_the_mean_of_the_shadows_is_that_of_every_shadow(kind, method):
         for order in orders(3)
     ]
     found = shuffle_mean(
-        with_order(3, past), optimizer, PLACE, rate, kind=kind, method=method, state=state
+        with_order(3, past), optimizer, PLACE, rate, kind=kind, method=method, start=state
     )
     np.testing.assert_allclose(found.mean, np.mean([r.last for r in runs], axis=0), rtol=1e-13)
     worst = np.max([run.validity.ratio for run in runs], axis=0)
     np.testing.assert_allclose(found.validity.ratio, worst, rtol=1e-10)
     np.testing.assert_array_equal(found.validity.steps, [4, 5, 6])
     assert found.verdict.startswith("holds") and "all 6 orders of 3 batches" in found.verdict
-    other = shuffle_mean(problem(3), optimizer, PLACE, rate, kind=kind, method=method, state=state)
+    other = shuffle_mean(problem(3), optimizer, PLACE, rate, kind=kind, method=method, start=state)
     assert np.abs(other.mean - found.mean).max() > 1e-5  # another past
 
 
@@ -133,7 +133,9 @@ def field_of(row, order=2):
 
     def field(schedule, rate, step, place):
         shuffled = sf.Problem(batch_loss, batches=DATA[:3], schedule=schedule)
-        return sf.modified_field(shuffled, optimizer, rate, order=order)(step, place)
+        return sf.modified_field(shuffled, optimizer, rate, order=order, method="taylor")(
+            step, place
+        )
 
     compiled = jax.jit(field)
     return lambda *given: compiled(*map(jnp.asarray, given))
@@ -348,7 +350,8 @@ def test_copies_of_one_batch_have_no_spread(kind):
     expected = {
         "iterates": lambda: sf.iterate(full, optimizer, PLACE, RATE, 8).last,
         "field": lambda: np.mean(
-            [sf.modified_field(full, optimizer, RATE)(n, PLACE) for n in range(8)], axis=0
+            [sf.modified_field(full, optimizer, RATE, method="taylor")(n, PLACE) for n in range(8)],
+            axis=0,
         ),
     }.get(
         kind, lambda: sf.shadow(full, optimizer, PLACE, RATE, 8, method="taylor", kind=kind).last
@@ -363,12 +366,12 @@ def test_any_function_of_the_problem_has_a_mean():
     """Its own schedule before ``first``, every batch as often as any other from there on."""
     numbers = sf.Problem(lambda x, c: c * x, batches=jnp.arange(4.0), schedule=[3, 3, 0, 1, 2, 3])
     found = over_shuffles(
-        lambda p: {"seen": p.visit(jnp.arange(6)).astype(float)}, numbers, first=2
+        lambda p: {"seen": p.batch_index(jnp.arange(6)).astype(float)}, numbers, first=2
     )
     np.testing.assert_allclose(found.mean["seen"], [3, 3, 1.5, 1.5, 1.5, 1.5], rtol=1e-14)
     assert found.orders == 24 and "exact" in found.verdict
     many = sf.Problem(lambda x, c: c * x, batches=jnp.arange(30.0))
-    found = over_shuffles(lambda p: p.visit(2).astype(float), many, samples=50)
+    found = over_shuffles(lambda p: p.batch_index(2).astype(float), many, samples=50)
     assert 0 < found.standard_error < 2 and "50 of the orders of 30 batches" in found.verdict
     assert abs(found.mean - 14.5) < 5 * found.standard_error
 
@@ -442,10 +445,10 @@ REFUSALS = [
     (
         lambda: shuffle_mean(
             problem(3),
-            sf.momentum(0.5),
+            sf.momentum(decay=0.5),
             PLACE,
             RATE,
-            state=sf.State((PLACE,), jnp.asarray(jnp.inf)),
+            start=sf.State((PLACE,), jnp.asarray(jnp.inf)),
         ),
         ValueError,
         "state: expected the number of a step",

@@ -65,7 +65,7 @@ def test_it_agrees_with_the_moments_to_rounding(order):
         assert order == 1 or not np.array_equal(walked, averaged), "two paths round differently"
     lower = sf.modified_field(
         BILINEAR, ADAM, 1e-3, method="collocation", order=order + 1, spacing=3
-    )(None, X)
+    )("settled", X)
     assert not np.allclose(lower, walked, rtol=1e-11)
 
 
@@ -90,7 +90,7 @@ def test_the_order_is_what_is_declared(name, make, order):
             PLACE,
             0.2,
             rates,
-            start=None,
+            start="settled",
             methods=["collocation"],
             orders=[asked],
             kinds=["iteration"],
@@ -104,11 +104,13 @@ def test_the_flow_is_followed_from_a_settled_start():
     inner = state.moments[0][0]
     np.testing.assert_allclose(inner.mu, moments.moments[0], rtol=1e-5)
     assert math.isinf(float(state.step))
-    real = sf.iterate(BILINEAR, ADAM, X, 1e-3, 20, state=state)
+    real = sf.iterate(BILINEAR, ADAM, X, 1e-3, 20, start=state)
     errors = [
         sf.compare(
             real,
-            sf.shadow(BILINEAR, ADAM, X, 1e-3, 20, method="collocation", order=order, start=None),
+            sf.shadow(
+                BILINEAR, ADAM, X, 1e-3, 20, method="collocation", order=order, start="settled"
+            ),
         ).max_norm[-1]
         for order in (1, 2)
     ]
@@ -131,7 +133,7 @@ def test_the_settling_length_is_that_of_the_longest_memory(decay):
 @pytest.mark.parametrize("make", [optax.adagrad, optax.amsgrad])
 def test_what_never_forgets_is_refused(make):
     with pytest.raises(NeverSettles, match=f"forgets how its state began, got {make.__name__}"):
-        sf.modified_field(BILINEAR, sf.from_optax(make), 1e-3, method="collocation")(None, X)
+        sf.modified_field(BILINEAR, sf.from_optax(make), 1e-3, method="collocation")("settled", X)
 
 
 @pytest.mark.parametrize(
@@ -149,13 +151,13 @@ def test_what_never_forgets_is_refused(make):
         (lambda: sf.shadow(BILINEAR, ADAM, X, 1e-3, 3, method="collocation"), "start: expected"),
         (
             lambda: sf.shadow(
-                BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None, spacing=1.5
+                BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start="settled", spacing=1.5
             ),
             "spacing: expected whole steps",
         ),
         (
             lambda: sf.shadow(
-                BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start=None, order="auto"
+                BILINEAR, ADAM, X, 1e-3, 3, method="collocation", start="settled", order="auto"
             ),
             "order: expected a number",
         ),

@@ -62,36 +62,51 @@ def rms(**options):
 
 PAIRS = {
     "sgd": (zoo.sgd(), optax.sgd(RATE)),
-    "momentum": (zoo.momentum(0.8), optax.sgd(RATE, momentum=0.8)),
-    "nesterov": (zoo.nesterov(0.8), optax.sgd(RATE, momentum=0.8, nesterov=True)),
-    "momentum-ema": (zoo.momentum(0.8, form="ema"), averaged(0.8, False)),
+    "momentum": (zoo.momentum(decay=0.8), optax.sgd(RATE, momentum=0.8)),
+    "nesterov": (zoo.nesterov(decay=0.8), optax.sgd(RATE, momentum=0.8, nesterov=True)),
+    "momentum-ema": (zoo.momentum(decay=0.8, form="ema"), averaged(0.8, False)),
     "momentum-ema-corrected": (
-        zoo.momentum(0.8, form="ema", bias_correction=True),
+        zoo.momentum(decay=0.8, form="ema", bias_correction=True),
         averaged(0.8, True),
     ),
-    "rmsprop-inside": (zoo.rmsprop(0.9, 0.0, 1e-3), rms(decay=0.9, eps=1e-3)),
-    "rmsprop-outside": (zoo.rmsprop(0.9, 1e-3), rms(decay=0.9, eps=1e-3, eps_in_sqrt=False)),
+    "rmsprop-inside": (zoo.rmsprop(decay=0.9, eps=0.0, eps_root=1e-3), rms(decay=0.9, eps=1e-3)),
+    "rmsprop-outside": (
+        zoo.rmsprop(decay=0.9, eps=1e-3),
+        rms(decay=0.9, eps=1e-3, eps_in_sqrt=False),
+    ),
     "rmsprop-inside-corrected": (
-        zoo.rmsprop(0.9, 0.0, 1e-3, bias_correction=True),
+        zoo.rmsprop(decay=0.9, eps=0.0, eps_root=1e-3, bias_correction=True),
         rms(decay=0.9, eps=1e-3, bias_correction=True),
     ),
     "rmsprop-outside-corrected": (
-        zoo.rmsprop(0.9, 1e-3, bias_correction=True),
+        zoo.rmsprop(decay=0.9, eps=1e-3, bias_correction=True),
         rms(decay=0.9, eps=1e-3, eps_in_sqrt=False, bias_correction=True),
     ),
     "adam": (zoo.adam(), optax.adam(RATE)),
-    "adam-inside": (zoo.adam(0.8, 0.95, 0.0, 1e-3), optax.adam(RATE, 0.8, 0.95, 0.0, 1e-3)),
-    "adam-both": (zoo.adam(0.8, 0.95, 1e-2, 1e-3), optax.adam(RATE, 0.8, 0.95, 1e-2, 1e-3)),
+    "adam-inside": (
+        zoo.adam(b1=0.8, b2=0.95, eps=0.0, eps_root=1e-3),
+        optax.adam(RATE, 0.8, 0.95, 0.0, 1e-3),
+    ),
+    "adam-both": (
+        zoo.adam(b1=0.8, b2=0.95, eps=1e-2, eps_root=1e-3),
+        optax.adam(RATE, 0.8, 0.95, 1e-2, 1e-3),
+    ),
     "adamw": (
-        zoo.adamw(0.8, 0.95, 1e-2, 1e-3, weight_decay=0.3),
+        zoo.adamw(b1=0.8, b2=0.95, eps=1e-2, eps_root=1e-3, weight_decay=0.3),
         optax.adamw(RATE, 0.8, 0.95, 1e-2, 1e-3, weight_decay=0.3),
     ),
-    "nadam": (zoo.nadam(0.8, 0.95, 1e-2, 1e-3), optax.nadam(RATE, 0.8, 0.95, 1e-2, 1e-3)),
+    "nadam": (
+        zoo.nadam(b1=0.8, b2=0.95, eps=1e-2, eps_root=1e-3),
+        optax.nadam(RATE, 0.8, 0.95, 1e-2, 1e-3),
+    ),
     "signum": (
-        zoo.signum(0.8, eps_root=0.0),
+        zoo.signum(decay=0.8, eps_root=0.0),
         optax.chain(optax.ema(0.8, debias=False), optax.scale_by_sign(), optax.scale(-RATE)),
     ),
-    "lion": (zoo.lion(0.8, 0.95, eps_root=0.0), optax.lion(RATE, 0.8, 0.95, weight_decay=0.0)),
+    "lion": (
+        zoo.lion(b1=0.8, b2=0.95, eps_root=0.0),
+        optax.lion(RATE, 0.8, 0.95, weight_decay=0.0),
+    ),
 }
 SAME_ARITHMETIC = {"sgd", "signum", "lion"}  # h · g and h · sign have one way to be rounded
 
@@ -153,7 +168,7 @@ def test_to_optax_in_an_ordinary_training_loop_equals_iterate(name):
 
 def test_to_optax_reads_a_schedule_at_its_own_steps():
     schedule = optax.exponential_decay(0.05, 5, 0.5)
-    optimizer = zoo.adam(0.8, 0.95)
+    optimizer = zoo.adam(b1=0.8, b2=0.95)
     theirs = flat(optax_path(optax.adam(schedule, 0.8, 0.95), start(), 20))
     ours = flat(optax_path(optimizer.to_optax(schedule), start(), 20))
     constant = flat(optax_path(optimizer.to_optax(0.05), start(), 20))
@@ -164,9 +179,11 @@ def test_to_optax_reads_a_schedule_at_its_own_steps():
 def test_to_optax_composes_with_other_transformations():
     clip = optax.clip_by_global_norm(0.5)
     theirs = optax_path(optax.chain(clip, optax.adam(RATE, 0.8, 0.95)), start(), 20)
-    ours = optax_path(optax.chain(clip, zoo.adam(0.8, 0.95).to_optax(RATE)), start(), 20)
-    plain = optax_path(zoo.adam(0.8, 0.95, 1.0).to_optax(RATE), start(), 20)
-    clipped = optax_path(optax.chain(clip, zoo.adam(0.8, 0.95, 1.0).to_optax(RATE)), start(), 20)
+    ours = optax_path(optax.chain(clip, zoo.adam(b1=0.8, b2=0.95).to_optax(RATE)), start(), 20)
+    plain = optax_path(zoo.adam(b1=0.8, b2=0.95, eps=1.0).to_optax(RATE), start(), 20)
+    clipped = optax_path(
+        optax.chain(clip, zoo.adam(b1=0.8, b2=0.95, eps=1.0).to_optax(RATE)), start(), 20
+    )
     np.testing.assert_allclose(flat(ours), flat(theirs), rtol=1e-11)
     assert np.max(np.abs(flat(plain) - flat(clipped))) > 1e-3
 
@@ -204,45 +221,47 @@ def softened(x, eps_root=0.3):
 
 WRITTEN_OUT = {
     "momentum-corrected": (
-        zoo.momentum(0.8, bias_correction=True),
+        zoo.momentum(decay=0.8, bias_correction=True),
         lambda grads, place: average(grads, 0.8, True) / 0.2,
     ),
     "nesterov-ema": (
-        zoo.nesterov(0.8, form="ema"),
+        zoo.nesterov(decay=0.8, form="ema"),
         lambda grads, place: 0.8 * average(grads, 0.8, False) + 0.2 * grads[-1],
     ),
     "nesterov-corrected": (
-        zoo.nesterov(0.8, bias_correction=True),
+        zoo.nesterov(decay=0.8, bias_correction=True),
         lambda grads, place: 4 * average(grads, 0.8, True) + grads[-1],
     ),
     "adam-uncorrected": (
-        zoo.adam(0.8, 0.95, 1e-2, 1e-3, bias_correction=False),
+        zoo.adam(b1=0.8, b2=0.95, eps=1e-2, eps_root=1e-3, bias_correction=False),
         ratio,
     ),
     "adamw-uncorrected": (
-        zoo.adamw(0.8, 0.95, 1e-2, 1e-3, weight_decay=0.3, bias_correction=False),
+        zoo.adamw(
+            b1=0.8, b2=0.95, eps=1e-2, eps_root=1e-3, weight_decay=0.3, bias_correction=False
+        ),
         lambda grads, place: ratio(grads, place) + 0.3 * place,
     ),
     "nadam-uncorrected": (
-        zoo.nadam(0.8, 0.95, 1e-2, 1e-3, bias_correction=False),
+        zoo.nadam(b1=0.8, b2=0.95, eps=1e-2, eps_root=1e-3, bias_correction=False),
         lookahead,
     ),
     "signum": (
-        zoo.signum(0.8, eps_root=0.3),
+        zoo.signum(decay=0.8, eps_root=0.3),
         lambda grads, place: softened(average(grads, 0.8, False)),
     ),
     "signum-corrected": (
-        zoo.signum(0.8, eps_root=0.3, bias_correction=True),
+        zoo.signum(decay=0.8, eps_root=0.3, bias_correction=True),
         lambda grads, place: softened(average(grads, 0.8, True)),
     ),
     "lion": (
-        zoo.lion(0.8, 0.95, eps_root=0.3),
+        zoo.lion(b1=0.8, b2=0.95, eps_root=0.3),
         lambda grads, place: softened(
             0.8 * average([*grads[:-1], 0 * grads[-1]], 0.95, False) / 0.95 + 0.2 * grads[-1]
         ),
     ),
     "lion-corrected": (
-        zoo.lion(0.8, 0.95, eps_root=0.3, bias_correction=True),
+        zoo.lion(b1=0.8, b2=0.95, eps_root=0.3, bias_correction=True),
         lambda grads, place: softened(
             0.8 / 0.95 * average(grads, 0.95, True) + (1 - 0.8 / 0.95) * grads[-1]
         ),
@@ -334,11 +353,17 @@ def test_eps_inside_and_outside_are_different_optimizers():
     ("general", "special"),
     [
         (zoo.adamw(weight_decay=0.0), zoo.adam()),
-        (zoo.adam(0.0, 0.9, 1e-3), zoo.rmsprop(0.9, 1e-3, bias_correction=True)),
-        (zoo.momentum(0.0), zoo.sgd()),
-        (zoo.nesterov(0.0), zoo.sgd()),
-        (zoo.lion(0.9, 0.9), zoo.signum(0.9)),
-        (zoo.nadam(0.0, 0.9, 1e-3), zoo.rmsprop(0.9, 1e-3, bias_correction=True)),
+        (
+            zoo.adam(b1=0.0, b2=0.9, eps=1e-3),
+            zoo.rmsprop(decay=0.9, eps=1e-3, bias_correction=True),
+        ),
+        (zoo.momentum(decay=0.0), zoo.sgd()),
+        (zoo.nesterov(decay=0.0), zoo.sgd()),
+        (zoo.lion(b1=0.9, b2=0.9), zoo.signum(decay=0.9)),
+        (
+            zoo.nadam(b1=0.0, b2=0.9, eps=1e-3),
+            zoo.rmsprop(decay=0.9, eps=1e-3, bias_correction=True),
+        ),
     ],
     ids=lambda optimizer: optimizer.name,
 )

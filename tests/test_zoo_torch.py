@@ -54,17 +54,17 @@ def adam(**options):
 
 PAIRS = {
     "sgd": (zoo.sgd(), sgd()),
-    "momentum": (zoo.momentum(0.8), sgd(momentum=0.8)),
-    "nesterov": (zoo.nesterov(0.8), sgd(momentum=0.8, nesterov=True)),
+    "momentum": (zoo.momentum(decay=0.8), sgd(momentum=0.8)),
+    "nesterov": (zoo.nesterov(decay=0.8), sgd(momentum=0.8, nesterov=True)),
     "rmsprop": (
-        zoo.rmsprop(0.9, 1e-3),
+        zoo.rmsprop(decay=0.9, eps=1e-3),
         lambda leaves: torch.optim.RMSprop(leaves, lr=RATE, alpha=0.9, eps=1e-3),
     ),
     "adam": (zoo.adam(), adam()),
-    "adam-large-eps": (zoo.adam(0.8, 0.95, 0.1), adam(betas=(0.8, 0.95), eps=0.1)),
+    "adam-large-eps": (zoo.adam(b1=0.8, b2=0.95, eps=0.1), adam(betas=(0.8, 0.95), eps=0.1)),
     "adamw": (
         # torch shrinks θ by 1 − h λ first and then moves it by Adam's step: the same sum
-        zoo.adamw(0.8, 0.95, 1e-3, weight_decay=0.3),
+        zoo.adamw(b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3),
         lambda leaves: torch.optim.AdamW(
             leaves, lr=RATE, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.3
         ),
@@ -83,14 +83,14 @@ def test_fifty_steps_equal_pytorch(name):
 
 OTHERS = {
     "nadam has a schedule of its decay": (
-        zoo.nadam(0.8, 0.95, 1e-3),
+        zoo.nadam(b1=0.8, b2=0.95, eps=1e-3),
         lambda leaves: torch.optim.NAdam(leaves, lr=RATE, betas=(0.8, 0.95), eps=1e-3),
     ),
-    "eps inside": (zoo.rmsprop(0.9, 0.0, 1e-3), PAIRS["rmsprop"][1]),
-    "momentum in EMA form": (zoo.momentum(0.8, form="ema"), PAIRS["momentum"][1]),
-    "momentum is not nesterov": (zoo.momentum(0.8), PAIRS["nesterov"][1]),
+    "eps inside": (zoo.rmsprop(decay=0.9, eps=0.0, eps_root=1e-3), PAIRS["rmsprop"][1]),
+    "momentum in EMA form": (zoo.momentum(decay=0.8, form="ema"), PAIRS["momentum"][1]),
+    "momentum is not nesterov": (zoo.momentum(decay=0.8), PAIRS["nesterov"][1]),
     "weight decay within the gradient": (
-        zoo.adamw(0.8, 0.95, 1e-3, weight_decay=0.3),
+        zoo.adamw(b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3),
         adam(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.3),
     ),
 }
