@@ -196,14 +196,8 @@ def test_every_optimizer_of_the_zoo_is_verified():
     assert {case.optimizer for case in verify.CASES} == set(OPTIMIZERS)
 
 
-def test_the_readme_shows_the_orders_that_were_measured():
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("make_table", ROOT / "docs" / "make_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_every_row_that_is_verified_was_measured():
     evidence = json.loads((ROOT / "docs" / "verify.json").read_text())
-    assert module.render(evidence) in (ROOT / "README.md").read_text()
     assert {row["optimizer"] for row in evidence["rows"]} == {case.label for case in verify.CASES}
     assert len(evidence["rows"]) == sum(len(verify.parts(case)) for case in verify.CASES)
 
