@@ -194,7 +194,7 @@ def read_npz(row: Dataset, path: Path) -> Arrays:
                 if size > 8 * math.prod(shape) + 4096:
                     raise ValueError(f"{size:,} bytes for an array of shape {shape}")
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[key] for name, key in NPZ_KEYS.items()}
+            return {name: np.asarray(stored[key]) for name, key in NPZ_KEYS.items()}
     except OSError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise many kinds for a damaged file
