@@ -109,8 +109,9 @@ def shadow(
         settled. state: the run's moments there; sets ``start`` by itself. "inertial" needs it
         for any start but 0 and None.
     spacing, window: as in ``memoryless_step``.
-    curvature: the largest eigenvalue of the preconditioned Hessian, if known: the verdict then
-        says on which side of the optimizer's edges (``flow_threshold``) the run is.
+    curvature: if known, the largest eigenvalue that ``shadowflow.curvature`` gives, of the
+        matrix that ``flow_threshold`` names: the verdict then says whether the run is past one of
+        the optimizer's edges.
     keep: with "inertial" of order 2, the moments that stay states, by name ("mu", "nu") or number;
         the others are eliminated, as the memoryless methods do with all, and ``state`` need not
         have them. None: all; (): none.
@@ -138,8 +139,7 @@ def shadow(
     conditions(found, problem, optimizer, learning_rate, spacing)
     refuse_window(problem, window)
     if curvature is not None:
-        checks.number("curvature", curvature, least=0)
-        edges.flow_threshold(optimizer)
+        edges.check_curvature(optimizer, curvature)
     params, steps = problem.check(params), checks.count("steps", steps)
     save_every = checks.count("save_every", save_every, 1)
     optimizer = averages.seen(optimizer, params) if found.keeps_moments else optimizer

@@ -11,7 +11,6 @@ from table import PLACE, SMOOTH, smooth_loss
 import shadowflow as sf
 from shadowflow import cli
 from shadowflow.cli.jobs import orders
-from shadowflow.diagnostics.curvature import preconditioned_curvature
 
 
 @pytest.mark.parametrize("corrected", [True, False])
@@ -22,7 +21,7 @@ def test_the_curvature_is_that_of_the_dense_preconditioned_hessian(corrected):
     scale = (np.sqrt(nu + 1e-2) + 1e-3) ** -0.5
     hessian = np.asarray(jax.hessian(smooth_loss)(jnp.asarray(run.last)))
     dense = np.linalg.eigvalsh(scale[:, None] * hessian * scale[None, :])[-1]
-    found = preconditioned_curvature(SMOOTH, adam, jnp.asarray(run.last), run.state)
+    found = sf.curvature(SMOOTH, adam, jnp.asarray(run.last), state=run.state)
     assert found == pytest.approx(dense, rel=1e-9)
     assert found != pytest.approx(np.linalg.eigvalsh(hessian)[-1], rel=1e-2)
 

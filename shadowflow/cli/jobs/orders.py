@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ...diagnostics.convergence import compare
-from ...diagnostics.curvature import preconditioned_curvature
+from ...diagnostics.curvature import curvature
 from ...files import writable, write_json
 from ...iterate import Trajectory, iterate
 from ...methods import METHODS
@@ -134,7 +134,7 @@ def at_rate(
         return {"rate": rate, "curvature": None, "lines": {}}
     start = jax.tree.map(jnp.asarray, before.last)
     real = iterate(problem, optimizer, start, rate, plan.steps, state=before.state)
-    curved = preconditioned_curvature(problem, optimizer, start, before.state)
+    curved = curvature(problem, optimizer, start, state=before.state)
     found = {}
     for line in plan.lines:
         ended = _followed(line, problem, optimizer, start, rate, real, before.state, 1)
@@ -191,7 +191,7 @@ def _along(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree) -
         if run.failed_at is not None:
             break
         steps.append(int(end))
-        values.append(preconditioned_curvature(problem, optimizer, place, state))
+        values.append(curvature(problem, optimizer, place, state=state))
     return {"steps": steps, "values": values}
 
 
