@@ -398,8 +398,16 @@ def test_edges_in_closed_form_are_the_numerical_ones(row):
         np.testing.assert_allclose(stability, sf.stability_threshold(optimizer), rtol=1e-6)
 
 
+def test_momentum_s_edges_are_the_hessian_s():
+    edges = derived("momentum").edges
+    assert edges.matrix == "Hessian"
+    same(edges.flow, (1 - sp.sqrt(B)) ** 2)
+    same(edges.stability, 2 * (1 + B))
+
+
 def test_adam_s_edges_are_those_of_the_theory():
     edges = derived("adam-both").edges
+    assert edges.matrix == "preconditioned Hessian"
     same(edges.flow, (1 - sp.sqrt(B)) / (1 + sp.sqrt(B)))
     same(edges.stability, 2 * C(B))
 
