@@ -13,18 +13,18 @@ import pytest
 
 from shadowflow.lab.data.table import ARRAYS, TABLE
 
-IDX_FILES = dict(
-    zip(
-        ARRAYS,
-        (
-            "train-images-idx3-ubyte",
-            "train-labels-idx1-ubyte",
-            "t10k-images-idx3-ubyte",
-            "t10k-labels-idx1-ubyte",
-        ),
-        strict=True,
-    )
-)
+IDX_FILES = {
+    "train_images": "train-images-idx3-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test_images": "t10k-images-idx3-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
+}
+NPZ_KEYS = {
+    "x_train": "train_images",
+    "y_train": "train_labels",
+    "x_test": "test_images",
+    "y_test": "test_labels",
+}
 BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
 RANDOM = np.random.default_rng(0)
 
@@ -122,9 +122,8 @@ def png_files(arrays):
 
 
 def npz_files(arrays, name="mnist"):
-    keys = ("x_train", "y_train", "x_test", "y_test")
     stream = io.BytesIO()
-    np.savez(stream, **{key: arrays[array] for key, array in zip(keys, ARRAYS, strict=True)})
+    np.savez(stream, **{key: arrays[array] for key, array in NPZ_KEYS.items()})
     return {f"{name}.npz": stream.getvalue()}
 
 

@@ -42,9 +42,13 @@ def test_get_puts_it_into_the_cache_and_is_done(machine, capsys):
     assert run("check mnist") == 0
 
 
-def test_get_takes_a_named_folder_or_nothing(machine):
+def test_get_takes_a_named_folder_or_nothing(machine, monkeypatch):
     sources.save(dataset("mnist"), MNIST)
     (machine / "empty").mkdir()
+    monkeypatch.setenv("SHADOWFLOW_DATA", str(machine / "empty"))
+    assert run("get mnist") == 0  # it is cached
+    with pytest.raises(ValueError, match=f"SHADOWFLOW_DATA {machine / 'empty'}: holds neither"):
+        run("get fashion-mnist")
     with pytest.raises(ValueError, match=f"folder {machine / 'empty'}: holds neither"):
         run(f"get mnist --data-dir {machine / 'empty'}")
     with pytest.raises(ValueError, match="--data-dir, --download: expected one of them at most"):
@@ -135,6 +139,6 @@ def test_the_commands_load_nothing_before_they_run():
     code = (
         "import sys, tyro; from shadowflow.cli.data import Data\n"
         "tyro.cli(Data, args=['get', 'mnist'])\n"
-        "assert not {'jax', 'numpy', 'matplotlib', 'sklearn'} & set(sys.modules)"
+        "assert not {'jax', 'numpy', 'matplotlib', 'sklearn', 'pooch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

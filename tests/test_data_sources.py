@@ -59,20 +59,15 @@ def test_labels_may_be_a_column(tmp_path):
     assert same(load("cifar10", tmp_path), "cifar10")
 
 
-def test_the_argument_is_stronger_than_the_variable(tmp_path, monkeypatch):
-    write(tmp_path / "one", npz_files(MNIST))
-    (tmp_path / "two").mkdir()
-    monkeypatch.setenv("SHADOWFLOW_DATA", str(tmp_path / "two"))
-    assert same(load("mnist", tmp_path / "one"))
-    monkeypatch.setenv("SHADOWFLOW_DATA", str(tmp_path / "one"))
-    assert "folder " in refusal(directory=tmp_path / "two")
-
-
-def test_a_tilde_is_the_home_folder(machine, monkeypatch):
-    write(machine / "home" / "mine", npz_files(MNIST))
-    assert same(load("mnist", "~/mine"))
-    monkeypatch.setenv("SHADOWFLOW_DATA", "~/mine")
+def test_the_argument_is_stronger_than_the_variable(machine, monkeypatch):
+    """And a tilde is the home folder in both."""
+    write(machine / "home" / "one", npz_files(MNIST))
+    (machine / "two").mkdir()
+    monkeypatch.setenv("SHADOWFLOW_DATA", str(machine / "two"))
+    assert same(load("mnist", "~/one"))
+    monkeypatch.setenv("SHADOWFLOW_DATA", "~/one")
     assert same(load("mnist"))
+    assert "folder " in refusal(directory=machine / "two")
 
 
 def test_a_named_folder_without_data_is_an_error_though_the_cache_has_it(tmp_path, monkeypatch):

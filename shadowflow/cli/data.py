@@ -49,16 +49,16 @@ class Get:
     def _get(self, row: Dataset) -> None:
         from ..lab.data import sources
 
+        path, sound, words = _cached(row)
+        if sound and self.data_dir is None:
+            print(f"{row.name}: already in the cache, and {words}: {path}")
+            return
         found = sources.find(row, self.data_dir, request=True, download=self.download)
         for line in found.rejected:
             print(f"{row.name}: passed over {line}")
-        path = sources.cache_file(row)
-        if found.where == f"cache {path}":
-            print(f"{row.name}: already in the cache, and {_sound(row)}: {path}")
-        else:
-            sources.save(row, found.arrays)
-            unsure = "" if row.sha256 else f", {NOT_HASHED}"
-            print(f"{row.name}: {found.where} → {path}{unsure}\n  {row.citation}")
+        sources.save(row, found.arrays)
+        unsure = "" if row.sha256 else f", {NOT_HASHED}"
+        print(f"{row.name}: {found.where} → {path}{unsure}\n  {row.citation}")
 
 
 @dataclass(frozen=True)
@@ -96,27 +96,28 @@ class Check:
 
     def run(self) -> int:
         """0 if all are sound, 1 otherwise, also if a data set that is named is not cached."""
-        from ..lab.data import formats, sources
+        from ..lab.data import sources
 
         rows = [dataset(name) for name in dict.fromkeys(self.names or TABLE)]
         cached = [row for row in rows if self.names or sources.cache_file(row).exists()]
         if not cached:
             print(f"nothing is cached in {sources.cache_folder()}")
-        code = 0
-        for row in cached:
-            path = sources.cache_file(row)
-            try:
-                sources.verified(row, formats.read_npz(row, path))
-                words = _sound(row)
-            except (OSError, ValueError) as error:
-                words = f"{getattr(error, 'strerror', None) or error}; get it with {row.command()}"
-                code = 1
-            print(f"{row.name}: {path}: {words}")
-        return code
+        found = [(row, *_cached(row)) for row in cached]
+        for row, path, sound, words in found:
+            print(f"{row.name}: {path}: {words}{'' if sound else f'; get it with {row.command()}'}")
+        return 0 if all(sound for _, _, sound, _ in found) else 1
 
 
-def _sound(row: Dataset) -> str:
-    return "sound" if row.sha256 else NOT_HASHED
+def _cached(row: Dataset) -> tuple[Path, bool, str]:
+    """The file of a data set in the cache, whether it is there and sound, and that in words."""
+    from ..lab.data import formats, sources
+
+    path = sources.cache_file(row)
+    try:
+        sources.verified(row, formats.read_npz(row, path))
+    except (OSError, ValueError) as error:
+        return path, False, getattr(error, "strerror", None) or str(error)
+    return path, True, "sound" if row.sha256 else NOT_HASHED
 
 
 @dataclass(frozen=True)
