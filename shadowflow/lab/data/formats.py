@@ -119,7 +119,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
 
 
 def file_names(row: Dataset) -> dict[str, str]:
-    """Every name that a file may have, with a dot before "idx" or gzipped, and its usual name."""
+    """Each name that a file may have (a dot before "idx", gzipped), and its usual name."""
     return {
         f"{stem}{end}": file
         for layout in LAYOUTS[row.name]

@@ -124,7 +124,7 @@ def _held(row: Dataset, folder: Path) -> Iterator[tuple[Path, Callable[[], Array
 
 
 def _nothing(row: Dataset, folder: Path) -> Arrays:
-    names = os.listdir(folder)  # says why, if it is a folder that cannot be read, or none
+    names = os.listdir(folder)  # an OSError says why a folder cannot be read
     if not {*row.pickled}.isdisjoint(names):
         raise Absent(
             "the Python version is made of pickles, which can run code when they are read, so it "

@@ -18,9 +18,10 @@ class Dataset:
     counts: images of each part. shape: of one image: height, width, and channels if it has
     colours. sha256: of each array, as uint8 in C order; None: unknown, so the images of each class
     are counted instead. home, files: an address, and the files published under it with their md5.
-    archives: patterns of the names of archives, and the folder of the files in each. folders: where
-    the files may lie in a folder of the user's. client, package: what fetches which package; None:
-    no package holds the data set. pickled: the version made of pickles, which is never read.
+    archives: patterns of the names of archives, and the folder of the files in each. folders:
+    subfolders of a user's folder that may hold the files. client: the program that fetches
+    ``package``; None: no package holds the data set. pickled: files and folders of the version made
+    of pickles, which is never read.
     """
 
     name: str
