@@ -1,24 +1,18 @@
 """What a record of training says is of the right images, parameters, epoch and mode."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import SMALL, run_of
 
 from shadowflow.lab.networks.interface import Layer, checked, sequential, stateless
 from shadowflow.lab.networks.layers import batch_norm, batch_norm_init, dense, dense_init
-from shadowflow.lab.training.config import Training
 from shadowflow.lab.training.loop import TrainingRun
-from shadowflow.lab.training.start import images_of, network_of
+from shadowflow.lab.training.start import images_of
 
-SMALL = Training(
-    width=0.25,
-    images=120,
-    test_images=40,
-    epochs=6,
-    ghost_batch=50,
-    arguments={"b2": 0.95, "eps_root": 1e-6},
-    learning_rate=3e-2,
-)
+FAST = dataclasses.replace(SMALL, learning_rate=3e-2)
 
 
 def numbers(logits, labels):
@@ -31,7 +25,7 @@ def numbers(logits, labels):
 
 
 def perceptron(params, images):
-    """The network of `SMALL`, by numpy in float64."""
+    """The network of `FAST`, by numpy in float64."""
     values = np.asarray(images, np.float64).reshape(len(images), -1)
     for index, layer in enumerate(params):
         values = values @ np.asarray(layer["weight"], np.float64) + np.asarray(layer["bias"])
@@ -43,7 +37,7 @@ def perceptron(params, images):
 
 def test_a_record_is_of_its_own_parameters_on_its_own_images(tmp_path):
     """Loss and accuracy of θ_n, before the n-th step, on either set of images."""
-    run = TrainingRun(SMALL, network_of(SMALL), images_of(SMALL), tmp_path)
+    run = run_of(FAST, tmp_path)
     data = run.data
     sets = {"train": (data.images, data.labels), "test": (data.test_images, data.test_labels)}
     place = run.start()
@@ -62,8 +56,8 @@ def test_a_record_is_of_its_own_parameters_on_its_own_images(tmp_path):
 
 @pytest.mark.parametrize("change", [{"ghost": "reshuffled"}, {"augment": True}])
 def test_every_epoch_is_drawn_anew_from_the_same_key(tmp_path, change):
-    settings = Training(**{**SMALL.plain(), **change})
-    run = TrainingRun(settings, network_of(settings), images_of(settings), tmp_path)
+    settings = dataclasses.replace(FAST, **change)
+    run = run_of(settings, tmp_path)
     place = run.start()
 
     def epoch(number):
@@ -103,7 +97,7 @@ def normalized():
 
 def test_the_running_statistics_are_used_on_test_images(tmp_path):
     """Those behind the epoch's own pass; in training mode each ghost batch has its own."""
-    run = TrainingRun(SMALL, normalized(), images_of(SMALL), tmp_path)
+    run = TrainingRun(FAST, normalized(), images_of(FAST), tmp_path)
     place, data = run.start(), run.data
     record, following, _ = run.at(place, 0, patient=True)
     assert not np.array_equal(following.network["norm"]["mean"], place.network["norm"]["mean"])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from killing import contents
+from runs import SMALL, contents, records, run_of
 
 from shadowflow import cli
 from shadowflow.cli.jobs.training import description, forward_flops
@@ -23,25 +23,6 @@ from shadowflow.lab.training.config import Training
 from shadowflow.lab.training.loop import TrainingRun, hand_over
 from shadowflow.lab.training.start import counts_of, images_of, network_of, train
 from shadowflow.problem import Problem
-
-SMALL = Training(
-    width=0.25,
-    images=120,
-    test_images=40,
-    epochs=6,
-    ghost_batch=50,
-    arguments={"b2": 0.95, "eps_root": 1e-6},
-    learning_rate=3e-3,
-)
-
-
-def run_of(settings, folder, **options):
-    return TrainingRun(settings, network_of(settings), images_of(settings), folder, **options)
-
-
-def records(folder):
-    return history.read(folder / "history.jsonl")
-
 
 # The settings
 
