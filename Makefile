@@ -47,7 +47,7 @@ laptop: .venv/.dev       ## Figures 4 to 12 on narrow networks, and the paper's 
 	  cp build/results/$$name-laptop/evidence.json docs/results/$$name.json; done
 	$(BIN)/python docs/make_table.py
 
-table: .venv/.dev        ## measures every order anew, redraws the README's figures and table
+table: .venv/.dev        ## measures every order anew, redraws the figures and the tables of docs/
 	$(BIN)/shadowflow verify --json docs/verify.json
 	$(BIN)/shadowflow shadow --quiet --out build/docs
 	cp build/docs/adam-lr0.0001-*/figure.png docs/digits-1e-4.png
@@ -68,8 +68,9 @@ far: .venv/.dev          ## how far the order can be driven: pictures, tables an
 	  cp build/far-$$name/figure.png docs/results/far-$$name.png; \
 	  cp build/far-$$name/numbers.json docs/results/far-$$name.json; done
 	$(BIN)/python docs/make_far.py --orders --bars
+	$(BIN)/python docs/make_table.py
 
-bench: .venv/.dev        ## what every method costs: ratios side by side, into the README
+bench: .venv/.dev        ## what every method costs: ratios side by side, into docs/costs.md
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python docs/make_table.py
 

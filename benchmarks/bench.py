@@ -22,14 +22,14 @@ import numpy as np
 import optax
 import sweep
 import training
+from shadowflow.methods.memoryless import Iteration
 from timing import Candidate, compiled, ratios
 
 import shadowflow as sf
 from shadowflow import ema_weights as mem
 from shadowflow.lab.models import cross_entropy, mlp_apply, mlp_init
 from shadowflow.methods import METHODS
-from shadowflow.methods.memoryless import Iteration
-from shadowflow.optimizers.moments import traced
+from shadowflow.optimizers.base import traced
 
 SIZES, IMAGES, RATE = (784, 32, 32, 10), 10_000, 1e-4
 BATCHES = 20
@@ -114,7 +114,7 @@ def gradients_of(method: str, kind: str, order: int = 2) -> int:
         method=method,
         kind=kind,
         order=order,
-        start=None,
+        start="settled",
     )
     one = counted
     counted = 0
@@ -127,7 +127,7 @@ def gradients_of(method: str, kind: str, order: int = 2) -> int:
         method=method,
         kind=kind,
         order=order,
-        start=None,
+        start="settled",
     )
     return counted - one
 
@@ -199,7 +199,7 @@ def compile_seconds(order: int, params, problem) -> dict[str, float]:
     optimizer = sf.adam(**ADAM)
 
     def nested(x):
-        first = sf.modified_field(problem, optimizer, RATE, order=1)
+        first = sf.modified_field(problem, optimizer, RATE, order=1, method="taylor")
         field = lambda y: first(None, y)
         for _ in range(order - 1):
             field = lambda y, f=field: jax.jvp(f, (y,), (first(None, y),))[1]
@@ -290,9 +290,11 @@ def minibatch(rounds: int, lengths=(100, 1000, 5000)) -> list[dict]:
     return lines
 
 
-def _field_at(n: int, method: str, window: float):
+def _field_at(n: int, method: str, tolerance: float):
     def call(problem, params):
-        field = sf.modified_field(problem, sf.adam(**ADAM), RATE, method=method, window=window)
+        field = sf.modified_field(
+            problem, sf.adam(**ADAM), RATE, method=method, memory_tolerance=tolerance
+        )
         return field(n, params)
 
     return call
@@ -328,7 +330,7 @@ def _direct(n: int):
         def back(carry, k):
             way, L, P = carry
             way = add(way, jax.tree.map(lambda x: x[k], us))
-            product = problem.product(params, way, k % BATCHES)
+            product = problem.hessian_vector(params, way, k % BATCHES)
             age = jnp.asarray(n - k, jnp.float32)
             g = jax.tree.map(lambda x: x[k % BATCHES], gradients)
             L = jax.tree.map(lambda L, x: L + (1 - b1) * b1**age * x, L, product)

@@ -32,7 +32,7 @@ def own(model: str, every: int) -> None:
 
     from shadowflow.lab.training import epoch as passes
     from shadowflow.lab.training.config import Training
-    from shadowflow.lab.training.loop import Images, Run, advanced, rates_of
+    from shadowflow.lab.training.loop import TrainingImages, TrainingRun, advanced
     from shadowflow.lab.training.start import network_of
 
     rng = np.random.default_rng(0)
@@ -49,8 +49,8 @@ def own(model: str, every: int) -> None:
         learning_rate=1e-4,
     )
     folder = Path(tempfile.mkdtemp())
-    data = Images(images, labels, images[:GHOST], labels[:GHOST])
-    run = Run(settings, network_of(settings), data, settings.build(), rates_of(settings), folder)
+    data = TrainingImages(images, labels, images[:GHOST], labels[:GHOST])
+    run = TrainingRun(settings, network_of(settings), data, folder)
     place, count = run.devices.copy(run.start()), 0
 
     def epoch() -> dict:

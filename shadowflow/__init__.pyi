@@ -6,6 +6,7 @@ from .diagnostics.convergence import (
     compare as compare,
     convergence as convergence,
 )
+from .diagnostics.curvature import Curvature as Curvature, curvature as curvature
 from .diagnostics.error_bar import ErrorBar as ErrorBar, error_bar as error_bar
 from .diagnostics.shuffle_mean import shuffle_mean as shuffle_mean
 from .iterate import iterate as iterate
@@ -19,6 +20,7 @@ from .optimizers.moments import (
     square as square,
 )
 from .optimizers.thresholds import (
+    Threshold as Threshold,
     flow_threshold as flow_threshold,
     stability_threshold as stability_threshold,
 )

@@ -103,8 +103,9 @@ def shadow(
         "settled"; or the optimizer's state there, a ``State`` or that of an optax run, which
         "inertial" needs for any start but 0 and "settled".
     spacing, memory_tolerance: as in ``memoryless_step``.
-    curvature: the largest eigenvalue of the preconditioned Hessian, if known: the verdict then
-        says on which side of the optimizer's edges (``flow_threshold``) the run is.
+    curvature: if known, the largest eigenvalue that ``shadowflow.curvature`` gives, of the
+        matrix that ``flow_threshold`` names: the verdict then says whether the run is past one of
+        the optimizer's edges.
     keep: with "inertial" of order 2, the moments that stay states, by name ("mu", "nu") or number;
         the others are eliminated, as the memoryless methods do with all, and a state need not
         have them. None: all; (): none.
@@ -125,8 +126,7 @@ def shadow(
     0.3499
     """
     if curvature is not None:
-        checks.number("curvature", curvature, least=0)
-        thresholds.flow_threshold(optimizer)
+        thresholds.check_curvature(optimizer, curvature)
     save_every = checks.count("save_every", save_every, 1)
     run = followed(problem, optimizer, params, learning_rate, steps, start)
     plan = planned(

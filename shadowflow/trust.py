@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .optimizers import thresholds as edges
+from .optimizers import thresholds
 from .optimizers.base import AbstractOptimizer
 
 HOLDS, PARTLY = 0.1, 0.4
@@ -57,14 +57,14 @@ def judge(
     remarks: Sequence[str] = (),
     failed_at: int | None = None,
     memoryless: bool = True,
-    past: str = "",
+    past: tuple[str, str] = ("", ""),
 ) -> Validity:
     """The validity of a run from the sizes of its corrections and of its first-order steps.
 
     correction, plain: per step, in parameters per unit of time; rates: learning rates; params:
     any parameters of the run, for the size of rounding; remarks: what else the verdict says,
-    "" being nothing; past: the edge that the run is past (``past_edge``), which keeps it from
-    holding whatever the ratio is.
+    "" being nothing; past: the edge that the run is past (``past_edge``) and the level that this
+    leaves it, whatever the ratio is.
     """
     correction, plain = np.asarray(correction, float), np.asarray(plain, float)
     still = np.where(correction == 0, 0.0, np.inf)
@@ -82,9 +82,9 @@ def judge(
             f"cannot be told from rounding: the correction adds up to less than the rounding of "
             f"{_dtype(params)}; use float64"
         )
-    if past:
-        level = "partly" if level in ("holds", "below rounding") else level
-        reason = f"{past}; {reason}"
+    if past[1]:
+        level = "does not hold" if "does not hold" in (level, past[0]) else past[0]
+        reason = f"{past[1]}; {reason}"
     return Validity(
         np.asarray(steps),
         ratio,
@@ -130,24 +130,28 @@ def _below_rounding(correction: np.ndarray, rates, params: PyTree) -> bool:
 
 def past_edge(
     optimizer: AbstractOptimizer, rate: float, curvature: float | None, memoryless: bool
-) -> str:
-    """Which edge learning rate × curvature is past, in words; "" for none, or no curvature."""
+) -> tuple[str, str]:
+    """The edge that learning rate × curvature is past: (the level it leaves, the reason in words).
+
+    ("", "") where it is past none, and where no curvature is known.
+    """
     if curvature is None:
-        return ""
+        return "", ""
     reach = rate * curvature
-    stable = edges.stability_threshold(optimizer)
+    stable = thresholds.stability_threshold(optimizer)
+    size = f"learning rate × curvature of the {stable.matrix} is {reach:.2g}, past the"
     if reach > stable:
-        return (
-            f"learning rate × curvature is {reach:.2g}, past the stability edge {stable:.3g} of "
-            "the optimizer itself, which oscillates and grows there"
+        return "does not hold", (
+            f"{size} stability edge {float(stable):.3g} of the optimizer itself, which oscillates "
+            "and grows there"
         )
-    flow = edges.flow_threshold(optimizer)
+    flow = thresholds.flow_threshold(optimizer)
     if memoryless and reach > flow:
-        return (
-            f"learning rate × curvature is {reach:.2g}, past the flow edge {flow:.2g}, where such "
-            "a mode oscillates and no memoryless flow follows it (method='inertial' does)"
+        return "partly", (
+            f"{size} flow edge {float(flow):.2g}, where such a mode oscillates and no memoryless "
+            "flow follows it (method='inertial' does)"
         )
-    return ""
+    return "", ""
 
 
 def cold_remark(optimizer: AbstractOptimizer, start: int | str, order: int) -> str:

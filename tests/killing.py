@@ -11,17 +11,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from runs import contents
 
 ROOT = Path(__file__).parent.parent
 WORDS = "train --width 0.25 --images 120 --test-images 40 --ghost-batch 50 --checkpoint-every 7"
-
-
-def contents(folder):
-    """History and last state, as bytes."""
-    (last,) = sorted((folder / "checkpoints").glob("*.npz"))[-1:]
-    with np.load(last) as stored:
-        state = {name: stored[name].tobytes() for name in stored.files}
-    return (folder / "history.jsonl").read_bytes(), state
 
 
 def start(folder, epochs):

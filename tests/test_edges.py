@@ -1,5 +1,8 @@
 """Where flows and optimizers end: closed forms, brute-force roots, and runs on both sides."""
 
+import copy
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +32,6 @@ BETAS = [0.0, 0.3, 0.9, 0.99]
         lambda b: zoo.adam(b1=b, b2=0.5, eps=0.0, eps_root=1e-3, bias_correction=False),
         lambda b: zoo.adamw(b1=b),
         lambda b: zoo.momentum(decay=b, form="ema"),
-        zoo.momentum,
         zoo.signum,
     ],
 )
@@ -52,10 +54,57 @@ def test_the_numbers_of_everyday_adam():
         assert stability_threshold(optimizer) == pytest.approx(2)
 
 
-@pytest.mark.parametrize("b", [0.3, 0.9])
+@pytest.mark.parametrize("b", BETAS)
+def test_in_trace_form_momentum_has_the_classical_edges_of_heavy_ball(b):
+    assert flow_threshold(zoo.momentum(decay=b)) == pytest.approx((1 - np.sqrt(b)) ** 2, rel=1e-9)
+    assert stability_threshold(zoo.momentum(decay=b)) == pytest.approx(2 * (1 + b), rel=1e-9)
+    nesterov = zoo.nesterov(decay=b)
+    assert flow_threshold(nesterov) == pytest.approx(((1 - b) / (1 + b)) ** 2, rel=1e-9)
+    assert stability_threshold(nesterov) == pytest.approx(2 * (1 + b) / (1 + 2 * b), rel=1e-9)
+
+
 @pytest.mark.parametrize(
-    "build", [zoo.nesterov, lambda b: zoo.nesterov(decay=b, form="ema"), zoo.nadam]
+    ("optimizer", "shown"),
+    [
+        (zoo.sgd(), "2 (learning rate × an eigenvalue of the Hessian)"),
+        (zoo.momentum(decay=0.9), "3.8 (learning rate × an eigenvalue of the Hessian)"),
+        (zoo.momentum(decay=0.9, form="ema"), "38 (learning rate × an eigenvalue of the Hessian)"),
+        (zoo.nesterov(decay=0.9), "1.35714 (learning rate × an eigenvalue of the Hessian)"),
+        (zoo.adam(b1=0.9), "38 (learning rate × an eigenvalue of the preconditioned Hessian)"),
+    ],
 )
+def test_a_threshold_says_which_matrix_it_is_meant_for(optimizer, shown):
+    found = sf.stability_threshold(optimizer)
+    assert isinstance(found, sf.Threshold) and repr(found) == shown
+    assert sf.flow_threshold(optimizer).matrix == found.matrix
+    assert copy.deepcopy(found).matrix == found.matrix
+    assert json.loads(json.dumps(found)) == found
+
+
+PLAIN = {"sgd", "momentum", "momentum-ema", "momentum-corrected", "nesterov"}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_matrix_is_the_hessian_for_what_is_linear_in_the_gradient_and_for_nothing_else(row):
+    assert linear_response(ROWS[row]()).linear == (row in PLAIN)
+
+
+def test_what_is_linear_only_near_zero_is_not_called_linear():
+    """Clipping far out, a slightly bent ψ, a direction that θ scales, one that ν scales."""
+    bent = {
+        "clipped": Optimizer([Moment(0.9)], lambda m, p, n: jnp.clip(m[0], -100, 100)),
+        "ψ": Optimizer([Moment(0.9, lambda g: g + 1e-3 * g**2)], lambda m, p, n: m[0]),
+        "θ": Optimizer([Moment(0.9)], lambda m, p, n: m[0] * (1 + p**2)),
+        "ν": Optimizer([Moment(0.9), Moment(0.9, square)], lambda m, p, n: m[0] * m[1]),
+    }
+    for name, optimizer in bent.items():
+        assert linear_response(optimizer)[2:] == (pytest.approx(1), False), name
+    decayed = Optimizer([Moment(0.9)], lambda m, p, n: 2 * m[0] + 0.1 * p)
+    assert linear_response(decayed)[2:] == (pytest.approx(2), True)
+
+
+@pytest.mark.parametrize("b", [0.3, 0.9])
+@pytest.mark.parametrize("build", [lambda b: zoo.nesterov(decay=b, form="ema"), zoo.nadam])
 def test_nesterov_s_edges(build, b):
     optimizer = build(b)
     edge = 2 * (1 + b) / ((1 - b) * (1 + 2 * b))
@@ -116,9 +165,12 @@ def mixture(decays, shares):
     )
 
 
-def check_edges(optimizer, decays, shares):
-    """Just before and just past both edges, by eigenvalues."""
-    stable, flow = stability_threshold(optimizer), flow_threshold(optimizer)
+def check_edges(optimizer, decays, shares, gain=1.0):
+    """Just before and just past both edges, by eigenvalues.
+
+    gain: of a direction linear in the gradient, whose thresholds are in the Hessian's eigenvalue.
+    """
+    stable, flow = gain * stability_threshold(optimizer), gain * flow_threshold(optimizer)
     for x in [*np.geomspace(1e-3 * stable, stable, 41)[:-1], (1 - 1e-6) * stable]:
         assert np.abs(roots(decays, shares, x)).max() < 1, x / stable
     assert np.abs(roots(decays, shares, (1 + 1e-6) * stable)).max() > 1
@@ -137,7 +189,8 @@ def check_edges(optimizer, decays, shares):
 @pytest.mark.parametrize("name", ALL)
 def test_both_edges_are_where_the_roots_of_the_map_say(name):
     response = written_down(name) if name in ROWS else linear_response(ALL[name])[:2]
-    check_edges(ALL[name], *response)
+    decay = ROWS[name].options.get("decay") if name in ("momentum", "nesterov") else 0
+    check_edges(ALL[name], *response, 1 / (1 - decay))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -159,7 +212,11 @@ def test_a_memory_with_a_negative_share_has_no_flow_edge():
 
 def test_adam_s_formula_is_wrong_for_the_others():
     """Negative control of the closed forms: the edges are not those of the first average alone."""
-    for optimizer in (zoo.nesterov(decay=0.9), zoo.nadam(b1=0.9), zoo.lion(b1=0.9, b2=0.99)):
+    for optimizer in (
+        zoo.nesterov(decay=0.9, form="ema"),
+        zoo.nadam(b1=0.9),
+        zoo.lion(b1=0.9, b2=0.99),
+    ):
         decay = float(optimizer.moments[0].decay)
         assert stability_threshold(optimizer) < 0.6 * 2 * (1 + decay) / (1 - decay)
         assert flow_threshold(optimizer) > 1.02 * (1 - decay**0.5) / (1 + decay**0.5)
@@ -188,7 +245,7 @@ def real_run(row, share, edge, steps, **changes):
     if options.get("eps") and not options.get("eps_root"):
         still = {"eps": 1e6, "eps_root": 0.0}
     optimizer = ROWS[row](**{name: v for name, v in still.items() if name in options}, **changes)
-    gain = 1e-6 if "eps_root" in options else linear_response(optimizer).gain
+    gain = 1e-6 if "eps_root" in options else 1.0
     start = jnp.asarray(1e-3)
     return iterate(QUADRATIC, optimizer, start, share * edge(optimizer) / gain, steps).params
 
@@ -231,9 +288,25 @@ def test_the_verdict_knows_the_edges_where_it_knows_the_curvature():
     assert run(curvature=1e3, method="inertial").validity.level == "holds"
     unstable = run(curvature=1e6, method="inertial")
     assert "past the stability edge 38" in unstable.verdict
-    assert unstable.validity.level != "holds"
+    assert unstable.validity.level == "does not hold"
     np.testing.assert_array_equal(past.params, plain.params)
     refused(lambda: run(curvature=-1.0), "curvature:", "at least 0")
+    hessian = sf.curvature(BILINEAR, zoo.sgd(), BILINEAR_START)
+    refused(lambda: run(curvature=hessian), "curvature:", "preconditioned Hessian for adam")
+
+
+def test_heavy_ball_at_five_is_past_its_stability_edge_and_the_verdict_says_so():
+    """½x² at h = 5 by momentum .9, which is at 6e26 after 60 steps: λ = 1 as sf.curvature gives."""
+    heavy, start = zoo.momentum(decay=0.9), jnp.asarray(1.0)
+    assert abs(float(iterate(QUADRATIC, heavy, start, 5.0, 60).last)) > 1e26
+    found = shadow(
+        QUADRATIC, heavy, start, 5.0, 60, curvature=sf.curvature(QUADRATIC, heavy, start)
+    )
+    assert found.validity.level == "does not hold"
+    assert "Hessian is 5, past the stability edge 3.8" in found.verdict
+    assert abs(float(iterate(QUADRATIC, heavy, start, 3.7, 400).last)) < 1e-3
+    below = shadow(QUADRATIC, heavy, start, 3.7, 5, curvature=1.0).verdict
+    assert "stability edge" not in below and "past the flow edge 0.0026" in below
 
 
 def test_what_has_no_linear_response_is_refused():
@@ -250,6 +323,7 @@ def test_what_has_no_linear_response_is_refused():
         corner = Optimizer([Moment(0.9)], lambda m, p, n: jax.nn.relu(m[0]) + 0.1 * m[0])
         refused(lambda e=edge, o=corner: e(o), "one finite derivative at gradient 0")
         refused(lambda e=edge: e(mixture([0.9, 0.5], [1, -1])), "linearly", "in sum 0")
+        refused(lambda e=edge: e(mixture([0.9], [-1])), "grows linearly", "in sum -1")
         refused(lambda e=edge: e("adam"), "optimizer:", error=TypeError)
 
 

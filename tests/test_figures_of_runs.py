@@ -10,6 +10,7 @@ import pytest
 from shadowflow import cli
 from shadowflow.cli.jobs import cost
 from shadowflow.cli.jobs.reproduce import reproduce_job
+from shadowflow.cli.sweep import parse
 from shadowflow.files import write_json
 from shadowflow.lab.training import history
 from shadowflow.lab.training.config import Training
@@ -29,7 +30,9 @@ def wide(**changes):
     found = made_up.grid()
     swept = {
         name: dataclasses.replace(
-            sweep, values=VALUES[name], fields={**sweep.fields, "epochs": 300, **changes}
+            sweep,
+            values=VALUES[name],
+            base=dataclasses.replace(sweep.base, epochs=300, **changes),
         )
         for name, sweep in found.sweeps.items()
     }
@@ -90,42 +93,63 @@ def test_runs_come_once_and_seed_by_seed():
     assert [run.seed for run in found] == sorted(run.seed for run in found)
 
 
-GOOD = {"epochs": 5, "seeds": [0], "rho": {"b1": 0.9, "b2": [0.9, 0.99]}}
+HEAD = "[train]\nepochs = 5\n"
+GOOD = '[[grid]]\nname = "rho"\nopt.b1 = 0.9\nopt.b2 = [0.9, 0.99]\nseed = [0]\n'
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("text", "words"),
     [
-        ({"seeds": None}, "a list of different seeds in x.smoke"),
-        ({"seeds": [1, 1]}, "a list of different seeds"),
-        ({"rho": None}, "a table of a sweep in x.smoke"),
-        ({"epoch": 3}, "in x.smoke.rho, got epoch"),
-        ({"seed": 3}, "got seed"),
-        ({"optimizer": "sgd"}, "got optimizer"),
-        ({"rho": {"b1": 0.9, "b2": 0.99}}, "one of b1, b2 as a list in x.smoke.rho, got no list"),
-        ({"rho": {"b1": [0.8, 0.9], "b2": [0.9, 0.99]}}, "got b1, b2"),
-        ({"rho": {"eps": [0.1, 0.2]}}, "got eps"),
-        ({"rho": {"b2": [0.99, 0.9]}}, "two or more rising values"),
-        ({"rho": {"b2": [0.9]}}, "two or more rising values"),
-        ({"level": 2.0}, "expected 0 < level ≤ cut"),
-        ({"epochs": 0}, "--epochs: expected a whole number from 1"),
+        (HEAD + GOOD.replace("[0]", "[]"), "expected values of seed, got none"),
+        (HEAD + GOOD.replace("seed = [0]", ""), "x/smoke.toml, rho: .* list of different seeds"),
+        (HEAD + GOOD.replace("[0]", "[1, 1]"), "list of different seeds"),
+        (
+            HEAD + GOOD + GOOD.replace("[0]", "[1]").replace("rho", "beta"),
+            "beta: expected the same",
+        ),
+        (HEAD, r"smoke.toml: expected \[grid\] with lists of values, got none"),
+        (HEAD + "epoch = 3\n" + GOOD, r"\[train\]: expected flags of the training .*got 'epoch'"),
+        (
+            HEAD + "test-every = 3\ntest_every = 3\n" + GOOD,
+            "expected test_every once, got it twice",
+        ),
+        (HEAD + "seed = [3, 4]\n" + GOOD, r"\[train\]: expected one value of seed, got 2"),
+        (HEAD + 'optimizer = "sgd"\n' + GOOD, "x/smoke.toml: expected runs of adam, got sgd"),
+        (HEAD + GOOD + GOOD, r"a name of its own for every \[\[grid\]\]"),
+        (HEAD + GOOD.replace('name = "rho"', ""), r"a name of its own for every \[\[grid\]\]"),
+        (
+            HEAD + GOOD.replace("[0.9, 0.99]", "0.99"),
+            "one of opt.b1, opt.b2 as a list, got no list",
+        ),
+        (HEAD + GOOD.replace("[0.9, 0.99]", "[0.9]"), "as a list, got no list"),
+        (HEAD + GOOD.replace("b1 = 0.9", "b1 = [0.8, 0.9]"), "got opt.b1, opt.b2"),
+        (HEAD + GOOD.replace("opt.b2", "opt.eps"), "got opt.eps"),
+        (HEAD + GOOD.replace("[0.9, 0.99]", "[0.99, 0.9]"), "expected rising values"),
+        (HEAD + "[figure]\nlevel = 2.0\n" + GOOD, "expected 0 < level ≤ cut"),
+        (HEAD + "[figure]\nlevels = 2.0\n" + GOOD, r"level and cut in \[figure\], got levels"),
+        (HEAD.replace("5", "0") + GOOD, "--epochs: expected a whole number from 1"),
+        ("[smoke", "FILE: expected a TOML file"),
+        ("smoke = 3", r"expected \[train\] and \[grid\]"),
     ],
 )
-def test_bad_grids_are_refused(change, words):
-    table = {key: value for key, value in (GOOD | change).items() if value is not None}
+def test_bad_grids_are_refused(tmp_path, text, words):
+    path = tmp_path / "x" / "smoke.toml"
+    path.parent.mkdir()
+    path.write_text(text)
     with pytest.raises(ValueError, match=words):
-        grids._grid("x", "smoke", table)
-    assert len(grids._grid("x", "smoke", GOOD).runs()) == 2
+        grids.read(path.parent)
+    path.write_text(HEAD + GOOD)
+    assert len(grids.read(path.parent)["smoke"].runs()) == 2
 
 
-def test_files_that_are_no_grids_are_refused(tmp_path):
-    path = tmp_path / "x.toml"
-    for text, words in (("[smoke", "expected TOML"), ("smoke = 3", "only tables of scales")):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=words):
-            grids.read(path)
-    with pytest.raises(ValueError, match="expected TOML"):
-        grids.read(tmp_path / "none.toml")
+def test_a_grid_of_a_figure_is_a_sweep():
+    """The same runs, cell for cell, by the command on the same file."""
+    for folder in grids.grids().values():
+        for scale, grid in grids.read(folder).items():
+            planned = parse([str(folder / f"{scale}.toml")]).planned()
+            assert {cell.settings.key() for cell in planned.cells} == {
+                run.key() for run in grid.runs()
+            }
 
 
 # Records

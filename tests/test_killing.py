@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from killing import contents, soak
+from killing import soak
+from runs import contents
 
 from shadowflow.lab.training import history
 
@@ -23,8 +24,9 @@ MORTAL = """
 import dataclasses, os, signal, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from test_train import SMALL, history, train
-from shadowflow.lab import checkpoint
+from runs import SMALL
+from shadowflow.lab.training import checkpoint, history
+from shadowflow.lab.training.start import train
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)

@@ -23,7 +23,9 @@ LAYERS = (
     {"problem", "iterate", "ema_weights"},
     {"batching"},
     {"optimizers"},
-    {"trees", "checks", "files"},
+    {"results"},
+    {"plots"},
+    {"trees", "checks", "files", "style"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
 BESIDE = {("iterate", "problem"), ("iterate", "ema_weights")}

@@ -11,18 +11,17 @@ from table import PLACE, SMOOTH, smooth_loss
 import shadowflow as sf
 from shadowflow import cli
 from shadowflow.cli.jobs import orders
-from shadowflow.diagnostics.curvature import preconditioned_curvature
 
 
 @pytest.mark.parametrize("corrected", [True, False])
 def test_the_curvature_is_that_of_the_dense_preconditioned_hessian(corrected):
-    adam = sf.adam(0.9, 0.95, eps=1e-3, eps_root=1e-2, bias_correction=corrected)
+    adam = sf.adam(b1=0.9, b2=0.95, eps=1e-3, eps_root=1e-2, bias_correction=corrected)
     run = sf.iterate(SMOOTH, adam, PLACE, 1e-2, 7)
     nu = np.asarray(run.state.moments[1]) / ((1 - 0.95**7) if corrected else 1.0)
     scale = (np.sqrt(nu + 1e-2) + 1e-3) ** -0.5
     hessian = np.asarray(jax.hessian(smooth_loss)(jnp.asarray(run.last)))
     dense = np.linalg.eigvalsh(scale[:, None] * hessian * scale[None, :])[-1]
-    found = preconditioned_curvature(SMOOTH, adam, jnp.asarray(run.last), run.state)
+    found = sf.curvature(SMOOTH, adam, jnp.asarray(run.last), state=run.state)
     assert found == pytest.approx(dense, rel=1e-9)
     assert found != pytest.approx(np.linalg.eigvalsh(hessian)[-1], rel=1e-2)
 
@@ -53,7 +52,7 @@ BEGIN = jnp.array([1.0, 1.0])
 
 def test_a_method_leaves_at_the_first_step_farther_than_a_tenth_of_the_way(tmp_path, capsys):
     """By brute force from the trajectories; past the flow edge .026 of a mode, at rate .05."""
-    optimizer = sf.momentum(0.9, form="ema")
+    optimizer = sf.momentum(decay=0.9, form="ema")
     plan = orders.Plan(
         orders.lines(("taylor", "inertial"), (2,), QUADRATIC), (1e-4, 0.05), 30, 40, 0.05, 60
     )

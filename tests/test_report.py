@@ -146,13 +146,13 @@ def test_a_host_problem_without_hvp_gets_the_methods_that_need_gradients_only(ru
     ("optimizer", "last"),
     [
         (zoo.sgd(), "θ ← θ - 0.1 · [g]"),
-        (zoo.momentum(0.5), "θ ← θ - 0.1 · [2 m]"),
-        (zoo.nesterov(0.5, "ema"), "θ ← θ - 0.1 · [(0.5 m + 0.5 g)]"),
+        (zoo.momentum(decay=0.5), "θ ← θ - 0.1 · [2 m]"),
+        (zoo.nesterov(decay=0.5, form="ema"), "θ ← θ - 0.1 · [(0.5 m + 0.5 g)]"),
         (zoo.rmsprop(), "θ ← θ - 0.1 · [g / (sqrt(v) + 1e-08)]"),
         (zoo.adamw(), "θ ← θ - 0.1 · [m̂ / (sqrt(v̂) + 1e-08) + 0.0001 θ]"),
-        (zoo.signum(0.5, 0.1), "θ ← θ - 0.1 · [m / sqrt(m² + 0.1)]"),
+        (zoo.signum(decay=0.5, eps_root=0.1), "θ ← θ - 0.1 · [m / sqrt(m² + 0.1)]"),
         (
-            zoo.nadam(0.5, 0.6, 0.0, 0.1),
+            zoo.nadam(b1=0.5, b2=0.6, eps=0.0, eps_root=0.1),
             "θ ← θ - 0.1 · [(0.5 m / (1 - 0.5^(n+2)) + 0.5 g / (1 - 0.5^(n+1))) / sqrt(v̂ + 0.1)]",
         ),
         (sf.Optimizer([sf.Moment(0.5)], lambda m, p, n: m[0]), "θ ← θ - 0.1 · [combine(m)]"),
@@ -196,14 +196,8 @@ def test_every_optimizer_of_the_zoo_is_verified():
     assert {case.optimizer for case in verify.CASES} == set(OPTIMIZERS)
 
 
-def test_the_readme_shows_the_orders_that_were_measured():
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("make_table", ROOT / "docs" / "make_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_every_row_that_is_verified_was_measured():
     evidence = json.loads((ROOT / "docs" / "verify.json").read_text())
-    assert module.render(evidence) in (ROOT / "README.md").read_text()
     assert {row["optimizer"] for row in evidence["rows"]} == {case.label for case in verify.CASES}
     assert len(evidence["rows"]) == sum(len(verify.parts(case)) for case in verify.CASES)
 

@@ -42,7 +42,7 @@ def with_order(count, order):
 
 
 def orders(count, epochs=1):
-    every = itertools.hessian_vector(itertools.permutations(range(count)), repeat=epochs)
+    every = itertools.product(itertools.permutations(range(count)), repeat=epochs)
     return [list(itertools.chain(*order)) for order in every]
 
 

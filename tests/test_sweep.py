@@ -57,7 +57,7 @@ def test_blocks_are_united_and_what_they_share_is_one_cell(tmp_path):
         opt.b1 = [0.5, 0.9]
         opt.b2 = 0.999
     """)
-    base, options, blocks = read(file)
+    base, options, blocks, _ = read(file)
     found = [
         (cell.settings.arguments["b1"], cell.settings.arguments["b2"])
         for cell in cells(base, blocks)
@@ -81,6 +81,7 @@ def test_blocks_are_united_and_what_they_share_is_one_cell(tmp_path):
         ("--grid seed=0", "sweep: expected a TOML file or --grid … train …, got neither"),
         ("nowhere.toml", "FILE: expected a TOML file, got 'nowhere.toml'"),
         ("--grid seed=0 --workers 0 train", "--workers: expected 1 or more, got 0"),
+        ("--grid seed=0 --threads 0 train", "--threads: expected 1 or more, got 0"),
         ("--grid seed=0 --patience 0 train", "--patience: expected seconds above 0, got 0.0"),
         ("--grid seed=0 --name a/b train", "--name: expected a name that a folder can bear"),
         ("--grid seed=0 train --wall-time 9", "--wall-time: expected none behind train, got 9.0"),
@@ -120,6 +121,10 @@ def test_what_a_cell_would_refuse_is_refused_before_anything_runs(
     [
         ("[train]\nmodl = 'cnn'", "expected flags of the training"),
         ("[grid]\nseed = []", "expected values of seed, got none"),
+        ("[grid]\nsed = [1]", r"\[grid\]: expected flags of the training .*got 'sed'"),
+        ("[train]\ntest-every = 2\ntest_every = 2", "expected test_every once, got it twice"),
+        ("[grid]\ntest-every = [2]\ntest_every = 2", "expected test_every once, got it twice"),
+        ("[train]\nimages = 1979-05-27", "images: expected a number, a word, true or false"),
         ("[train]\nseed = 1", r"expected \[grid\] with lists of values, got none"),
         ("[sweep]\n", r"expected \[train\] and \[grid\]"),
         ("seed = ", "FILE: expected a TOML file"),

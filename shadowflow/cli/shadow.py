@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg, subcommand
 
-from ..lab.choices import OPTIMIZERS, Choice
+from ..lab.choices import Choice, named
 from .flags import Flag, built
 from .jobs.settings import METHODS, Method, Setting
 
@@ -82,9 +81,9 @@ class Shadow:
         if self.opt is None:
             chosen = [("adam", arguments, rate) for arguments, rate in EMBEDDED]
         else:
-            name = next(name for name, kind in OPTIMIZERS.items() if isinstance(self.opt, kind))
+            name, arguments = named(self.opt)
             rate = 1e-3 if self.learning_rate is None else self.learning_rate
-            chosen = [(name, dataclasses.asdict(self.opt), rate)]
+            chosen = [(name, arguments, rate)]
         return [
             Setting(
                 name, arguments, rate, self.steps, label, self.seed or 0, self.methods, self.settled

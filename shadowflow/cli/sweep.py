@@ -12,7 +12,6 @@ import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
 from ..lab.sweep import grid, plan
-from ..lab.training.config import Training
 from .flags import Flag
 from .train import Train
 
@@ -21,7 +20,7 @@ IN_FRONT = "train"
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepCommand:
     """Train over a grid, from a TOML file, or in front of a train command:
 
     shadowflow sweep --grid opt.b2=0.9,0.99 --grid seed=0,1 train --model mlp opt:adam
@@ -63,20 +62,19 @@ class Sweep:
                 f"sweep: expected a TOML file or --grid … train …, got {got}; for example "
                 "shadowflow sweep --grid seed=0,1 train --model mlp"
             )
-        for flag, value in (("workers", self.workers), ("threads", self.threads or 1)):
-            if value < 1:
+        for flag, value in (("workers", self.workers), ("threads", self.threads)):
+            if value is not None and value < 1:
                 raise ValueError(f"--{flag}: expected 1 or more, got {value}")
         axes = dict(map(grid.axis, self.grid))
         if len(axes) < len(self.grid):
             raise ValueError(f"--grid: expected each name once, got {', '.join(self.grid)}")
-        blocks = [grid.Block(axes)] if axes else []
         if self.file is not None:
-            base, options, own = grid.read(self.file)
+            base, options, own, _ = grid.read(self.file)
             blocks = [grid.Block({**block.axes, **axes}) for block in own]
         else:
             assert self.train is not None
-            base = self.train.settings()
-            options = _options(self.train)
+            base, options = self.train.settings(), _options(self.train)
+            blocks = [grid.Block(axes)] if axes else []
         if not blocks:
             raise ValueError("--grid: expected one or more, got none; for example seed=0,1")
         threads = self.threads or plan.threads_of(self.workers)
@@ -112,7 +110,7 @@ def _parameter(text: str) -> tuple[str, int | str]:
 
 def _options(train: Train) -> dict[str, Any]:
     """What a sweep takes of a training besides its configuration; ValueError for all else."""
-    taken = {"opt", "quiet", *grid.OPTIONS, *(item.name for item in dataclasses.fields(Training))}
+    taken = {"opt", "training", "quiet", *grid.OPTIONS}
     for item in dataclasses.fields(train):
         if item.name not in taken and getattr(train, item.name) != item.default:
             raise ValueError(
@@ -159,7 +157,7 @@ class Export:
         return 0
 
 
-def parse(arguments: Sequence[str]) -> Sweep | Status | Export:
+def parse(arguments: Sequence[str]) -> SweepCommand | Status | Export:
     """What stands behind `shadowflow sweep`; the train command in it is parsed as by itself.
 
     >>> parse("--grid seed=0,1 train --model cnn".split()).train.model
@@ -179,5 +177,5 @@ def parse(arguments: Sequence[str]) -> Sweep | Status | Export:
             config=(tyro.conf.CascadeSubcommandArgs,),
         )
         words = words[:place]
-    found = tyro.cli(Sweep, args=words, prog="shadowflow sweep")
+    found = tyro.cli(SweepCommand, args=words, prog="shadowflow sweep")
     return dataclasses.replace(found, train=train)

@@ -5,14 +5,23 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from ..lab.choices import OPTIMIZERS, Adam, Choice
-from ..lab.training.config import Data, Ghost, Loss, Model, Per, Precision, Schedule, Training
+from ..lab.choices import Adam, Choice, named
+from ..lab.training.config import Training, settings
 from ..lab.training.loggers import Tracker
-from .flags import Flag
+from .flags import Flag, flag
+
+TrainingFlags = dataclasses.make_dataclass(
+    "TrainingFlags",
+    [
+        (name, flag(kind, help.words), getattr(Training, name))
+        for name, (kind, help) in settings().items()
+    ],
+    frozen=True,
+)
 
 
 @dataclass(frozen=True)
@@ -24,50 +33,9 @@ class Train:
     """
 
     opt: Choice = field(default_factory=Adam)
-    model: Model = "mlp"
-    """The network."""
-    width: float = 1.0
-    """A factor on its channels and hidden widths."""
-    dataset: Data = "digits"
-    """What it is trained on."""
-    images: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
-    """The first so many images (default: all)."""
-    test_images: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
-    """The first so many images to test on (default: all)."""
-    learning_rate: float = 1e-3
-    """The step size."""
-    schedule: Schedule = "constant"
-    """Its course over the epochs."""
-    warmup: int = 0
-    """Epochs of a linear rise at the start."""
-    loss: Loss = "cross_entropy"
-    """What is minimised."""
-    epochs: int = 100
-    """Full-batch steps."""
-    ghost_batch: int = 500
-    """Images whose statistics BatchNorm uses together."""
-    ghost: Ghost = "fixed"
-    """The same ghost batches at every epoch, or new ones."""
-    micro_batch: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
-    """Images at a time within a ghost batch (default: all, on a CPU what is fastest)."""
-    pool: int = 1
-    """Shrink the images: so many by so many pixels to their mean."""
-    standardize: Per = "pixel"
-    """What one mean and one standard deviation are taken over."""
-    augment: Flag = False
-    """Pad by 4, crop and mirror the images, anew at every epoch."""
-    test_every: int = 1
-    """Epochs between looks at the test images."""
-    measure_every: int = 1
-    """Epochs between the measures of the gradient and of the optimizer."""
-    stop_accuracy: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
-    """Stop at this training accuracy."""
-    precision: Precision = "float32"
-    """Of the products in the network."""
-    devices: int = 1
-    """Share the images of a batch out over so many."""
-    seed: int = 0
-    """Of the start, the order and the augmentation."""
+    training: Annotated[Any, arg(name="", constructor=TrainingFlags)] = field(
+        default_factory=TrainingFlags
+    )
     run_dir: Path = Path("runs")
     """A folder; each configuration gets its own inside."""
     data_dir: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
@@ -85,13 +53,8 @@ class Train:
 
     def settings(self) -> Training:
         """The configuration."""
-        own = {item.name for item in dataclasses.fields(Training)} - {"optimizer", "arguments"}
-        name = next(name for name, kind in OPTIMIZERS.items() if isinstance(self.opt, kind))
-        return Training(
-            optimizer=name,
-            arguments=dataclasses.asdict(self.opt),
-            **{key: getattr(self, key) for key in own},
-        )
+        name, arguments = named(self.opt)
+        return Training(optimizer=name, arguments=arguments, **vars(self.training))
 
     def run(self) -> int:
         """0 where it ended as asked, 1 where a number was not finite."""

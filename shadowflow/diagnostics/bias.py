@@ -126,10 +126,10 @@ def implicit_bias(
     start: the number of the step (0: a cold start's first), or "settled": after a long run. There
     is no default, as both answer different questions, often with opposite signs. ``eps_root``
     asks for the perturbed one-norm with this ε beside the optimizer's own potential. Where
-    ``combine`` reads the parameters (weight decay), the potential is that of Φ(y, θ) − Φ(0, θ). Costs one gradient and two or
-    three Hessian-vector products (one more per moment where weights are not corrected). An optax
-    transformation (``from_optax``) is read by displaced gradients, its potential only where it
-    is pointwise.
+    ``combine`` reads the parameters (weight decay), the potential is that of Φ(y, θ) − Φ(0, θ).
+    Costs one gradient and two or three Hessian-vector products (one more per moment where weights
+    are not corrected). An optax transformation (``from_optax``) is read by displaced
+    gradients, its potential only where it is pointwise.
     Raises ValueError for a negative step or eps_root, and for mini-batches.
 
     >>> from shadowflow import momentum

@@ -1,11 +1,14 @@
-"""The optimizers of the zoo with their arguments, as plain data: known without JAX."""
+"""The optimizers of the zoo with their arguments, as plain data: known without JAX.
+
+A test holds every class against the signature of its constructor in `optimizers.zoo`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Argument = float | bool | str
 
@@ -28,15 +31,8 @@ class Momentum:
 
 
 @dataclass(frozen=True)
-class Nesterov:
+class Nesterov(Momentum):
     """Nesterov momentum."""
-
-    decay: float = 0.9
-    """β, the decay of the moment."""
-    form: Literal["trace", "ema"] = "trace"
-    """A sum of past gradients, or their average, 1−β times as long."""
-    bias_correction: bool = False
-    """Divide the moment by 1 − β^(n+1)."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +50,7 @@ class Rmsprop:
 
 
 @dataclass(frozen=True)
-class Adam:
-    """Adam."""
-
+class _RatioOfAverages:
     b1: float = 0.9
     """β, the decay of the gradients."""
     b2: float = 0.999
@@ -65,22 +59,20 @@ class Adam:
     """Added to the root."""
     eps_root: float = 0.0
     """Added under the root."""
+
+
+@dataclass(frozen=True)
+class Adam(_RatioOfAverages):
+    """Adam."""
+
     bias_correction: bool = True
     """Divide the moments by 1 − β^(n+1) and 1 − ρ^(n+1)."""
 
 
 @dataclass(frozen=True)
-class Adamw:
+class Adamw(_RatioOfAverages):
     """Adam with decoupled weight decay."""
 
-    b1: float = 0.9
-    """β, the decay of the gradients."""
-    b2: float = 0.999
-    """ρ, the decay of the squared gradients."""
-    eps: float = 1e-8
-    """Added to the root."""
-    eps_root: float = 0.0
-    """Added under the root."""
     weight_decay: float = 1e-4
     """λ, the part of the parameters that is added to the direction."""
     bias_correction: bool = True
@@ -88,17 +80,9 @@ class Adamw:
 
 
 @dataclass(frozen=True)
-class Nadam:
+class Nadam(_RatioOfAverages):
     """Adam with Nesterov momentum."""
 
-    b1: float = 0.9
-    """β, the decay of the gradients."""
-    b2: float = 0.999
-    """ρ, the decay of the squared gradients."""
-    eps: float = 1e-8
-    """Added to the root."""
-    eps_root: float = 0.0
-    """Added under the root."""
     bias_correction: bool = True
     """Divide the moments by 1 − β^(n+2), 1 − β^(n+1) and 1 − ρ^(n+1)."""
 
@@ -131,21 +115,24 @@ class Lion:
 
 Choice = Sgd | Momentum | Nesterov | Rmsprop | Adam | Adamw | Nadam | Signum | Lion
 
-OPTIMIZERS: dict[str, type[Choice]] = {
-    "sgd": Sgd,
-    "momentum": Momentum,
-    "nesterov": Nesterov,
-    "rmsprop": Rmsprop,
-    "adam": Adam,
-    "adamw": Adamw,
-    "nadam": Nadam,
-    "signum": Signum,
-    "lion": Lion,
-}
+OPTIMIZERS: dict[str, type[Choice]] = {kind.__name__.lower(): kind for kind in get_args(Choice)}
+
+
+def named(choice: Choice) -> tuple[str, dict[str, Argument]]:
+    """The name of an optimizer in the zoo, and its arguments.
+
+    >>> named(Momentum(0.5))
+    ('momentum', {'decay': 0.5, 'form': 'trace', 'bias_correction': False})
+    """
+    return type(choice).__name__.lower(), dataclasses.asdict(choice)
 
 
 def completed(optimizer: str, arguments: Mapping[str, Argument]) -> dict[str, Argument]:
-    """The arguments with defaults filled in, in the zoo's order, whole numbers as floats."""
+    """All arguments of an optimizer, defaults filled in, whole numbers as floats.
+
+    >>> completed("signum", {"decay": 0})
+    {'decay': 0.0, 'eps_root': 1e-08, 'bias_correction': False}
+    """
     defaults = dataclasses.asdict(OPTIMIZERS[optimizer]())
     unknown = sorted(set(arguments) - set(defaults))
     if unknown:

@@ -100,7 +100,7 @@ def _closer(seed: int, rate: float, b2: float, eps: float) -> float:
     with jax.enable_x64(True):
         problem, start = digits_problem(seed)
         start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), start)
-        run = problem, zoo.adam(BETA, b2, eps=0.0, eps_root=eps), start, rate, STEPS
+        run = problem, zoo.adam(b1=BETA, b2=b2, eps=0.0, eps_root=eps), start, rate, STEPS
         real = iterate(*run)
         ends = [
             _end(compare(real, way.shadow(*run)).two_norm)
@@ -150,9 +150,11 @@ def regimes(scale: str) -> list[Trial]:
             [np.ravel(leaf) for leaf in jax.tree.leaves(problem.gradient(start))]
         )
         for (b1, b2), eps in itertools.product(DECAYS, EXTREMES):
-            adam = zoo.adam(b1, b2, eps=0.0, eps_root=eps)
-            bias = implicit_bias(problem, adam, start, 1e-4)
-            strengths = np.concatenate([np.ravel(x) for x in jax.tree.leaves(bias.strength)])
+            adam = zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=eps)
+            bias = implicit_bias(problem, adam, start, 1e-4, start="settled")
+            strengths = np.concatenate(
+                [np.ravel(x) for x in jax.tree.leaves(bias.bias_coefficient)]
+            )
             small = eps == EXTREMES[0]
             wanted = age(b1) - age(b2) if small else age(b1)
             run = {"b1": b1, "b2": b2, "eps_root": eps}

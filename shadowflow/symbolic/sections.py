@@ -386,9 +386,10 @@ def _batched(d: Derivation) -> Section:
 
 
 def _edges(d: Derivation) -> Section:
-    title = "How far a step may reach: hΛ, Λ the curvature of the preconditioned loss"
     part = d.edges
+    title = f"How far a step may reach: hΛ, Λ the largest eigenvalue of the {part.matrix}"
     if part.refused:
+        title = "How far a step may reach"
         return Section(title, ("There are no edges: the direction has no derivative at g = 0.",))
     lines: list = []
     for name, closed, value, words in (

@@ -1,8 +1,10 @@
 """The flow and stability edges in closed form, as functions of the decays.
 
-With r_i = ∂_iΦ ψ_i'(0), shares a_i = r_i / Σ r and x = hλ the modes z^n of the linear optimizer
-obey x(z) = (1 − z) / Σ_i a_i (1 − β_i) z / (z − β_i). The flow edge is x where two roots z in
-(0, 1) meet, the stability edge x where a root reaches the unit circle.
+With r_i = ∂_iΦ ψ_i'(0), shares a_i = r_i / Σ r and x = hλ, λ an eigenvalue of P⁻¹H, the modes z^n
+of the linear optimizer obey x(z) = (1 − z) / Σ_i a_i (1 − β_i) z / (z − β_i). The flow edge is x
+where two roots z in (0, 1) meet, the stability edge x where a root reaches the unit circle. Where
+the optimizer is linear in the gradient, P⁻¹ = Σ r is a number, and x / Σ r is stated: h times an
+eigenvalue of the Hessian itself.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ CLOSE = 1e-8
 class Edges:
     """hλ at both edges: in closed form (None where there is none), as a number, x(z) itself.
 
-    refused: why there are no edges at all, else "". The closed forms are the branch that holds
-    at the optimizer's own hyper-parameters.
+    matrix: the one whose eigenvalue λ is. refused: why there are no edges at all, else "". The
+    closed forms are the branch that holds at the optimizer's own hyper-parameters.
     """
 
     flow: sp.Expr | None
@@ -36,7 +38,8 @@ class Edges:
     flow_number: float
     stability_number: float
     response: sp.Expr | None
-    refused: str
+    matrix: str = ""
+    refused: str = ""
 
 
 def edges_of(model: Model, optimizer: Optimizer) -> Edges:
@@ -45,10 +48,11 @@ def edges_of(model: Model, optimizer: Optimizer) -> Edges:
         with jax.enable_x64(True):
             flow, stability = edges.flow_threshold(optimizer), edges.stability_threshold(optimizer)
     except ValueError as error:
-        return Edges(None, None, math.nan, math.nan, None, str(error))
-    response = _response(model)
+        return Edges(None, None, math.nan, math.nan, None, refused=str(error))
+    matrix = flow.matrix
+    response = _response(model, matrix)
     if response is None:
-        return Edges(None, None, flow, stability, None, "")
+        return Edges(None, None, flow, stability, None, matrix)
     own = {hyper.symbol: number(hyper.value) for hyper in model.hypers}
     at_minus = [quotient(response.subs(MODE, -1))]
     return Edges(
@@ -57,12 +61,12 @@ def edges_of(model: Model, optimizer: Optimizer) -> Edges:
         flow,
         stability,
         response,
-        "",
+        matrix,
     )
 
 
-def _response(model: Model) -> sp.Expr | None:
-    """x(z); None where the shares still depend on the moments held at 1."""
+def _response(model: Model, matrix: str) -> sp.Expr | None:
+    """x(z), for eigenvalues of ``matrix``; None where the shares depend on the moments held."""
     letters = [average.letter for average in model.averages]
     whole = model.direction(letters, sp.Integer(0), sp.oo)
     slopes = [a.slope(model.y).subs(model.y, 0) for a in model.averages]
@@ -81,7 +85,8 @@ def _response(model: Model) -> sp.Expr | None:
         a * (1 if average.decay == 0 else (1 - average.decay) * MODE / (MODE - average.decay))
         for a, average in zip(shares, model.averages, strict=True)
     )
-    return quotient((1 - MODE) / pull)
+    gain = total if matrix == edges.HESSIAN else 1
+    return quotient((1 - MODE) / (gain * pull))
 
 
 def _turning(response) -> list[sp.Expr]:

@@ -35,11 +35,11 @@ PROBLEMS: dict[str, Callable[[], tuple[Problem, Any]]] = {
     "digits": digits_problem,
 }
 OPTIMIZERS = {
-    "momentum .9": zoo.momentum(0.9),
-    "adam .9 .95": zoo.adam(0.9, 0.95, eps=0.0, eps_root=1e-6),
-    "adam .9 .999": zoo.adam(0.9, 0.999),
-    "adam .5 .7": zoo.adam(0.5, 0.7, eps=0.0, eps_root=1e-2),
-    "lion .9 .99": zoo.lion(0.9, 0.99, eps_root=1e-4),
+    "momentum .9": zoo.momentum(decay=0.9),
+    "adam .9 .95": zoo.adam(b1=0.9, b2=0.95, eps=0.0, eps_root=1e-6),
+    "adam .9 .999": zoo.adam(b1=0.9, b2=0.999),
+    "adam .5 .7": zoo.adam(b1=0.5, b2=0.7, eps=0.0, eps_root=1e-2),
+    "lion .9 .99": zoo.lion(b1=0.9, b2=0.99, eps_root=1e-4),
 }
 COLD = (
     ("taylor", 1, "flow"),
@@ -119,8 +119,8 @@ def _of_one_run(group: list[Case]) -> list[dict]:
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
     run = problem, OPTIMIZERS[first.optimizer], params, first.rate
     settled = first.start == "settled"
-    state = settled_state(*run, order=SETTLED_ORDER) if settled else None
-    real = iterate(*run, STEPS, state=state)
+    begun = settled_state(*run, order=SETTLED_ORDER) if settled else 0
+    real = iterate(*run, STEPS, start=begun)
     rows = []
     for case in group:
         with np.errstate(over="ignore"):  # of what diverges, before it is not finite
@@ -130,8 +130,7 @@ def _of_one_run(group: list[Case]) -> list[dict]:
                 order=case.order,
                 method=case.method,
                 kind=case.kind,
-                start=None if settled else 0,
-                state=state,
+                start=begun,
             )
             gap = compare(real, bar.follow)
         finite = np.isfinite([bar.two_norm[-1], gap.two_norm[-1]]).all()

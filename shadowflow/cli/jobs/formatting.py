@@ -114,9 +114,9 @@ def strength_lines(bias: ImplicitBias) -> list[str]:
     import jax
     import numpy as np
 
-    if bias.strength is None:
+    if bias.bias_coefficient is None:
         return []
-    values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(bias.strength)])
+    values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(bias.bias_coefficient)])
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
     share = float(np.mean(values < 0))
     return [

@@ -15,13 +15,15 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ...diagnostics.convergence import compare
-from ...diagnostics.curvature import preconditioned_curvature
+from ...diagnostics.curvature import curvature
 from ...files import writable, write_json
-from ...iterate import Trajectory, iterate
+from ...iterate import iterate
 from ...methods import METHODS
-from ...optimizers.moments import Optimizer, State
+from ...optimizers.base import State
+from ...optimizers.moments import Optimizer
 from ...optimizers.thresholds import flow_threshold, stability_threshold
 from ...problem import Problem
+from ...running import Trajectory
 from ...shadow import shadow
 from . import formatting as words
 
@@ -133,8 +135,8 @@ def at_rate(
     if before.failed_at is not None:
         return {"rate": rate, "curvature": None, "lines": {}}
     start = jax.tree.map(jnp.asarray, before.last)
-    real = iterate(problem, optimizer, start, rate, plan.steps, state=before.state)
-    curved = preconditioned_curvature(problem, optimizer, start, before.state)
+    real = iterate(problem, optimizer, start, rate, plan.steps, start=before.state)
+    curved = curvature(problem, optimizer, start, state=before.state)
     found = {}
     for line in plan.lines:
         ended = _followed(line, problem, optimizer, start, rate, real, before.state, 1)
@@ -183,15 +185,15 @@ def _loss(problem: Problem, path: Trajectory, index: int) -> float:
 
 def _along(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree) -> dict[str, list]:
     """Step → curvature, at some steps of the run, ever farther apart, each from its state there."""
-    steps, values, state, place = [], [], None, params
+    steps, values, state, place = [], [], 0, params
     for end in np.unique(np.geomspace(min(4, plan.far), plan.far, LOOKS).round().astype(int)):
         length = int(end) - (steps[-1] if steps else 0)
-        run = iterate(problem, optimizer, place, plan.at, length, state=state, save_every=length)
+        run = iterate(problem, optimizer, place, plan.at, length, start=state, save_every=length)
         place, state = jax.tree.map(jnp.asarray, run.last), run.state
         if run.failed_at is not None:
             break
         steps.append(int(end))
-        values.append(preconditioned_curvature(problem, optimizer, place, state))
+        values.append(curvature(problem, optimizer, place, state=state))
     return {"steps": steps, "values": values}
 
 
@@ -206,9 +208,9 @@ def _followed(
     every: int,
 ) -> dict[str, Any]:
     """How far a line is at every step kept, where it leaves, and its verdict."""
-    begin: dict[str, Any] = {} if state is None else {"state": state}
-    if state is None and METHODS[line.method].settled:
-        begin = {"start": None}
+    begun: Any = state
+    if state is None:
+        begun = "settled" if METHODS[line.method].needs_settled else 0
     steps = int(real.steps[-1] - real.steps[0])
     follow = shadow(
         problem,
@@ -220,7 +222,7 @@ def _followed(
         method=line.method,
         kind=line.kind,
         save_every=every,
-        **begin,
+        start=begun,
     )
     gap = compare(real, follow)
     shares = gap.two_norm / np.where(gap.moved > 0, gap.moved, np.inf)

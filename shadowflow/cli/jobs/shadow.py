@@ -17,9 +17,10 @@ from ...diagnostics.bias import ImplicitBias, implicit_bias
 from ...diagnostics.convergence import Comparison, compare
 from ...diagnostics.error_bar import ErrorBar, error_bar
 from ...files import writable, write_arrays, write_json
-from ...iterate import Trajectory, iterate
+from ...iterate import iterate
 from ...methods import METHODS
 from ...problem import Problem
+from ...running import Trajectory
 from ...shadow import Shadow, settled_state, shadow
 from . import formatting as words
 from .settings import Setting
@@ -98,16 +99,16 @@ def one_setting(
     rows = wanted(setting.methods, problem)
     with _bar(quiet, setting.steps * (len(rows) + 1)) as bar:
         every = max(1, setting.steps // SAVED)
-        state = None
+        start = 0
         if setting.settled:
-            state = settled_state(problem, optimizer, params, rate, order="auto")
+            start = settled_state(problem, optimizer, params, rate, order="auto")
         real = iterate(
             problem,
             optimizer,
             params,
             rate,
             setting.steps,
-            state=state,
+            start=start,
             save_every=every,
             progress=bar.update,
         )
@@ -123,7 +124,7 @@ def one_setting(
                 method=method,
                 kind=kind,
                 save_every=every,
-                state=state,
+                start=start,
                 progress=bar.update,
             )
             estimate = None
@@ -138,7 +139,7 @@ def one_setting(
                     order=follow.order,
                     kind=kind,
                     save_every=every,
-                    state=state,
+                    start=start,
                     follow=follow,
                 )
             lines.append(Line(method, follow.order, kind, follow, compare(real, follow), estimate))
@@ -187,7 +188,9 @@ def _bias(setting: Setting, problem: Problem, optimizer, real: Trajectory) -> Im
     end = jax.tree.map(jnp.asarray, real.last)
     eps_root = float(setting.arguments.get("eps_root", 0.0)) or None
     step = None if setting.settled else int(real.steps[-1])
-    return implicit_bias(problem, optimizer, end, setting.learning_rate, step, eps_root=eps_root)
+    return implicit_bias(
+        problem, optimizer, end, setting.learning_rate, start=step, eps_root=eps_root
+    )
 
 
 def tell(
@@ -246,7 +249,7 @@ def _norm_between(path: Trajectory, i: int, j: int) -> float:
 
 def _loss(problem: Problem, path: Trajectory, index: int) -> float:
     place = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), path.params)
-    return float("nan") if problem.loss is None else float(problem.whole().value(place))
+    return float("nan") if problem.loss is None else float(problem.full_batch().value(place))
 
 
 def _cells(line: Line, lines: list[Line]) -> list[str]:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...lab.sweep import launch, table, work
-from ...lab.sweep.check import check
 from ...lab.sweep.grid import Cell, shown
-from ...lab.sweep.plan import Sweep, digest, threads_of
+from ...lab.sweep.plan import Sweep, check, digest, threads_of
 from ...lab.training.config import Training
 from ...paper.records import Record, Runs, one_by_one, read
 

@@ -12,7 +12,7 @@ import jax
 from ...lab.networks.interface import Network, describe
 from ...lab.training.config import Training
 from ...lab.training.loggers import Tracker, tracker
-from ...lab.training.loop import Outcome
+from ...lab.training.loop import Ending
 from ...lab.training.start import counts_of, network_of, train
 
 REASONS = {
@@ -90,10 +90,10 @@ def train_job(
     return 1 if outcome.reason == "non-finite" else 0
 
 
-def tell(outcome: Outcome) -> str:
+def tell(outcome: Ending) -> str:
     """How a run ended, in words.
 
-    >>> print(tell(Outcome(Path("runs/x"), "epochs", 3)))
+    >>> print(tell(Ending(Path("runs/x"), "epochs", 3)))
     Epoch 3: all epochs are done.
     Written to runs/x: config.json, history.jsonl, timing.jsonl, checkpoints
     """

@@ -1,23 +1,39 @@
-"""From the values of a grid to the cells of a sweep: plain data, known without JAX."""
+"""Grids of training runs, in one dialect, as plain data: known without JAX.
+
+A file of `shadowflow sweep`, and every grid of the figures, is TOML::
+
+    [train]                  # flags of the training; opt.… are those of the optimizer
+    model = "cnn"
+    opt.eps_root = 1e-8
+
+    [[grid]]                 # every combination of its lists; a single value is held fixed
+    name = "rho"             # for a figure; may be left out
+    opt.b2 = [0.9, 0.99]
+    seed = [0, 1, 2]
+
+The cells of several ``[[grid]]`` are united. ``[figure]`` has what a figure of the runs needs.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from ..choices import OPTIMIZERS, Argument
-from ..training.config import Training
+from ..training.config import Training, settings
 
-Value = Argument | None
+Value = Argument | Path | None
 OPTIONS: dict[str, Any] = {"data_dir": Path, "checkpoint_every": int}
 """Flags of a training that do not name it."""
+TABLES = ("train", "grid", "figure")
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,21 @@ class Cell:
 class Block:
     """Axes whose product is taken, the last one fastest: name → values."""
 
-    axes: Mapping[str, tuple[Value, ...]]
+    axes: Mapping[str, tuple[Any, ...]]
+    name: str = ""
+
+
+class GridFile(NamedTuple):
+    """What a TOML file says.
+
+    base: the training; options: its flags in `OPTIONS`; blocks: of the grid; figure: the table of
+    that name as it stands.
+    """
+
+    base: Training
+    options: Mapping[str, Value]
+    blocks: tuple[Block, ...]
+    figure: Mapping[str, Any]
 
 
 def axis(text: str) -> tuple[str, tuple[Value, ...]]:
@@ -53,44 +83,43 @@ def axis(text: str) -> tuple[str, tuple[Value, ...]]:
     name, equals, values = text.partition("=")
     if not equals:
         raise ValueError(f"--grid: expected NAME=VALUE,VALUE, got {text!r}")
-    name = known(name)
+    name = known("--grid", name.strip().removeprefix("--"), types())
     return name, tuple(typed(name, value.strip()) for value in values.split(","))
 
 
-def known(name: str) -> str:
-    """The name of a flag as the configuration has it; ValueError where there is none.
+def known(where: str, name: str, flags: Mapping[str, Any]) -> str:
+    """The name of a flag with "_" for "-"; ValueError where there is no such flag.
 
-    >>> known("learning-rate")
+    >>> known("--grid", "learning-rate", types())
     'learning_rate'
     """
-    plain = name.strip().removeprefix("--").replace("-", "_")
-    if plain not in types():
+    plain = name.replace("-", "_")
+    if plain not in flags:
         raise ValueError(
-            f"--grid: expected flags of the training ({', '.join(types())}), got {name!r}"
+            f"{where}: expected flags of the training ({', '.join(flags)}), got {name!r}"
         )
     return plain
 
 
-def types() -> dict[str, Any]:
+@functools.cache
+def types() -> Mapping[str, Any]:
     """Name → type of everything that a configuration is made of."""
-    found = get_type_hints(Training)
-    del found["arguments"]
+    found = {name: kind for name, (kind, _) in settings().items()}
     found["optimizer"] = Literal.__getitem__(tuple(OPTIMIZERS))
     for kind in OPTIMIZERS.values():
         found |= {f"opt.{name}": hint for name, hint in get_type_hints(kind).items()}
     return found
 
 
-def typed(name: str, text: str) -> Value:
-    """The text of a value as what it is.
+def typed(name: str, value: Any) -> Value:
+    """A value, as TOML or the command line has it, in the type of its flag.
 
     >>> typed("seed", "3"), typed("images", "none"), typed("augment", "true")
     (3, None, True)
     """
-    return _fitted(name, text, types()[name])
-
-
-def _fitted(name: str, text: str, hint: Any) -> Any:
+    hint, text = {**types(), **OPTIONS}[name], shown(value)
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"{name}: expected a number, a word, true or false, got {value!r}")
     kinds = get_args(hint)
     if NoneType in kinds:
         if text.lower() == "none":
@@ -100,23 +129,23 @@ def _fitted(name: str, text: str, hint: Any) -> Any:
         if text in get_args(hint):
             return text
         raise ValueError(f"{name}: expected one of {', '.join(get_args(hint))}, got {text!r}")
-    words = {float: "a finite number", int: "a whole number", bool: "true or false"}
+    words = {float: "a finite number", int: "a whole number", bool: "true or false", Path: "a path"}
     try:
-        value = {"true": True, "false": False}[text.lower()] if hint is bool else hint(text)
-        if hint is float and not math.isfinite(value):
+        found = {"true": True, "false": False}[text.lower()] if hint is bool else hint(text)
+        if hint is float and not math.isfinite(found):
             raise ValueError
     except (KeyError, ValueError):
         raise ValueError(f"{name}: expected {words[hint]}, got {text!r}") from None
-    return value
+    return found
 
 
-def shown(value: Value) -> str:
+def shown(value: Any) -> str:
     """A value as it is typed.
 
     >>> shown(True), shown(1e-4), shown(None)
     ('true', '0.0001', 'none')
     """
-    return str(value).lower() if isinstance(value, bool | NoneType) else f"{value}"
+    return str(value).lower() if isinstance(value, bool | NoneType) else str(value)
 
 
 def cells(base: Training, blocks: Sequence[Block]) -> tuple[Cell, ...]:
@@ -172,69 +201,62 @@ def overridden(base: Training, values: Mapping[str, Value]) -> Training:
     return dataclasses.replace(base, **own, arguments={**kept, **given})
 
 
-def read(path: Path) -> tuple[Training, dict[str, Any], list[Block]]:
-    """What a TOML file says: the training, its other options, the blocks of the grid.
-
-    ``[train]`` has flags of the training, ``optimizer`` and ``opt.…`` among them; ``[grid]`` the
-    lists of values, or several ``[[grid]]`` whose cells are united; a single value is held fixed.
+def read(path: Path) -> GridFile:
+    """What a TOML file in the dialect of this module says.
 
     Raises:
-        ValueError: it is no such file, or names what a training does not have.
+        ValueError: it is no such file, or names what a training does not have, or a name twice.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"FILE: expected a TOML file, got {str(path)!r} ({error})") from None
     for name in content:
-        if name not in ("train", "grid"):
+        if name not in TABLES:
             raise ValueError(f"{path.name}: expected [train] and [grid] or [[grid]], got {name!r}")
     try:
-        base, options = _base(content.get("train", {}))
+        base, options = _training(content.get("train", {}))
         tables = content.get("grid", [])
-        blocks = [_block(table) for table in (tables if isinstance(tables, list) else [tables])]
+        blocks = tuple(map(_block, tables if isinstance(tables, list) else [tables]))
+        figure = _table("figure", content.get("figure", {}))
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
     if not blocks:
         raise ValueError(f"{path.name}: expected [grid] with lists of values, got none")
-    return base, options, blocks
+    return GridFile(base, options, blocks, figure)
 
 
-def _base(table: Any) -> tuple[Training, dict[str, Any]]:
-    values, options = {}, {}
-    for name, value in _flat(_table("train", table)).items():
-        plain = name.replace("-", "_")
-        if plain in OPTIONS:
-            options[plain] = _option(plain, value)
-        elif plain in types():
-            values[plain] = typed(plain, _text(name, value))
-        else:
-            there = ", ".join([*types(), *OPTIONS])
-            raise ValueError(f"[train]: expected flags of the training ({there}), got {name!r}")
+def _training(table: Any) -> tuple[Training, dict[str, Value]]:
+    values = {}
+    for name, given in _values("train", table, {**types(), **OPTIONS}).items():
+        if len(given) > 1:
+            raise ValueError(f"[train]: expected one value of {name}, got {len(given)}; use [grid]")
+        (values[name],) = given
+    options = {name: values.pop(name) for name in OPTIONS if name in values}
     optimizer = values.pop("optimizer", Training.optimizer)
     return overridden(Training(optimizer=optimizer), values), options
 
 
-def _option(name: str, value: Any) -> Any:
-    return (
-        Path(_text(name, value))
-        if name == "data_dir"
-        else _fitted(name, _text(name, value), OPTIONS[name])
-    )
-
-
 def _block(table: Any) -> Block:
-    axes: dict[str, tuple[Value, ...]] = {}
-    for name, value in _flat(_table("grid", table)).items():
-        plain = known(name)
-        if plain in axes:
-            raise ValueError(f"[grid]: expected {plain} once, got it twice")
-        values = value if isinstance(value, list) else [value]
-        if not values:
-            raise ValueError(f"[grid]: expected values of {plain}, got none")
-        axes[plain] = tuple(typed(plain, _text(name, item)) for item in values)
+    table = _table("grid", table)
+    axes = _values("grid", {key: table[key] for key in table if key != "name"}, types())
     if not axes:
         raise ValueError("[grid]: expected lists of values, got none")
-    return Block(axes)
+    return Block(axes, str(table.get("name", "")))
+
+
+def _values(where: str, table: Any, flags: Mapping[str, Any]) -> dict[str, tuple[Value, ...]]:
+    """Name → its values in a table, each of the flag's type."""
+    found: dict[str, tuple[Value, ...]] = {}
+    for key, value in _flat(_table(where, table)):
+        name = known(f"[{where}]", key, flags)
+        if name in found:
+            raise ValueError(f"[{where}]: expected {name} once, got it twice")
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            raise ValueError(f"[{where}]: expected values of {name}, got none")
+        found[name] = tuple(typed(name, item) for item in values)
+    return found
 
 
 def _table(name: str, value: Any) -> dict[str, Any]:
@@ -243,20 +265,10 @@ def _table(name: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Names within names joined by dots, as flags have them."""
-    found: dict[str, Any] = {}
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value), names within names joined by dots, as flags have them."""
     for key, value in table.items():
-        name = f"{prefix}{key}"
-        inner = _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-        twice = sorted(set(inner) & set(found))
-        if twice:
-            raise ValueError(f"{twice[0]}: expected it once, got it twice")
-        found |= inner
-    return found
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, bool | int | float | str):
-        return shown(value)
-    raise ValueError(f"{name}: expected a number, a word, true or false, got {value!r}")
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

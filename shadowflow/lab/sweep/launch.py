@@ -1,7 +1,7 @@
 """Ways to start the workers of a sweep: processes of this machine, Slurm, Ray.
 
-Each waits until every cell has ended. A worker that ends before, killed or out of its time, is
-replaced; what it had begun is gone on with by another one.
+Each waits until every cell has ended. A worker that ends before that, killed or out of its time,
+is replaced; another one resumes the cell that it had begun.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Deaths:
         if self.count > self.most:
             raise ValueError(
                 f"sweep: expected workers that get on with their cells, got {self.count} deaths in "
-                f"a row, the last one: {reason}; the same command goes on when that is mended"
+                f"a row, the last one: {reason}; once that is mended, the same command resumes"
             )
 
 
@@ -63,50 +63,73 @@ def left(sweep: Sweep) -> list[Cell]:
     return [cell for cell in sweep.cells if not work.settled(sweep, cell)]
 
 
-def local(sweep: Sweep, workers: int, watch: Watch) -> None:
-    """Processes of this machine, which end with this one; watch is called while they work."""
-    deaths, running = _Deaths(sweep, workers), {}
-    environment = os.environ | work.environment(sweep.threads)
+def _keep(
+    sweep: Sweep,
+    workers: int,
+    watch: Watch,
+    send: Callable[[], Any],
+    ended: Callable[[Any], str | None],
+    stop: Callable[[list], Any],
+) -> None:
+    """Start workers, and another one for each that ends while cells are left.
 
-    def bury_process(token: str, process: subprocess.Popen) -> None:
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
-        bury(sweep.run_dir, token)
-
-    def start() -> None:
-        token = fresh()
-        command = [sys.executable, "-m", "shadowflow.lab.sweep.work", str(sweep.file), token]
-        running[token] = subprocess.Popen(
-            command, env=environment, start_new_session=True, stdin=subprocess.PIPE
-        )
-
+    send: starts a worker. ended: how a worker ended, in words; None while it works. stop: ends
+    those that still work, whatever the reason.
+    """
+    deaths, running = _Deaths(sweep, workers), []
     try:
         for _ in range(min(workers, len(left(sweep)))):
-            start()
+            running.append(send())
         while running:
             time.sleep(PATIENCE)
             watch()
-            for token, process in list(running.items()):
-                if process.poll() is None:
+            for worker in list(running):
+                reason = ended(worker)
+                if reason is None:
                     continue
-                del running[token]
-                bury_process(token, process)
+                running.remove(worker)
                 if left(sweep):
-                    deaths.add(f"exit code {process.returncode}")
-                    start()
+                    deaths.add(reason)
+                    running.append(send())
     finally:
-        for process in running.values():
+        stop(running)
+
+
+def local(sweep: Sweep, workers: int, watch: Watch) -> None:
+    """Processes of this machine, which end with this one; watch is called while they work."""
+    environment = os.environ | work.environment(sweep.threads)
+
+    def send() -> tuple[subprocess.Popen, str]:
+        token = fresh()
+        words = [sys.executable, "-m", "shadowflow.lab.sweep.work", str(sweep.file), token]
+        process = subprocess.Popen(
+            words, env=environment, start_new_session=True, stdin=subprocess.PIPE
+        )
+        return process, token
+
+    def ended(worker: tuple[subprocess.Popen, str]) -> str | None:
+        process, token = worker
+        if process.poll() is None:
+            return None
+        process.communicate()
+        bury(sweep.run_dir, token)
+        return f"exit code {process.returncode}"
+
+    def stop(running: list[tuple[subprocess.Popen, str]]) -> None:
+        for process, _ in running:
             process.terminate()
         try:
             until = time.monotonic() + GRACE
-            for process in running.values():
+            for process, _ in running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, until - time.monotonic()))
         finally:  # and at once where the wait is broken off
-            for token, process in running.items():
+            for process, token in running:
                 process.kill()
-                bury_process(token, process)
+                process.communicate()
+                bury(sweep.run_dir, token)
+
+    _keep(sweep, workers, watch, send, ended, stop)
 
 
 def slurm(
@@ -128,22 +151,14 @@ def slurm(
     executor = submitit.AutoExecutor(folder=sweep.folder / "jobs", cluster=cluster)
     given = {"name": f"sweep-{sweep.name}", "cpus_per_task": sweep.threads, "timeout_min": MINUTES}
     executor.update_parameters(**given | dict(options or {}))
-    send = lambda: executor.submit(work.main, [str(sweep.file.resolve())])
-    deaths, jobs = _Deaths(sweep, workers), []
-    try:
-        for _ in range(min(workers, len(left(sweep)))):
-            jobs.append(send())
-        while jobs:
-            time.sleep(PATIENCE)
-            watch()
-            for job in [job for job in jobs if job.done()]:
-                jobs.remove(job)
-                if left(sweep):
-                    deaths.add(f"job {job.job_id} is {job.state}")
-                    jobs.append(send())
-    finally:
-        for job in jobs:
-            job.cancel()
+    _keep(
+        sweep,
+        workers,
+        watch,
+        send=lambda: executor.submit(work.main, [str(sweep.file.resolve())]),
+        ended=lambda job: f"job {job.job_id} is {job.state}" if job.done() else None,
+        stop=lambda jobs: [job.cancel() for job in jobs],
+    )
 
 
 def ray(sweep: Sweep, workers: int, watch: Watch) -> None:
@@ -159,28 +174,23 @@ def ray(sweep: Sweep, workers: int, watch: Watch) -> None:
         package.init(include_dashboard=False, log_to_driver=False, num_cpus=cores)
     settings = {"env_vars": work.environment(sweep.threads)}
     task = package.remote(num_cpus=sweep.threads, max_retries=0, runtime_env=settings)(work.main)
-    send = lambda: task.remote([str(sweep.file.resolve())])
-    deaths, tasks = _Deaths(sweep, workers), []
-    try:
-        for _ in range(min(workers, len(left(sweep)))):
-            tasks.append(send())
-        while tasks:
-            ready, tasks = package.wait(tasks, timeout=PATIENCE)
-            watch()
-            for ended in ready:
-                reason = _reason(package, ended)
-                if left(sweep):
-                    deaths.add(reason)
-                    tasks.append(send())
-    finally:
-        for other in tasks:  # as Ctrl-C does, then for good
-            package.cancel(other)
+
+    def ended(task: Any) -> str | None:
+        ready, _ = package.wait([task], timeout=0)
+        return _reason(package, task) if ready else None
+
+    def stop(tasks: list) -> None:
+        for task in tasks:  # as Ctrl-C does, then for good
+            package.cancel(task)
         if tasks:
             _, tasks = package.wait(tasks, num_returns=len(tasks), timeout=GRACE)
-        for other in tasks:
-            package.cancel(other, force=True)
+        for task in tasks:
+            package.cancel(task, force=True)
         if own:
             package.shutdown()
+
+    send = lambda: task.remote([str(sweep.file.resolve())])
+    _keep(sweep, workers, watch, send, ended, stop)
 
 
 def _reason(package: Any, task: Any) -> str:

@@ -122,6 +122,29 @@ def sweep_of(
     return Sweep(name or digest(found), run_dir, found, **options)
 
 
+def check(sweep: Sweep, cells: Sequence[Cell]) -> None:
+    """Refuse, before anything runs, what a cell would refuse, or data that are nowhere.
+
+    Raises:
+        ValueError: an optimizer, a network, a number of images or a data set that a cell does not
+            get; it names the cell.
+    """
+    from ..data.load import load
+    from ..training.start import counts_of, network_of
+
+    loaded = {"digits"}
+    for cell in cells:
+        try:
+            cell.settings.build()
+            network_of(cell.settings)
+            counts_of(cell.settings)
+            if cell.settings.dataset not in loaded:
+                load(cell.settings.dataset, sweep.data_dir)
+                loaded.add(cell.settings.dataset)
+        except ValueError as error:
+            raise ValueError(f"{cell}: {error}") from None
+
+
 def digest(cells: Sequence[Cell]) -> str:
     """A name for a sweep of these cells."""
     keys = json.dumps([cell.settings.key() for cell in cells])

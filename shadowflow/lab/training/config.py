@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from types import NoneType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from ..choices import OPTIMIZERS, Argument, completed
 
@@ -24,95 +35,84 @@ Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
+class Help(NamedTuple):
+    """What a field is, as the help of its flag says it; least: of a whole number."""
+
+    words: str
+    least: int | None = None
+
+
 @dataclass(frozen=True)
 class Training:
     """One run: full-batch training of a network, the gradient summed over ghost batches.
 
-    Args:
-        model: a name of the table of networks; width: a factor on its channels.
-        dataset: a name of the data sets; images, test_images: the first so many (None: all).
-        optimizer, arguments: as the zoo has them. learning_rate: the step size h; schedule: its
-            course over the epochs, "cosine" and "linear" ending at 0; warmup: epochs of a linear
-            rise at the start.
-        loss: "cross_entropy", or "mse" against one-hot labels.
-        epochs: full-batch steps.
-        ghost_batch: images in a ghost batch, whose statistics BatchNorm uses.
-        ghost: "fixed", so that the loss is one function of the parameters, or "reshuffled" at
-            every epoch. micro_batch: images at a time within a ghost batch (None: all of
-            it, or on a CPU as many as it computes on fastest).
-        pool: images are shrunk, pool by pool pixels to their mean.
-        standardize: what one mean and deviation are taken over: each "pixel" (the paper's), each
-            "channel", or "all". augment: pad by 4, crop and mirror, anew at every epoch.
-        test_every: epochs between looks at the test images. measure_every: epochs between measures.
-        stop_accuracy: end as soon as the training accuracy reaches it.
-        precision: of products in the network; parameters, sums and optimizer are float32.
-        devices: how many share the images of a batch; sums then differ in their rounding.
-        seed: of the start, the order and the augmentation.
+    The flags of `shadowflow train`, the columns of a sweep and the name of a run's folder are
+    made from these fields.
 
     Raises:
-        ValueError: a value out of its range, or an unknown name.
+        ValueError: a value out of its range, an unknown name, or values that do not go together.
 
     Example:
         >>> Training(epochs=3).key()
         'mlp-digits-adam-...'
     """
 
-    model: Model = "mlp"
-    width: float = 1.0
-    dataset: Data = "digits"
-    images: int | None = None
-    test_images: int | None = None
+    model: Annotated[Model, Help("The network.")] = "mlp"
+    width: Annotated[float, Help("A factor on its channels and hidden widths.")] = 1.0
+    dataset: Annotated[Data, Help("What it is trained on.")] = "digits"
+    images: Annotated[int | None, Help("The first so many images (default: all).", 1)] = None
+    test_images: Annotated[
+        int | None, Help("The first so many images to test on (default: all).", 1)
+    ] = None
     optimizer: str = "adam"
     arguments: Mapping[str, Argument] = field(default_factory=dict, hash=False)
-    learning_rate: float = 1e-3
-    schedule: Schedule = "constant"
-    warmup: int = 0
-    loss: Loss = "cross_entropy"
-    epochs: int = 100
-    ghost_batch: int = 500
-    ghost: Ghost = "fixed"
-    micro_batch: int | None = None
-    pool: int = 1
-    standardize: Per = "pixel"
-    augment: bool = False
-    test_every: int = 1
-    measure_every: int = 1
-    stop_accuracy: float | None = None
-    precision: Precision = "float32"
-    devices: int = 1
-    seed: int = 0
+    learning_rate: Annotated[float, Help("The step size.")] = 1e-3
+    schedule: Annotated[
+        Schedule, Help("Its course over the epochs; cosine and linear end at 0.")
+    ] = "constant"
+    warmup: Annotated[int, Help("Epochs of a linear rise at the start.", 0)] = 0
+    loss: Annotated[Loss, Help("What is minimised; mse: against one-hot labels.")] = "cross_entropy"
+    epochs: Annotated[int, Help("Full-batch steps.", 1)] = 100
+    ghost_batch: Annotated[int, Help("Images whose statistics BatchNorm uses together.", 1)] = 500
+    ghost: Annotated[
+        Ghost, Help("The same ghost batches at every epoch, so one loss, or new ones.")
+    ] = "fixed"
+    micro_batch: Annotated[
+        int | None,
+        Help("Images at a time within a ghost batch (default: all, on a CPU what is fastest).", 1),
+    ] = None
+    pool: Annotated[int, Help("Shrink the images: so many by so many pixels to their mean.", 1)] = 1
+    standardize: Annotated[
+        Per, Help("What one mean and one standard deviation are taken over (pixel: the paper's).")
+    ] = "pixel"
+    augment: Annotated[bool, Help("Pad by 4, crop and mirror the images, anew at every epoch.")] = (
+        False
+    )
+    test_every: Annotated[int, Help("Epochs between looks at the test images.", 1)] = 1
+    measure_every: Annotated[
+        int, Help("Epochs between the measures of the gradient and of the optimizer.", 1)
+    ] = 1
+    stop_accuracy: Annotated[float | None, Help("Stop at this training accuracy.")] = None
+    precision: Annotated[
+        Precision, Help("Of the products in the network; all else is float32.")
+    ] = "float32"
+    devices: Annotated[
+        int, Help("Share the images of a batch out over so many; sums then round differently.", 1)
+    ] = 1
+    seed: Annotated[int, Help("Of the start, the order and the augmentation.", 0)] = 0
 
     def __post_init__(self) -> None:
-        for name, kind in (
-            ("model", Model),
-            ("dataset", Data),
-            ("loss", Loss),
-            ("ghost", Ghost),
-            ("schedule", Schedule),
-            ("precision", Precision),
-            ("standardize", Per),
-        ):
-            _one_of(name, getattr(self, name), get_args(kind))
         _one_of("opt", self.optimizer, tuple(OPTIMIZERS))
+        for name, (kind, words) in settings().items():
+            if words.least is not None:
+                _whole(name, getattr(self, name), words.least, optional=NoneType in get_args(kind))
+            elif get_origin(kind) is Literal:
+                _one_of(name, getattr(self, name), get_args(kind))
         for name in ("width", "learning_rate"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{_flag(name)}: expected a positive finite number, got {value}")
             object.__setattr__(self, name, float(value))
-        for name, least in (
-            ("epochs", 1),
-            ("ghost_batch", 1),
-            ("test_every", 1),
-            ("measure_every", 1),
-            ("warmup", 0),
-            ("seed", 0),
-            ("pool", 1),
-            ("devices", 1),
-        ):
-            _whole(name, getattr(self, name), least)
-        for name in ("images", "test_images", "micro_batch"):
-            if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), 1)
         if self.stop_accuracy is not None and not 0 < self.stop_accuracy <= 1:
             raise ValueError(
                 f"--stop-accuracy: expected a number in (0, 1], got {self.stop_accuracy}"
@@ -168,6 +168,17 @@ class Training:
         return f"{self.model}-{self.dataset}-{self.optimizer}-{digest[:12]}"
 
 
+@functools.cache
+def settings() -> Mapping[str, tuple[Any, Help]]:
+    """Name → (type, help) of every field but the optimizer and its arguments.
+
+    >>> settings()["seed"]
+    (<class 'int'>, Help(words='Of the start, the order and the augmentation.', least=0))
+    """
+    hints = get_type_hints(Training, include_extras=True)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Annotated}
+
+
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -177,6 +188,7 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{_flag(name)}: expected one of {', '.join(known)}, got {value!r}")
 
 
-def _whole(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _whole(name: str, value: Any, least: int, *, optional: bool) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not (whole or (optional and value is None)):
         raise ValueError(f"{_flag(name)}: expected a whole number from {least}, got {value!r}")

@@ -21,6 +21,14 @@ from ... import trees
 Batch = tuple[Array, Array]
 
 
+class Ways(NamedTuple):
+    """How a network is run: its ``apply``, the name of the loss, the precision of products."""
+
+    apply: Callable
+    loss: str
+    precision: str
+
+
 class Sums(NamedTuple):
     """Over the images so far: their number, loss, right answers, and gradient (or None)."""
 
@@ -49,82 +57,49 @@ def losses(
     return jnp.mean((logits - wanted) ** 2, axis=1)
 
 
-def logits_of(
-    apply: Callable, params: PyTree, state: PyTree, images: Array, train: bool, precision: str
-) -> tuple[Array, PyTree]:
-    """Logits in float32 or finer, and the network's new state; products in ``precision``."""
-    if precision == "bfloat16":
-        low = lambda leaf: leaf.astype(jnp.bfloat16)
-        logits, state = apply(jax.tree.map(low, params), state, low(images), train)
-        return logits.astype(jnp.float32), state
-    return apply(params, state, images, train)
-
-
-def gradient_pass(
-    apply: Callable,
-    loss: str,
-    precision: str,
-    params: PyTree,
-    state: PyTree,
-    batches: Iterable[Batch],
+def one_pass(
+    ways: Ways, params: PyTree, state: PyTree, batches: Iterable[Batch], *, train: bool
 ) -> tuple[Sums, PyTree]:
     """Sums over the batches at ``params``, and the network's state after them.
 
-    Each batch is seen in training mode, one after the other; what the network keeps of one (the
-    running statistics of BatchNorm) is what the next one finds.
+    train: with the gradient, and each batch in training mode, one after the other; what the
+    network keeps of one (the running statistics of BatchNorm) is what the next one finds.
+    Without it there is no gradient, and the state stays as it is.
     """
     zero = jnp.zeros((), trees.finest_dtype(params))
-    total = Sums(zero, zero, zero, trees.zeros_like(params))
-    with exact(precision):
+    total = Sums(zero, zero, zero, trees.zeros_like(params) if train else None)
+    with exact(ways.precision):
         for images, labels in batches:
-            total, state = _add(apply, loss, precision, total, params, state, images, labels)
+            total, state = _added(ways, train, total, params, state, images, labels)
     return total, state
 
 
 @eqx.filter_jit
-def _add(apply, loss, precision, total: Sums, params, state, images, labels):
+def _added(ways: Ways, train: bool, total: Sums, params, state, images, labels):
     def summed(params):
-        logits, after = logits_of(apply, params, state, images, True, precision)
-        values = losses(loss, logits, labels).astype(total.loss.dtype)
-        return jnp.sum(values), (_right(logits, labels), after)
+        logits, after = _logits(ways, params, state, images, train)
+        values = losses(ways.loss, logits, labels).astype(total.loss.dtype)
+        right = jnp.sum(jnp.argmax(logits, axis=1).astype(labels.dtype) == labels)
+        return jnp.sum(values), (right, after)
 
-    (value, (correct, after)), grad = jax.value_and_grad(summed, has_aux=True)(params)
-    grown = jax.tree.map(jnp.add, total.grad, grad)
-    return Sums(
-        total.count + len(labels),
-        total.loss + value,
-        total.correct + correct.astype(total.correct.dtype),
-        grown,
-    ), after
-
-
-def look(
-    apply: Callable,
-    loss: str,
-    precision: str,
-    params: PyTree,
-    state: PyTree,
-    batches: Iterable[Batch],
-) -> Sums:
-    """Sums over the batches in evaluation mode, without a gradient."""
-    zero = jnp.zeros((), trees.finest_dtype(params))
-    total = Sums(zero, zero, zero, None)
-    with exact(precision):
-        for images, labels in batches:
-            total = _looked(apply, loss, precision, total, params, state, images, labels)
-    return total
+    if train:
+        (value, (right, after)), grad = jax.value_and_grad(summed, has_aux=True)(params)
+        grad = jax.tree.map(jnp.add, total.grad, grad)
+    else:
+        (value, (right, after)), grad = summed(params), None
+    right = right.astype(total.correct.dtype)
+    return Sums(total.count + len(labels), total.loss + value, total.correct + right, grad), after
 
 
-@eqx.filter_jit
-def _looked(apply, loss, precision, total: Sums, params, state, images, labels):
-    logits, _ = logits_of(apply, params, state, images, False, precision)
-    value = jnp.sum(losses(loss, logits, labels).astype(total.loss.dtype))
-    right = _right(logits, labels).astype(total.correct.dtype)
-    return Sums(total.count + len(labels), total.loss + value, total.correct + right, None)
-
-
-def _right(logits: Array, labels: Array) -> Array:
-    return jnp.sum(jnp.argmax(logits, axis=1).astype(labels.dtype) == labels)
+def _logits(
+    ways: Ways, params: PyTree, state: PyTree, images: Array, train: bool
+) -> tuple[Array, PyTree]:
+    """Logits in float32 or finer, and the network's new state; products in ``precision``."""
+    if ways.precision == "bfloat16":
+        low = lambda leaf: leaf.astype(jnp.bfloat16)
+        logits, state = ways.apply(jax.tree.map(low, params), state, low(images), train)
+        return logits.astype(jnp.float32), state
+    return ways.apply(params, state, images, train)
 
 
 @contextlib.contextmanager

@@ -23,17 +23,19 @@ from jaxtyping import Array, PyTree
 from ... import ema_weights as mem, trees
 from ...ema_weights import Memory
 from ...files import write_json
-from ...iterate import rate_table
 from ...monitor.measures import run_measures
-from ...optimizers.moments import Optimizer, State
+from ...optimizers.base import State
+from ...optimizers.moments import Optimizer
+from ...running import rate_table
 from ..data.transforms import augment
+from ..networks.interface import Network
 from . import checkpoint, epoch as passes, history
 from .config import Training
 from .devices import Devices, at_a_time
 
 
 @dataclass(frozen=True)
-class Images:
+class TrainingImages:
     """What is trained and tested on: standardised images and labels, on the host."""
 
     images: np.ndarray
@@ -43,7 +45,7 @@ class Images:
 
 
 class Position(eqx.Module):
-    """Everything a run needs to go on: where it is, what it has learned, what it remembers."""
+    """Everything a run needs to be resumed: where it is, what it has learned and remembers."""
 
     params: PyTree
     network: PyTree
@@ -54,11 +56,11 @@ class Position(eqx.Module):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Ending:
     """How a run ended: its folder, the reason, and the last epoch of its history.
 
     reason: "epochs", "accuracy", "non-finite" (then epoch is where it began), or "time", after
-    which the same call goes on.
+    which the same call resumes it.
     """
 
     folder: Path
@@ -67,38 +69,50 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Run:
-    """The fixed parts of a run, and its loop."""
+@dataclass
+class TrainingRun:
+    """The fixed parts of a run, and its loop.
+
+    Args:
+        settings: the whole configuration; network, data: what it trains, and on what.
+        folder: of this run alone.
+        loggers: each with ``.log(dict, step=)`` or ``.add_scalar(tag, value, step)``.
+        checkpoint_every: epochs between checkpoints. wall_time: seconds after which it stops,
+            to be resumed.
+        progress: called with every epoch and its record.
+        guard: called before every write; what it raises ends the run.
+    """
 
     settings: Training
-    network: Any
-    data: Images
-    optimizer: Optimizer
-    rates: np.ndarray
+    network: Network
+    data: TrainingImages
     folder: Path
-    devices: Devices = field(default_factory=lambda: Devices.of(1))
     loggers: Sequence[Any] = ()
     checkpoint_every: int = 10
     wall_time: float | None = None
     progress: Callable[[int, Mapping[str, Any]], Any] | None = None
-    guard: Callable[[], Any] | None = None
+    guard: Callable[[], Any] = lambda: None
     began: float = field(default_factory=time.monotonic)
 
-    def go(self) -> Outcome:
+    def __post_init__(self) -> None:
+        self.optimizer = self.settings.build()
+        self.rates = rate_table(self.settings.rate(), self.settings.epochs)
+        self.devices = Devices.of(self.settings.devices)
+        self.ways = passes.Ways(self.network.apply, self.settings.loss, self.settings.precision)
+
+    def go(self) -> Ending:
         """Train from the last checkpoint, or from the start, to the end."""
-        place, notes = self.start(), ()
+        place, saved, notes = self.start(), None, ()
         found = checkpoint.restore(self.checkpoints, place, self.settings.plain())
-        epoch = 0
         if found is not None:
-            place, epoch = found.state, found.epoch
+            place, saved = found.state, found.epoch
             notes = tuple(f"passed over {line}" for line in found.passed_over)
+        first = epoch = saved or 0
         place = self.devices.copy(place)
-        self.permitted()
+        self.guard()
         history.cut(self.history, epoch)
-        saved, first = epoch if found is not None else None, epoch
-        before, end = place, None
-        while end is None:
+        good = epoch, place  # the last step that was finite
+        while True:
             started = time.monotonic()
             try:
                 record, following, finite = self.at(place, epoch, patient=epoch == first)
@@ -109,18 +123,18 @@ class Run:
             self.tell(epoch, record, time.monotonic() - started)
             if end is not None:
                 break
-            before, place = place, following
-            epoch += 1
+            good, epoch, place = (epoch, place), epoch + 1, following
             if epoch % self.checkpoint_every == 0:
                 self.save(epoch, place)
                 saved = epoch
-        good, where = (before, max(0, epoch - 1)) if end == "non-finite" else (place, epoch)
-        if saved != where:
-            self.save(where, good)
+        if end != "non-finite":
+            good = epoch, place
+        if good[0] != saved:
+            self.save(*good)
         if end != "time":
-            self.permitted()
+            self.guard()
             write_json(self.folder / "done.json", {"reason": end, "epoch": epoch})
-        return Outcome(self.folder, end, epoch, notes)
+        return Ending(self.folder, end, epoch, notes)
 
     @property
     def checkpoints(self) -> Path:
@@ -134,7 +148,7 @@ class Run:
 
     def save(self, epoch: int, place: Position) -> None:
         """A checkpoint, once all lines before it are on the disk."""
-        self.permitted()
+        self.guard()
         history.to_disk(self.history)
         checkpoint.save(self.checkpoints, epoch, place, self.settings.plain())
 
@@ -142,26 +156,20 @@ class Run:
         """The position before epoch 0, from the seed alone."""
         key, first = jax.random.split(jax.random.key(self.settings.seed))
         params, network = self.network.init(first)
-        learning_rate = mem.Rates(jnp.asarray(self.rates)) if self.varies else self.rates[0]
-        memory = mem.ready(self.optimizer, learning_rate, 0, trees.finest_dtype(params))
+        varies = callable(self.settings.rate())
+        learning_rate = mem.Rates(jnp.asarray(self.rates)) if varies else self.rates[0]
+        memory = mem.ready(self.optimizer, learning_rate, 0, params)
         zero = trees.zeros_like(params)
         return Position(params, network, self.optimizer.init(params), memory, zero, key)
-
-    @property
-    def varies(self) -> bool:
-        """Whether the learning rate has a schedule."""
-        return callable(self.settings.rate())
 
     def at(self, place: Position, epoch: int, *, patient: bool) -> tuple[dict, Position, bool]:
         """The record of an epoch, the position after its step, and whether that is finite.
 
         patient: the pass is finished even where the time is up.
         """
-        settings, apply = self.settings, self.network.apply
-        ways = apply, settings.loss, settings.precision
-        sums, network = passes.gradient_pass(
-            *ways, place.params, place.network, self.in_time(self.batches(place, epoch), patient)
-        )
+        settings = self.settings
+        batches = self.in_time(self.batches(place, epoch), patient)
+        sums, network = passes.one_pass(self.ways, place.params, place.network, batches, train=True)
         gradients = 0 if epoch % settings.measure_every else 1 + settings.one_function
         rates = self.rate_at(max(0, epoch - 1)), self.rate_at(epoch + 1)
         following, found = advanced(
@@ -175,7 +183,9 @@ class Run:
             "train_accuracy": float(accuracy),
         }
         if epoch % settings.test_every == 0 or epoch == settings.epochs:
-            tested = passes.look(*ways, place.params, network, self.test_batches)
+            tested, _ = passes.one_pass(
+                self.ways, place.params, network, self.test_batches, train=False
+            )
             test_loss, test_accuracy, _ = tested.means()
             record |= {"test_loss": float(test_loss), "test_accuracy": float(test_accuracy)}
         if epoch == 0:  # there is no gradient before it
@@ -203,15 +213,17 @@ class Run:
         size = self.micro_batch
         if self.network.has_batch_norm:
             size = self.settings.ghost_batch
-        parts = passes.split(self.data.images, self.data.labels, size)
-        return [self.devices.share(batch) for batch in parts]
+        return self.shared(self.data.images, self.data.labels, size)
 
     @functools.cached_property
     def test_batches(self) -> list[passes.Batch]:
         """The test images, batch by batch."""
         size = min(self.micro_batch, self.settings.ghost_batch)
-        parts = passes.split(self.data.test_images, self.data.test_labels, size)
-        return [self.devices.share(batch) for batch in parts]
+        return self.shared(self.data.test_images, self.data.test_labels, size)
+
+    def shared(self, images: Any, labels: Any, size: int) -> list[passes.Batch]:
+        """The images in batches, each shared out over the devices."""
+        return [self.devices.share(batch) for batch in passes.split(images, labels, size)]
 
     @functools.cached_property
     def whole(self) -> passes.Batch:
@@ -234,7 +246,7 @@ class Run:
             batch = images[chosen], labels[chosen]
             if settings.augment:
                 batch = _augmented(jax.random.fold_in(image_key, index), batch[0]), batch[1]
-            yield from map(self.devices.share, passes.split(*batch, self.micro_batch))
+            yield from self.shared(*batch, self.micro_batch)
 
     def in_time(self, batches: Iterator[passes.Batch], patient: bool) -> Iterator[passes.Batch]:
         """The batches, until the time is up."""
@@ -259,14 +271,9 @@ class Run:
             return "epochs"
         return "time" if self.late else None
 
-    def permitted(self) -> None:
-        """Let whoever shares the folder out object before it is written to."""
-        if self.guard is not None:
-            self.guard()
-
     def tell(self, epoch: int, record: Mapping[str, Any], seconds: float) -> None:
         """Append to the history, and hand the same numbers to every logger."""
-        self.permitted()
+        self.guard()
         try:
             history.append(self.history, record)
             history.append(self.folder / "timing.jsonl", {"epoch": epoch, "seconds": seconds})
@@ -305,7 +312,7 @@ def advanced(
     loss, accuracy, grad = sums.means()
     state, move = optimizer.update(place.optimizer, grad, place.params, place.memory.rate)
     measures = _measured(optimizer, gradients, place, grad, state, last_rate)
-    memory = mem.with_rate(mem.advance(optimizer, place.memory), following)
+    memory = place.memory.advanced().with_rate(following)
     params = trees.add(place.params, 1.0, move)
     after = Position(params, network, state, memory, grad, place.key)
     return after, (loss, accuracy, jnp.isfinite(loss) & trees.all_finite(grad), measures)
@@ -357,17 +364,3 @@ def hand_over(logger: Any, record: Mapping[str, Any], epoch: int) -> None:
         return
     for tag, value in record.items():
         logger.add_scalar(tag, value, epoch)
-
-
-def finished(folder: Path) -> Outcome | None:
-    """How the run in a folder ended, if it did."""
-    path = folder / "done.json"
-    if not path.exists():
-        return None
-    content = history.read_json(path)
-    return Outcome(folder, content["reason"], content["epoch"], ("it was done already",))
-
-
-def rates_of(settings: Training) -> np.ndarray:
-    """The learning rate of every epoch."""
-    return rate_table(settings.rate(), settings.epochs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,20 @@ from ..networks import build
 from ..networks.interface import Network
 from . import checkpoint, history
 from .config import Training
-from .devices import Devices
-from .loop import Images, Outcome, Run, finished, rates_of
+from .loop import Ending, TrainingImages, TrainingRun
 
 DIGITS = (1500, 297)  # to train on and to test on, of scikit-learn's one set
 
 
 def train(
-    settings: Training,
-    run_dir: Path,
-    *,
-    data_dir: Path | None = None,
-    loggers: Sequence[Any] = (),
-    checkpoint_every: int = 10,
-    wall_time: float | None = None,
-    progress: Callable[[int, Mapping[str, Any]], Any] | None = None,
-    guard: Callable[[], Any] | None = None,
-) -> Outcome:
-    """Run a training, or go on with it, or find it done.
+    settings: Training, run_dir: Path, *, data_dir: Path | None = None, **options: Any
+) -> Ending:
+    """Run a training, or resume it, or find it done.
 
     Args:
         settings: the whole configuration; it names the folder in ``run_dir``.
         data_dir: where the data lie, if not in the cache.
-        loggers: each with ``.log(dict, step=)`` or ``.add_scalar(tag, value, step)``.
-        checkpoint_every: epochs between checkpoints. wall_time: seconds after which it stops,
-            to be resumed by the same call.
-        progress: called with every epoch and its record.
-        guard: called before every write; what it raises ends the run.
+        options: loggers, checkpoint_every, wall_time, progress and guard of a `TrainingRun`.
 
     Returns:
         How it ended.
@@ -53,28 +39,15 @@ def train(
             network or the optimizer refuses, a folder that holds another configuration.
     """
     folder = run_dir / settings.key()
-    done = finished(folder)
-    if done is not None:
-        return done
-    optimizer, network = settings.build(), network_of(settings)
-    devices = Devices.of(settings.devices)
-    images = images_of(settings, data_dir)
+    done = folder / "done.json"
+    if done.exists():
+        content = history.read_json(done)
+        return Ending(folder, content["reason"], content["epoch"], ("it was done already",))
+    network, images = network_of(settings), images_of(settings, data_dir)
+    run = TrainingRun(settings, network, images, folder, **options)
     writable(folder, "--run-dir")
     claim(folder, settings)
-    return Run(
-        settings,
-        network,
-        images,
-        optimizer,
-        rates_of(settings),
-        folder,
-        devices,
-        tuple(loggers),
-        checkpoint_every,
-        wall_time,
-        progress,
-        guard,
-    ).go()
+    return run.go()
 
 
 def claim(folder: Path, settings: Training) -> None:
@@ -106,12 +79,19 @@ def shape_of(name: str, pool: int = 1) -> tuple[tuple[int, int, int], int]:
 def counts_of(settings: Training) -> tuple[int, int]:
     """How many images are trained on, and tested on, without loading them.
 
+    Raises ValueError where the data set has not so many.
+
     >>> counts_of(Training(dataset="mnist", images=500))
     (500, 10000)
     """
     there = DIGITS if settings.dataset == "digits" else dataset(settings.dataset).counts
-    fewer = lambda want, have: have if want is None else min(want, have)
-    return fewer(settings.images, there[0]), fewer(settings.test_images, there[1])
+    wanted = {"--images": settings.images, "--test-images": settings.test_images}
+    for (flag, count), most in zip(wanted.items(), there, strict=True):
+        if count is not None and count > most:
+            raise ValueError(
+                f"{flag}: expected at most the {most:,} that {settings.dataset} has, got {count:,}"
+            )
+    return settings.images or there[0], settings.test_images or there[1]
 
 
 def network_of(settings: Training) -> Network:
@@ -132,36 +112,28 @@ def _built(model: str, classes: int, shape: tuple[int, int, int], width: float) 
     return build(model, classes=classes, shape=shape, width=width)
 
 
-def images_of(settings: Training, data_dir: Path | None = None) -> Images:
+def images_of(settings: Training, data_dir: Path | None = None) -> TrainingImages:
     """The first images of a data set, each pixel standardised over those to train on."""
     shape, _ = shape_of(settings.dataset)
-    pool = settings.pool
+    count, test_count = counts_of(settings)
     if settings.dataset == "digits":
         pixels, labels = load_digits()
         cut = DIGITS[0]
-        parts = (pixels[:cut], labels[:cut]), (pixels[cut:], labels[cut:])
+        found = [pixels[:cut], labels[:cut], pixels[cut:], labels[cut:]]
     else:
-        found = load(settings.dataset, data_dir)
-        parts = ((found.train_images, found.train_labels), (found.test_images, found.test_labels))
-    first, second = (
-        (images[:count].reshape(-1, *shape), labels[:count])
-        for (images, labels), count in zip(
-            parts, (settings.images, settings.test_images), strict=True
-        )
+        data = load(settings.dataset, data_dir)
+        found = [data.train_images, data.train_labels, data.test_images, data.test_labels]
+    images, labels, test_images, test_labels = found
+    (images, test_images), _ = standardize(
+        _pooled(images[:count].reshape(-1, *shape), settings.pool),
+        _pooled(test_images[:test_count].reshape(-1, *shape), settings.pool),
+        per=settings.standardize,
     )
-    for name, count, there in (
-        ("images", settings.images, len(first[1])),
-        ("test_images", settings.test_images, len(second[1])),
-    ):
-        if count is not None and count > there:
-            raise ValueError(
-                f"--{name.replace('_', '-')}: expected at most the {there:,} that "
-                f"{settings.dataset} has, got {count:,}"
-            )
-    pooled = (_pooled(images, pool) for images in (first[0], second[0]))
-    (train_images, test_images), _ = standardize(*pooled, per=settings.standardize)
-    return Images(
-        train_images, np.asarray(first[1], np.int32), test_images, np.asarray(second[1], np.int32)
+    return TrainingImages(
+        images,
+        np.asarray(labels[:count], np.int32),
+        test_images,
+        np.asarray(test_labels[:test_count], np.int32),
     )
 
 

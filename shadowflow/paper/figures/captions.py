@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...lab.training.config import Training
 from ...optimizers.thresholds import stability_threshold
 from ..curves import RISE, WINDOW
-from ..grid import Grid, Sweep
+from ..grid import Grid, Series
 from .of_runs import DATASETS, EDGE_RATE, MODELS, Arrays, Figure, in_place, read_off
 
 
@@ -61,12 +61,12 @@ def runs(first: Training, grid: Grid) -> str:
     )
 
 
-def values(row: Sweep) -> str:
+def values(row: Series) -> str:
     """Every value of a sweep."""
     return ", ".join(f"{value:g}" for value in row.values)
 
 
-def sweep(row: Sweep) -> str:
+def sweep(row: Series) -> str:
     """ρ = 0.9, 0.99 at β = 0.9."""
     return f"{row.symbol} = {values(row)} at {row.other[0]} = {row.other[1]:g}"
 
@@ -92,21 +92,21 @@ def hills(arrays: Arrays, grid: Grid, name: str) -> str:
     )
 
 
-def floor(arrays: Arrays, name: str, row: Sweep) -> str:
+def floor(arrays: Arrays, name: str, row: Series) -> str:
     """The value below which the perturbed one-norm cannot fall, whatever the gradient."""
     return (
         f"The perturbed one-norm cannot fall below p√ε = {lowest(arrays, name, row):.3g}; Σ|g| can."
     )
 
 
-def lowest(arrays: Arrays, name: str, row: Sweep) -> float:
+def lowest(arrays: Arrays, name: str, row: Series) -> float:
     """p·sqrt(ε), with ε as the measure has it: eps_root + eps²."""
     given = row.training(row.values[0], 0).arguments
     eps = float(given["eps_root"]) + float(given["eps"]) ** 2
     return float(arrays[f"{name}/parameters"]) * eps**0.5
 
 
-def memory(row: Sweep) -> str:
+def memory(row: Series) -> str:
     """How long the runs are in units of the longest memory; empty where it is 10 or more."""
     first = row.training(row.values[0], 0)
     longest = max(float(first.arguments[name]) for name in ("b1", "b2") if name != row.vary)
@@ -120,14 +120,14 @@ def memory(row: Sweep) -> str:
     )
 
 
-def edges(row: Sweep) -> list[float] | None:
+def edges(row: Series) -> list[float] | None:
     """hλ at the stability edge, a value of β, where the learning rate makes it matter."""
     if row.vary != "b1" or row.training(row.values[0], 0).learning_rate < EDGE_RATE:
         return None
     return [stability_threshold(row.training(value, 0).build()) for value in row.values]
 
 
-def edge(row: Sweep) -> str:
+def edge(row: Series) -> str:
     """What β does by way of the stability edge."""
     found = edges(row)
     if found is None:

@@ -54,20 +54,20 @@ def rows(settings: Settings) -> dict[str, Optimizer]:
     """Name → optimizer of every curve; the zoo's are at b1, the last but one ρ, and eps_root."""
     b1, b2, eps = settings.b1, settings.b2s[-2], settings.eps_root
     root = eps**0.5
-    adam = lambda b2, eps_root: zoo.adam(b1, b2, eps=0.0, eps_root=eps_root)
+    adam = lambda b2, eps_root: zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=eps_root)
     return {
         **{f"rho/{b2:g}": adam(b2, eps) for b2 in settings.b2s},
         **{f"eps/{eps:g}": adam(settings.b2, eps) for eps in settings.eps_roots},
         "zoo/sgd": zoo.sgd(),
-        "zoo/momentum": zoo.momentum(b1, form="ema"),
-        "zoo/nesterov": zoo.nesterov(b1, form="ema"),
-        "zoo/rmsprop": zoo.rmsprop(b2, eps=0.0, eps_root=eps),
-        "zoo/rmsprop, outside": zoo.rmsprop(b2, eps=root),
-        "zoo/adam, outside": zoo.adam(b1, b2, eps=root),
-        "zoo/adamw": zoo.adamw(b1, b2, eps=0.0, eps_root=eps),
-        "zoo/nadam": zoo.nadam(b1, b2, eps=0.0, eps_root=eps),
-        "zoo/signum": zoo.signum(b1, eps),
-        "zoo/lion": zoo.lion(b1, b2, eps),
+        "zoo/momentum": zoo.momentum(decay=b1, form="ema"),
+        "zoo/nesterov": zoo.nesterov(decay=b1, form="ema"),
+        "zoo/rmsprop": zoo.rmsprop(decay=b2, eps=0.0, eps_root=eps),
+        "zoo/rmsprop, outside": zoo.rmsprop(decay=b2, eps=root),
+        "zoo/adam, outside": zoo.adam(b1=b1, b2=b2, eps=root),
+        "zoo/adamw": zoo.adamw(b1=b1, b2=b2, eps=0.0, eps_root=eps),
+        "zoo/nadam": zoo.nadam(b1=b1, b2=b2, eps=0.0, eps_root=eps),
+        "zoo/signum": zoo.signum(decay=b1, eps_root=eps),
+        "zoo/lion": zoo.lion(b1=b1, b2=b2, eps_root=eps),
     }
 
 
@@ -100,7 +100,7 @@ def potential(optimizer: Optimizer, y: np.ndarray) -> np.ndarray:
     nodes = y[:-1, None] + np.diff(y)[:, None] * (1 + points) / 2
     u = jnp.asarray(nodes.ravel())
     loss = lambda theta: jnp.sum(u * theta + theta**2 / 2)
-    parts = implicit_bias(Problem(loss), optimizer, jnp.zeros_like(u), RATE).parts
+    parts = implicit_bias(Problem(loss), optimizer, jnp.zeros_like(u), RATE, start="settled").parts
     bias = sum(part for name, part in parts.items() if name != PLAIN)
     slope = np.asarray(2 / RATE * bias * u / parts[PLAIN]).reshape(nodes.shape)
     total = np.concatenate([[0.0], np.cumsum(np.diff(y) / 2 * (slope @ weights))])

@@ -106,7 +106,7 @@ def compute(
         problem, start = bilinear_problem()
         start = jnp.asarray(start, jnp.float64)
         for curve in settings.curves():
-            adam = zoo.adam(curve.b1, curve.b2, eps=0.0, eps_root=settings.eps_root)
+            adam = zoo.adam(b1=curve.b1, b2=curve.b2, eps=0.0, eps_root=settings.eps_root)
             steps = max(settings.least_steps, round(settings.horizon / curve.rate))
             run = problem, adam, start, curve.rate, steps
             save_every = max(1, steps // 3000)

@@ -134,17 +134,17 @@ def compute(
 
 
 def _one(settings, case: Case, problem: Problem, start, arrays, progress) -> None:
-    adam = zoo.adam(settings.b1, case.b2, eps=0.0, eps_root=case.eps_root)
-    state = None
+    adam = zoo.adam(b1=settings.b1, b2=case.b2, eps=0.0, eps_root=case.eps_root)
+    begun = 0
     if case.settled:
-        state = settled_state(problem, adam, start, case.rate, order=SETTLED_ORDER)
+        begun = settled_state(problem, adam, start, case.rate, order=SETTLED_ORDER)
     run = problem, adam, start, case.rate, settings.epochs
-    real = iterate(*run, state=state, progress=_counted(progress))
+    real = iterate(*run, start=begun, progress=_counted(progress))
     places = (start, jax.tree.map(jnp.asarray, real.last))
     arrays[f"{case.key}/loss"] = np.array([float(problem.value(place)) for place in places])
     arrays[f"{case.key}/moved"] = largest_move(real.params)
     for name, way in case.lines().items():
-        follow = way.shadow(*run, state=state, progress=_counted(progress))
+        follow = way.shadow(*run, start=begun, progress=_counted(progress))
         gap = compare(real, follow).max_norm
         whole = np.full(settings.epochs + 1, np.inf)
         whole[: len(gap)] = gap

@@ -22,7 +22,7 @@ from ...lab.training.start import shape_of
 from .. import curves, grid as grids, trials
 from ..curves import Found
 from ..evidence import Evidence, near
-from ..grid import Grid, Sweep
+from ..grid import Grid, Series
 from ..records import MEASURES, Record
 from ..trials import Trial
 
@@ -279,7 +279,7 @@ def tried(arrays: Arrays, grid: Grid, sweep: str, outcome: str) -> Trial:
     return dataclasses.replace(found, verdict=trials.WEAK, statistic=f"{remark}; {found.statistic}")
 
 
-def _remark(row: Sweep, outcome: str, values: np.ndarray) -> str:
+def _remark(row: Series, outcome: str, values: np.ndarray) -> str:
     """Why nothing can be told, whatever a test says; empty where something can."""
     mean = means(values.reshape(1, -1))[0]
     if outcome == "hill" and mean == 0:
@@ -300,7 +300,7 @@ def means(columns: np.ndarray) -> tuple[float, ...]:
     return tuple(float(column.mean()) if len(column) else float("nan") for column in seen)
 
 
-def lacking(grid: Grid, row: Sweep, runs: Sequence[Sequence[Run]], outcome: str) -> dict[str, str]:
+def lacking(grid: Grid, row: Series, runs: Sequence[Sequence[Run]], outcome: str) -> dict[str, str]:
     """The runs without an outcome, and why they have none."""
     return {
         f"{row.symbol} = {value:g}, seed {seed}": run.numbers[outcome].words

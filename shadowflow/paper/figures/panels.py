@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt, ticker
 
 from ..curves import running_median
-from ..grid import Grid, Sweep
+from ..grid import Grid, Series
 from . import captions, style
 from .of_runs import PERTURBED, PLAIN, Arrays, Figure, Run, means, read_off, table
 
@@ -75,7 +75,7 @@ def _points(
         )
 
 
-def _places(axis, row: Sweep) -> None:
+def _places(axis, row: Series) -> None:
     """Every value of the grid at its own place, with the stability edge where it rules."""
     edges = captions.edges(row)
     words = [f"{value:g}" for value in row.values]
@@ -157,12 +157,12 @@ def _few_ticks(axis) -> None:
     axis.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _title(row: Sweep) -> str:
+def _title(row: Series) -> str:
     rate = row.training(row.values[0], 0).learning_rate
     return f"{row.symbol} varied, {row.other[0]} = {row.other[1]:g}, h = {rate:g}"
 
 
-def _legend(axis, row: Sweep, **options: Any) -> None:
+def _legend(axis, row: Series, **options: Any) -> None:
     """A line a value; the stability edges beside them where they rule."""
     edges = captions.edges(row) or [None] * len(row.values)
     lines = [axis.plot([], [], color=colour)[0] for colour in style.shades(len(row.values))]
@@ -173,7 +173,7 @@ def _legend(axis, row: Sweep, **options: Any) -> None:
     axis.legend(lines, labels, **options)
 
 
-def _each(row: Sweep, curve: np.ndarray):
+def _each(row: Series, curve: np.ndarray):
     """(place, colour, values an epoch) of every run."""
     for place, colour in enumerate(style.shades(len(row.values))):
         for seed in range(curve.shape[1]):
@@ -181,7 +181,7 @@ def _each(row: Sweep, curve: np.ndarray):
 
 
 def _epochs(
-    axis, arrays: Arrays, name: str, measure: str, row: Sweep, *, smooth: bool = True
+    axis, arrays: Arrays, name: str, measure: str, row: Series, *, smooth: bool = True
 ) -> None:
     for _, colour, values in _each(row, arrays[f"{name}/{measure}"]):
         shown = running_median(values) if smooth else values
@@ -190,7 +190,7 @@ def _epochs(
 
 
 def _marks(
-    axis, arrays: Arrays, name: str, measure: str, row: Sweep, found: Sequence[Sequence[Run]]
+    axis, arrays: Arrays, name: str, measure: str, row: Series, found: Sequence[Sequence[Run]]
 ) -> None:
     """A dot where the initial fall ends, a triangle on top of a hill of the perturbed norm."""
     for (place, seed), colour, values in _each(row, arrays[f"{name}/{measure}"]):
@@ -200,7 +200,7 @@ def _marks(
                 axis.plot(at, smooth[int(at)], marker, ms=size, color=colour, mec="black", mew=0.4)
 
 
-def _against_loss(axis, arrays: Arrays, name: str, measure: str, row: Sweep, grid: Grid) -> None:
+def _against_loss(axis, arrays: Arrays, name: str, measure: str, row: Series, grid: Grid) -> None:
     losses = arrays[f"{name}/train_loss"]
     for index, colour, values in _each(row, arrays[f"{name}/{measure}"]):
         axis.plot(

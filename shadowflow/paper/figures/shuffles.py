@@ -145,7 +145,7 @@ def adam(settings: Settings, decays: tuple[float, float]) -> Optimizer:
 
 def _place(settings: Settings, whole: Problem, seed: int, stage: int):
     rate, b1, b2 = settings.warm
-    optimizer = zoo.adam(b1, b2, eps=0.0, eps_root=settings.eps_root)
+    optimizer = zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=settings.eps_root)
     start = mlp_init(jax.random.key(seed), dtype=jnp.float64)
     run = iterate(whole, optimizer, start, rate, stage, save_every=stage)
     return jax.tree.map(jnp.asarray, run.last)
@@ -234,7 +234,12 @@ def _strength(
 def _plain(settings: Settings, whole: Problem, params, decays: tuple[float, float]) -> float:
     """s for the full batch from ``implicit_bias``: as long a memory, no batches, no shuffles."""
     found = implicit_bias(
-        whole, adam(settings, decays), params, 1.0, past(decays) - 1, eps_root=settings.eps_root
+        whole,
+        adam(settings, decays),
+        params,
+        1.0,
+        start=past(decays) - 1,
+        eps_root=settings.eps_root,
     )
     assert found.one_norm is not None
     gradient, product = whole.linearize(params)

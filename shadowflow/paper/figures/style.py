@@ -1,4 +1,4 @@
-"""How figures look: the style file beside this one, and a colour for every method."""
+"""How the paper's figures are made: in files, on pages, in the style of all pictures."""
 
 from __future__ import annotations
 
@@ -8,33 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...files import write
+from ...style import COLOURS as COLOURS, MARK as MARK, context
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FILE = Path(__file__).with_name("style.mplstyle")
 PAGE = 6.75
-COLOURS = {
-    "first order": "#7f7f7f",
-    "taylor": "#d55e00",
-    "displaced": "#0072b2",
-    "linearized": "#56b4e9",
-    "differences": "#cc79a7",
-    "collocation": "#e69f00",
-    "inertial": "#009e73",
-}
-MARK = "#d55e00"
 
 
 @contextmanager
 def styled(*more: str | Path) -> Generator[None]:
-    """Matplotlib in the style of the figures, and of the style files ``more`` on top of it."""
-    import matplotlib
+    """``context`` without a screen, for pictures that go to files."""
+    with context(*more):
+        import matplotlib
 
-    matplotlib.use("Agg", force=False)
-    from matplotlib import pyplot as plt
-
-    with plt.style.context([str(FILE), *map(str, more)]):
+        matplotlib.use("Agg", force=False)
         yield
 
 
