@@ -213,7 +213,7 @@ class Field:
     """
 
     problem: Problem
-    optimizer: AbstractOptimizer
+    optimizer: Any
     learning_rate: float | Array | Callable
     method: MemorylessMethod
     order: int | str

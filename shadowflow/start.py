@@ -99,11 +99,11 @@ def check_state(optimizer: AbstractOptimizer, state: State, params: PyTree) -> S
 class Followed:
     """A run that is made or followed: an optimizer on a problem from a start, all of it checked.
 
-    table: the learning rates of the steps 0, 1, … up to its last one.
+    optimizer: an ``AbstractOptimizer``. table: the learning rates of its steps from 0 on.
     """
 
     problem: Problem
-    optimizer: AbstractOptimizer
+    optimizer: Any
     params: PyTree
     learning_rate: Any
     start: Start

@@ -6,7 +6,7 @@ its flow are run here. A method that carries something from step to step makes i
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -31,9 +31,9 @@ class AbstractDirection(eqx.Module):
     ``phase``: 0 for the iteration, ½ for the flow, whose field is centred in the step.
     """
 
-    problem: eqx.AbstractVar[Problem]
-    optimizer: eqx.AbstractVar[AbstractOptimizer]
-    phase: eqx.AbstractVar[float]
+    problem: Problem
+    optimizer: Any
+    phase: float = eqx.field(static=True)
 
     @abstractmethod
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
@@ -55,7 +55,7 @@ class AbstractStepper(eqx.Module):
     validity is judged by.
     """
 
-    problem: eqx.AbstractVar[Problem]
+    problem: Problem
 
     @abstractmethod
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
@@ -80,11 +80,6 @@ class Iteration(AbstractStepper):
 
     direction: AbstractDirection
     order: int = eqx.field(static=True)
-
-    @property
-    def problem(self) -> Problem:
-        """That of the direction."""
-        return self.direction.problem
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """(θ, memory)."""
@@ -114,7 +109,7 @@ class Flow(Iteration):
 
     def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
         params, memory = carry
-        memory, traceable = carry[1].with_rate(rate), self.problem.traceable
+        memory, traceable = memory.with_rate(rate), self.problem.traceable
         if self.order == 1:
             record = sizes(*self.direction(memory, params))
             field = lambda s, y: trees.scale(-rate, self.direction.first_order(memory, y))
@@ -264,7 +259,7 @@ class MemorylessMethod(AbstractMethod):
         made = self.direction(
             problem, traced(optimizer), start, order=order, kind=kind, spacing=spacing
         )
-        return (Iteration if kind == "iteration" else Flow)(made, order)
+        return (Iteration if kind == "iteration" else Flow)(problem, made, order)
 
 
 def phase_of(kind: str) -> float:

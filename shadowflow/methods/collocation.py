@@ -9,6 +9,7 @@ everything else about it is linear in them, by matrices that the host makes once
 """
 
 from itertools import pairwise
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,7 +18,7 @@ from jaxtyping import Array, PyTree
 
 from .. import trees
 from ..ema_weights import Memory
-from ..optimizers.base import AbstractOptimizer, State, rate_at, traced
+from ..optimizers.base import State, rate_at, traced
 from ..optimizers.moments import AbstractMoments, Moment
 from ..problem import Problem
 from . import optax_collocation
@@ -125,9 +126,6 @@ _traced_cold = eqx.filter_jit(_cold)
 class CollocationDirection(AbstractDirection):
     """The direction of order R as a pure function of θ, settled: 1 + (R−1)² gradients."""
 
-    problem: Problem
-    optimizer: AbstractMoments
-    phase: float = eqx.field(static=True)
     rule: Rule
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
@@ -153,11 +151,6 @@ class CollocationIteration(AbstractStepper):
     """
 
     nodes: Nodes
-
-    @property
-    def problem(self) -> Problem:
-        """That at the nodes."""
-        return self.nodes.problem
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """The path through the start, by cold sweeps."""
@@ -185,9 +178,6 @@ class BestOrder(AbstractDirection):
     means that even order 2 does not improve on order 1. What is not finite is never chosen.
     """
 
-    problem: Problem
-    optimizer: AbstractMoments
-    phase: float = eqx.field(static=True)
     ways: tuple[CollocationDirection, ...]
 
     def differences(self, memory: Memory, params: PyTree) -> tuple[list[PyTree], Array]:
@@ -236,7 +226,7 @@ def best_of(
 
 def past_state(
     problem: Problem,
-    optimizer: AbstractOptimizer,
+    optimizer: Any,
     params: PyTree,
     learning_rate,
     order: int,
@@ -281,5 +271,5 @@ class Collocation(MemorylessMethod):
         """The iteration keeps its path from step to step; the flow is that of its field."""
         if kind == "iteration" and optimizer.closed_form:
             made = rule(optimizer, order, spacing)
-            return CollocationIteration(Nodes(problem, traced(optimizer), made))
+            return CollocationIteration(problem, Nodes(problem, traced(optimizer), made))
         return super().bind(problem, optimizer, start, order=order, kind=kind, spacing=spacing)

@@ -15,7 +15,6 @@ from .. import trees
 from ..ema_weights import Memory
 from ..optimizers.base import State, traced
 from ..optimizers.moments import AbstractMoments
-from ..problem import Problem
 from .base import AbstractMethod, AbstractStepper, sizes
 from .present import present
 
@@ -26,7 +25,6 @@ class DifferencesIteration(AbstractStepper):
     The carry is (θ, memory, gradient one step ago, its step's learning rate, last slope).
     """
 
-    problem: Problem
     optimizer: AbstractMoments
     order: int = eqx.field(static=True)
 

@@ -13,8 +13,6 @@ from jaxtyping import Array, PyTree
 
 from .. import trees
 from ..ema_weights import Memory
-from ..optimizers.moments import AbstractMoments
-from ..problem import Problem
 from . import minibatch
 from .base import AbstractDirection, MemorylessMethod, phase_of
 from .optax_replay import Replay
@@ -24,9 +22,6 @@ from .present import Present, present, two_places
 class DisplacedDirection(AbstractDirection):
     """Moments on the line through ∇E(θ) and one gradient, or one HVP, back where they came from."""
 
-    problem: Problem
-    optimizer: AbstractMoments
-    phase: float = eqx.field(static=True)
     linearized: bool = eqx.field(static=True, default=False)
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:

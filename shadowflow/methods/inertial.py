@@ -26,7 +26,6 @@ from .. import checks, trees
 from ..ema_weights import Memory
 from ..optimizers.base import AbstractOptimizer, State, traced
 from ..optimizers.moments import AbstractMoments, Moment, decay_power
-from ..problem import Problem
 from . import inertial_rules as rules_of, ode
 from .base import AbstractMethod, AbstractStepper, sizes
 from .nodes import known_decay
@@ -64,7 +63,6 @@ class InertialFlow(AbstractStepper):
     change by themselves is no such miss and is taken out.
     """
 
-    problem: Problem
     optimizer: AbstractMoments
     substeps: Array
     rules: rules_of.Rules | None

@@ -18,7 +18,6 @@ from .. import batch_memory, trees
 from ..batch_memory import Fold
 from ..ema_weights import Memory
 from ..optimizers.moments import AbstractMoments, safe_sqrt
-from ..problem import Problem
 from .base import AbstractDirection
 from .present import Present
 
@@ -134,10 +133,6 @@ class Gathered(NamedTuple):
 
 class BatchedDirection(AbstractDirection):
     """The directions of both forms on mini-batches."""
-
-    problem: Problem
-    optimizer: AbstractMoments
-    phase: float = eqx.field(static=True)
 
     def first_order(self, memory: Memory, params: PyTree) -> PyTree:
         """F_n(θ): one gradient per batch."""

@@ -112,9 +112,6 @@ def places(made: Walk, rate: Array, params: PyTree, directions: PyTree) -> PyTre
 class WalkedDirection(AbstractDirection):
     """The direction of order R as a pure function of θ, settled: 1 + (R−1)² gradients."""
 
-    problem: Problem
-    optimizer: AbstractOptimizer
-    phase: float = eqx.field(static=True)
     order: int = eqx.field(static=True)
     spacing: int | None = eqx.field(static=True)
 

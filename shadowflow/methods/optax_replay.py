@@ -21,7 +21,6 @@ from ..ema_weights import Memory
 from ..optimizers.base import AbstractOptimizer, State, rate_at
 from ..optimizers.derivative_check import check_derivative
 from ..optimizers.memory_probe import mean_age, positional, settling
-from ..problem import Problem
 from .base import AbstractDirection
 
 
@@ -247,9 +246,6 @@ class Replay(AbstractDirection):
     origin: the state in which the run began; None: a fresh one at step 0. linear: Taylor's form.
     """
 
-    problem: Problem
-    optimizer: AbstractOptimizer
-    phase: float = eqx.field(static=True)
     linear: bool = eqx.field(static=True)
     origin: State | None = None
 

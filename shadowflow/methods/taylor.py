@@ -7,13 +7,10 @@ F_n(θ) = Φ(m) with every gradient taken at θ; one order more, each moment cha
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 from jaxtyping import PyTree
 
 from .. import trees
 from ..ema_weights import Memory
-from ..optimizers.moments import AbstractMoments
-from ..problem import Problem
 from . import minibatch
 from .base import AbstractDirection, MemorylessMethod, phase_of
 from .optax_replay import Replay
@@ -31,10 +28,6 @@ class Expansion(NamedTuple):
 
 class TaylorDirection(AbstractDirection):
     """One gradient and one Hessian-vector product; without bias correction one per moment more."""
-
-    problem: Problem
-    optimizer: AbstractMoments
-    phase: float = eqx.field(static=True)
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
         """(first order, second order) of the direction."""

@@ -22,7 +22,7 @@ from ..ema_weights import Memory
 from ..methods.present import Present, present
 from ..methods.taylor import Expansion
 from ..optimizers.base import State, traced
-from ..optimizers.moments import Optimizer, decay_power
+from ..optimizers.moments import AbstractMoments, Optimizer, decay_power
 
 
 class RunMeasures(NamedTuple):
@@ -254,7 +254,7 @@ def _ordered(values: Array, rank: Array) -> Array:
     return jax.lax.bitcast_convert_type(found, values.dtype)
 
 
-def _second(optimizer: Optimizer) -> int | None:
+def _second(optimizer: AbstractMoments) -> int | None:
     """The moment with memory that averages g², None where there is none."""
     found = [i for i, moment in enumerate(optimizer.moments) if moment.averages_squares]
     return found[0] if found else None

@@ -41,11 +41,11 @@ class AbstractOptimizer(eqx.Module):
     varies_rate: whether its learning rate can be varied, which every flow needs.
     """
 
-    name: eqx.AbstractVar[str]
-    moments: eqx.AbstractVar[tuple["Moment", ...]]
-    reads_value: eqx.AbstractVar[bool]
-    keeps_rate: eqx.AbstractVar[bool]
-    varies_rate: eqx.AbstractVar[bool]
+    moments: tuple["Moment", ...]
+    name: str = eqx.field(static=True)
+    reads_value: bool = eqx.field(static=True)
+    keeps_rate: bool = eqx.field(static=True)
+    varies_rate: bool = eqx.field(static=True)
 
     @property
     def closed_form(self) -> bool:

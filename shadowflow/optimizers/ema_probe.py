@@ -37,18 +37,14 @@ class Averages(AbstractMoments):
 
     source: "Transformation"
     leaves: tuple
-    moments: tuple[Moment, ...]
     places: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     counts: tuple[int, ...] = eqx.field(static=True)
     structure: jax.tree_util.PyTreeDef = eqx.field(static=True)
-    name: str = eqx.field(static=True)
-    reads_value: bool = eqx.field(static=True, default=False)
-    keeps_rate: bool = eqx.field(static=True, default=False)
-    varies_rate: bool = eqx.field(static=True, default=True)
 
     def __init__(self, source: "Transformation", leaves, found: dict, counts, structure):
         self.moments = (*(Moment(decay) for decay in found), Moment(0.0))
         self.name, self.source, self.leaves = source.name, source, tuple(leaves)
+        self.reads_value, self.keeps_rate, self.varies_rate = False, False, True
         self.places, self.counts = tuple(map(tuple, found.values())), tuple(counts)
         self.structure = structure
 

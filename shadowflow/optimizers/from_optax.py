@@ -24,11 +24,6 @@ class Transformation(AbstractOptimizer):
     """
 
     make: Callable
-    name: str = eqx.field(static=True)
-    reads_value: bool = eqx.field(static=True)
-    keeps_rate: bool = eqx.field(static=True)
-    varies_rate: bool = eqx.field(static=True, default=True)
-    moments: tuple = ()
 
     def __repr__(self) -> str:
         return f"Transformation({self.name})"
@@ -148,7 +143,8 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
         )
     inner = getattr(make, "func", make)
     name = name or getattr(inner, "__name__", "transformation")
-    return Transformation(as_pytree(make), name, _reads_loss(made, name), _holds_rate(make))
+    reads, holds = _reads_loss(made, name), _holds_rate(make)
+    return Transformation((), name, reads, holds, True, as_pytree(make))
 
 
 def as_optimizer(optimizer: Any, *, fixed_rate: bool = False) -> AbstractOptimizer:
@@ -165,9 +161,8 @@ def as_optimizer(optimizer: Any, *, fixed_rate: bool = False) -> AbstractOptimiz
         name = "optax transformation"
         tx = optax.with_extra_args_support(optimizer)
         make = lambda learning_rate: tx
-        return Transformation(
-            as_pytree(make), name, _reads_loss(optimizer, name), False, varies_rate=False
-        )
+        reads = _reads_loss(optimizer, name)
+        return Transformation((), name, reads, False, False, as_pytree(make))
     if plain:
         raise TypeError(
             "optimizer: expected one whose learning rate can be varied, which a flow needs, got an "

@@ -132,6 +132,11 @@ class AbstractMoments(AbstractOptimizer):
         """The ``State`` of that optimizer with these moments."""
 
     @property
+    def reads_params(self) -> bool:
+        """Whether Φ looks at the parameters; taken to be so where it is not known."""
+        return True
+
+    @property
     def remembers(self) -> bool:
         """Whether any moment has a memory."""
         return any(moment.has_memory for moment in self.moments)
@@ -208,12 +213,7 @@ class Optimizer(AbstractMoments):
     -0.1
     """
 
-    moments: tuple[Moment, ...]
     combine: Callable
-    name: str = eqx.field(static=True)
-    reads_value: bool = eqx.field(static=True, default=False, init=False)
-    keeps_rate: bool = eqx.field(static=True, default=False, init=False)
-    varies_rate: bool = eqx.field(static=True, default=True, init=False)
 
     def __init__(self, moments, combine: Callable, name: str = "optimizer"):
         moments = tuple(moments)
@@ -223,6 +223,7 @@ class Optimizer(AbstractMoments):
         self.moments = moments
         self.combine = as_pytree(combine)
         self.name = name
+        self.reads_value, self.keeps_rate, self.varies_rate = False, False, True
         leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32)
         probe = [jnp.ones(leaf.shape, leaf.dtype)] * (len(moments) + 1)
         call = lambda: self.direction(tuple(probe[:-1]), probe[-1], jnp.zeros(()))

@@ -7,6 +7,7 @@ derived. Each ``formula`` writes the direction for a reader, given the names of 
 import functools
 import inspect
 from collections.abc import Callable
+from types import FunctionType
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ class Decayed(eqx.Module):
         return f"{self.inner.formula(*names)} + {self.weight_decay:g} θ"
 
 
-def row(make: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+def row(make: FunctionType) -> Callable[..., Optimizer]:
     """A constructor that takes its hyper-parameters by name only, and says so."""
 
     @functools.wraps(make)

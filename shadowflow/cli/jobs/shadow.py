@@ -163,7 +163,7 @@ def wanted(methods: tuple[str, ...], problem: Problem) -> list[tuple[str, int | 
         chosen = [method for method in chosen if not method.needs_hvp]
     if problem.batched:
         chosen = [method for method in chosen if not method.full_batch]
-    base = next((m for m in chosen if m.direction is not None), None)
+    base = next((m for m in chosen if m.is_field), None)
     first: list[tuple[str, int | str, str]]
     first = [] if base is None else [(base.name, 1, kind) for kind in ("iteration", "flow")]
     rest = [

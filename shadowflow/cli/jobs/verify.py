@@ -144,7 +144,7 @@ def measure(case: Case, part: tuple[str, str, int], exponents: range) -> Row:
     exponents = HIGH.get(order, exponents)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
     corrected = all(moment.corrected for moment in optimizer.moments)
-    cold = not METHODS[method].settled and (corrected or not METHODS[method].keeps_moments)
+    cold = not METHODS[method].needs_settled and (corrected or not METHODS[method].keeps_moments)
     rates = [case.scale * 2.0**-exponent for exponent in exponents]
     return convergence(
         problem,

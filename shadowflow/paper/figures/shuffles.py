@@ -200,8 +200,9 @@ class Strength(eqx.Module):
 
     def __call__(self, problem: Problem):
         def at(step):
-            memory = mem.at(self.optimizer, jnp.ones(()), step, jnp.float64, self.kept)
-            first, second = minibatch.taylor(problem, self.optimizer, memory, self.params, 0.5)
+            memory = mem.at(self.optimizer, jnp.ones(()), step, self.params, self.kept)
+            taylor = minibatch.BatchedTaylor(problem, self.optimizer, 0.5)
+            first, second = taylor(memory, self.params)
             return trees.inner(self.frame.slope, trees.subtract(second, first))
 
         return jnp.mean(jax.lax.map(at, self.steps)) / self.frame.scale
