@@ -13,7 +13,7 @@ import shadowflow as sf
 jax.config.update("jax_enable_x64", True)
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)
-STEPS, LEARNING_RATE = 30, 1e-3
+STEPS, LEARNING_RATE = 20, 1e-3
 
 model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
 inputs = torch.randn(64, 4)

@@ -1,14 +1,20 @@
 from .batch_memory import Truncation as Truncation
 from .batching import shuffled as shuffled, with_replacement as with_replacement
-from .diagnostics.bias import ImplicitBias as ImplicitBias, implicit_bias as implicit_bias
+from .diagnostics.bias import (
+    ImplicitBias as ImplicitBias,
+    Measure as Measure,
+    implicit_bias as implicit_bias,
+)
 from .diagnostics.convergence import (
     Comparison as Comparison,
+    OrderRow as OrderRow,
+    OrderTable as OrderTable,
     compare as compare,
     convergence as convergence,
 )
 from .diagnostics.curvature import Curvature as Curvature, curvature as curvature
 from .diagnostics.error_bar import ErrorBar as ErrorBar, error_bar as error_bar
-from .diagnostics.shuffle_mean import shuffle_mean as shuffle_mean
+from .diagnostics.shuffle_mean import ShuffleMean as ShuffleMean, shuffle_mean as shuffle_mean
 from .iterate import iterate as iterate
 from .optimizers.base import State as State, state_from_optax as state_from_optax
 from .optimizers.from_optax import from_optax as from_optax

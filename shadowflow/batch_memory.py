@@ -16,10 +16,11 @@ from .ema_weights import Memory
 from .optimizers.base import rate_at
 from .optimizers.moments import AbstractMoments
 from .problem import Problem
+from .results import Result
 
 
-@dataclass(frozen=True)
-class Truncation:
+@dataclass(frozen=True, repr=False)
+class Truncation(Result):
     """How much of the past of a run on mini-batches is told apart, and what is dropped.
 
     steps: ages 0 … steps − 1 are kept; their weights are scaled so that each moment keeps its
@@ -38,6 +39,11 @@ class Truncation:
     tolerance: float | None
     dropped: tuple[float, ...]
     late: tuple[float, ...]
+
+    @property
+    def summary(self) -> str:
+        """How many steps are told apart, and the largest weight that is dropped."""
+        return f"{self.steps} steps, at most {max(self.dropped):.1g} of a moment's weight dropped"
 
     @property
     def remark(self) -> str:

@@ -1,4 +1,4 @@
-"""Refusals: every bad input is met at once by an exception that says expected, got, remedy."""
+"""Checks of arguments: an error says what was expected, what was given, and what to do."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -11,12 +11,12 @@ from jaxtyping import PyTree
 
 
 def is_concrete(value) -> bool:
-    """False for a traced value, whose number cannot be looked at."""
+    """Whether the number is known; False for a value that JAX is tracing."""
     return not isinstance(value, jax.core.Tracer)
 
 
 def number(name: str, value, *, least=None, below=None, above=None) -> None:
-    """Refuse ``value`` unless it is finite and lies in the stated range; traced values pass."""
+    """Refuse a value that is not finite or outside the stated range; a traced value passes."""
     if not is_concrete(value):
         return
     limits = [
@@ -24,7 +24,7 @@ def number(name: str, value, *, least=None, below=None, above=None) -> None:
         *([f"above {above}"] if above is not None else []),
         *([f"below {below}"] if below is not None else []),
     ]
-    allowed = "a finite number " + " and ".join(limits)
+    allowed = f"a finite number {' and '.join(limits)}".rstrip()
     try:
         if np.asarray(value).dtype.kind in "USO":
             raise TypeError
@@ -88,7 +88,7 @@ def function(name: str, value) -> None:
 
 
 def params(tree: PyTree) -> PyTree:
-    """``tree`` with its leaves as JAX arrays; refuse an empty tree and what is not float."""
+    """``tree`` with its leaves as JAX arrays; refuse an empty tree or leaves not float."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves or all(np.size(leaf) == 0 for _, leaf in leaves):
         raise ValueError(

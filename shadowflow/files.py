@@ -1,4 +1,4 @@
-"""Writing results: whole files or none, and no number that JSON does not know."""
+"""Write result files: each appears whole or not at all, and JSON holds only numbers it knows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def writable(folder: Path, flag: str = "--out") -> None:
-    """Make the folder; ValueError, before any work is done, where nothing can be written."""
+    """Make the folder; ValueError if no file can be written there. For use before long work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / ".probe", lambda draft: draft.touch()).unlink()
@@ -27,9 +27,10 @@ def writable(folder: Path, flag: str = "--out") -> None:
 
 
 def write(path: Path, fill: Callable[[Path], Any], *, durable: bool = False) -> Path:
-    """Let ``fill`` write a temporary file beside ``path``, then put it in place at once.
+    """Write a file in one step: ``fill`` writes a temporary one, which then replaces ``path``.
 
-    durable: only when it is on the disk, so that a crash of the machine leaves the old file.
+    durable: wait until the data are on the disk; then even a crash of the machine leaves either
+        the old file or the new one. Returns ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
@@ -54,7 +55,7 @@ def _to_disk(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """``content`` as JSON; numbers that are not finite become null."""
+    """Write ``content`` as JSON; a number that is not finite becomes null."""
     text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     return write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
@@ -62,7 +63,7 @@ def write_json(path: Path, content: Any) -> Path:
 def write_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = True, durable: bool = False
 ) -> Path:
-    """An npz; "/" in a name is written as "|", which a zip file can hold."""
+    """Write named arrays to an npz file; "/" in a name becomes "|", as zip files need it."""
     import numpy as np
 
     safe = {key.replace("/", "|"): value for key, value in arrays.items()}
@@ -76,7 +77,7 @@ def write_arrays(
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """What ``write_arrays`` wrote."""
+    """The arrays that ``write_arrays`` wrote, by name."""
     import numpy as np
 
     with np.load(path, allow_pickle=False) as stored:
@@ -84,7 +85,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def plain(content: Any) -> Any:
-    """``content`` of dicts, sequences and numbers as JSON has them.
+    """``content`` in the types that JSON has: arrays become lists, NaN and infinity None.
 
     >>> plain({"a": (1.5, float("nan"))})
     {'a': [1.5, None]}

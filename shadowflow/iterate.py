@@ -24,7 +24,7 @@ from . import checks, trees
 from .optimizers.base import AbstractOptimizer, traced
 from .problem import Problem
 from .running import Trajectory, chunked, drive, trajectory
-from .start import Followed, followed
+from .start import FollowedRun, followed
 
 
 class ExactStep(eqx.Module):
@@ -74,7 +74,7 @@ def iterate(
 
 
 def iterated(
-    run: Followed, save_every: int = 1, progress: Callable | None = None, order: int = 2
+    run: FollowedRun, save_every: int = 1, progress: Callable | None = None, order: int = 2
 ) -> Trajectory:
     """``iterate``, its arguments checked; order: of the settled state, where it begins in one."""
     state = run.state(order)

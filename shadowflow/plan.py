@@ -14,7 +14,7 @@ from .methods.inertial import kept_moments, without
 from .optimizers.base import AbstractOptimizer, State
 from .problem import Problem
 from .running import Chunk, Driven, chunked, drive
-from .start import SETTLED, Followed, Start, check_complete
+from .start import SETTLED, FollowedRun, Start, check_complete
 
 
 def choose(method: str, kind: str | None, order) -> tuple[AbstractMethod, str]:
@@ -91,7 +91,7 @@ class Plan:
     remark: what the choice of the order says, "" where none was made.
     """
 
-    run: Followed
+    run: FollowedRun
     method: AbstractMethod
     kind: str
     order: int
@@ -154,7 +154,7 @@ class Plan:
 
 
 def planned(
-    run: Followed,
+    run: FollowedRun,
     *,
     method: str,
     order: int | str,
@@ -189,7 +189,7 @@ def planned(
     return Plan(run, found, kind, chosen, spacing, cut, kept, remark)
 
 
-def with_moments(run: Followed, order: int, keep: tuple[bool, ...] | None) -> Followed:
+def with_moments(run: FollowedRun, order: int, keep: tuple[bool, ...] | None) -> FollowedRun:
     """The run of the optimizer as its moments, from a state of those that are kept."""
     given, optimizer = run.start.state, run.optimizer.as_moments(run.params)
     if keep is not None and given is not None:
@@ -200,7 +200,7 @@ def with_moments(run: Followed, order: int, keep: tuple[bool, ...] | None) -> Fo
     return dataclasses.replace(run, optimizer=optimizer, start=Start(run.start.step, state))
 
 
-def numbered(run: Followed, order, kind: str, spacing: float | None) -> tuple[int, str]:
+def numbered(run: FollowedRun, order, kind: str, spacing: float | None) -> tuple[int, str]:
     """The order as a number, and where it was chosen here what the choice says."""
     if order != "auto":
         return order, ""

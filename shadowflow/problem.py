@@ -87,6 +87,11 @@ class Problem(eqx.Module):
         self.key, self.has_aux = key, bool(has_aux)
         self.traceable = bool(traceable)
 
+    def __repr__(self) -> str:
+        given = [name for name in ("loss", "grad", "hvp") if getattr(self, name) is not None]
+        seen = f"{self.count} mini-batches" if self.batched else "full batch"
+        return f"Problem({', '.join(given)}; {seen}{'' if self.traceable else ', host functions'})"
+
     @property
     def batched(self) -> bool:
         """Whether the steps see mini-batches."""

@@ -18,7 +18,10 @@ class Result:
     Distance(0.5 after 10 steps)
     """
 
-    summary: str
+    @property
+    def summary(self) -> str:
+        """What it is, in one line."""
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.summary})"

@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from . import checks, trees
+from . import checks, plots, trees
+from .results import Result
 
 CHUNK_STEPS = 64
 CHUNK_BYTES = 2**27
 
 
-@dataclass(frozen=True)
-class Trajectory:
+@dataclass(frozen=True, repr=False)
+class Trajectory(Result):
     """Parameters along a run.
 
     steps: step numbers saved, int array [saved]; the first is the start.
@@ -37,6 +38,17 @@ class Trajectory:
     params: PyTree
     state: Any
     failed_at: int | None
+
+    @property
+    def summary(self) -> str:
+        """Which steps there are, of how many parameters, and where it failed."""
+        size = sum(leaf[0].size for leaf in jax.tree.leaves(self.params))
+        failed = "" if self.failed_at is None else f", not finite from step {self.failed_at} on"
+        return f"steps {self.steps[0]} to {self.steps[-1]}, {size:,} parameters{failed}"
+
+    def plot(self, axes=None):
+        """How far the run has gone, step by step."""
+        return plots.trajectory(self, axes)
 
     @property
     def last(self) -> PyTree:

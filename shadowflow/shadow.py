@@ -23,7 +23,7 @@ from .start import SETTLED, followed, refuse_schedule, refuse_settled
 from .trust import Validity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shadow(Trajectory):
     """A Trajectory and its validity; ``verdict`` says in words whether it can be trusted.
 
@@ -34,6 +34,19 @@ class Shadow(Trajectory):
     validity: Validity
     order: int
     truncation: Truncation | None
+
+    @property
+    def summary(self) -> str:
+        """Whether it holds, and which steps there are."""
+        return f"{self.validity.summary}; order {self.order}, {super().summary}"
+
+    def describe(self) -> str:
+        """The verdict, then which steps there are."""
+        return f"{self.verdict}\nOrder {self.order}, {super().summary}."
+
+    def plot(self, axes=None):
+        """The correction relative to the first-order step, step by step."""
+        return self.validity.plot(axes)
 
     @property
     def verdict(self) -> str:
@@ -205,7 +218,7 @@ def _length_remark(plan: Plan) -> str:
     return f"It assumes a memory settled by {length} steps before" if run.start.settled else ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Field:
     """``field(step, params)``: what a memoryless method says of one step, at any place.
 
@@ -235,6 +248,13 @@ class Field:
         if self.order == 1:
             return trees.scale(scale, direction.first_order(memory, params))
         return trees.scale(scale, direction(memory, params)[1])
+
+    def __repr__(self) -> str:
+        rate = "a schedule" if callable(self.learning_rate) else self.learning_rate
+        return (
+            f"Field({self.kind} of {self.optimizer.name}, method {self.method.name}, order "
+            f"{self.order}, learning rate {rate})"
+        )
 
     def truncation(self, step, params: PyTree) -> Truncation:
         """What of the past is told apart at ``step``, with the bound of what is dropped."""

@@ -96,7 +96,7 @@ def check_state(optimizer: AbstractOptimizer, state: State, params: PyTree) -> S
 
 
 @dataclass(frozen=True)
-class Followed:
+class FollowedRun:
     """A run that is made or followed: an optimizer on a problem from a start, all of it checked.
 
     optimizer: an ``AbstractOptimizer``. table: the learning rates of its steps from 0 on.
@@ -171,7 +171,7 @@ def followed(
     start,
     *,
     fixed_rate: bool = False,
-) -> Followed:
+) -> FollowedRun:
     """The run that these arguments mean; TypeError or ValueError for bad ones.
 
     fixed_rate: whether a plain optax transformation will do, whose rate cannot be varied.
@@ -183,7 +183,7 @@ def followed(
     params, steps = problem.check(params), checks.count("steps", steps)
     begun = resolved(problem, optimizer, params, start)
     table = rate_table(learning_rate, begun.first + steps)
-    return Followed(problem, optimizer, params, learning_rate, begun, steps, table)
+    return FollowedRun(problem, optimizer, params, learning_rate, begun, steps, table)
 
 
 def refuse_schedule(optimizer: AbstractOptimizer, learning_rate) -> None:

@@ -33,12 +33,12 @@ def zeros_like(tree: PyTree) -> PyTree:
 
 
 def real_dtype() -> jnp.dtype:
-    """The dtype of scalars about a run (weights, times, norms): JAX's default float."""
+    """The dtype of scalars that describe a run (weights, times, norms): JAX's default float."""
     return jnp.zeros(()).dtype
 
 
 def finest_dtype(params: PyTree) -> jnp.dtype:
-    """The finest dtype among the parameters, by whose rounding a memory fades."""
+    """The dtype that rounds least among the parameters; it decides when a weight counts as 0."""
     return min((leaf.dtype for leaf in jax.tree.leaves(params)), key=lambda d: jnp.finfo(d).eps)
 
 
@@ -69,9 +69,9 @@ def where(condition, tree: PyTree, other: PyTree) -> PyTree:
 
 
 def joined(tree: PyTree, like: PyTree) -> dict[str, Array]:
-    """The leaves as one long array per dtype: what is pointwise runs faster on few arrays.
+    """The leaves as one long array per dtype; pointwise work is faster on few arrays.
 
-    like: the parameters; the leaves may have further axes in front of theirs, which stay.
+    like: the parameters, whose shapes the leaves have. Leading axes before these shapes stay.
     """
     groups: dict[str, list[Array]] = {}
     for leaf, shape in zip(jax.tree.leaves(tree), _shapes(like), strict=True):
@@ -81,7 +81,7 @@ def joined(tree: PyTree, like: PyTree) -> dict[str, Array]:
 
 
 def parted(vectors: dict[str, Array], like: PyTree) -> PyTree:
-    """The inverse of ``joined``: leaves with the shapes of ``like`` behind the axes in front."""
+    """The inverse of ``joined``: leaves with the shapes of ``like``, after the leading axes."""
     used = dict.fromkeys(vectors, 0)
     leaves = []
     for leaf in jax.tree.leaves(like):

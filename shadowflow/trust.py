@@ -13,15 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from . import plots
 from .optimizers import thresholds
 from .optimizers.base import AbstractOptimizer
+from .results import Result
 
 HOLDS, PARTLY = 0.1, 0.4
 UNSETTLED = 0.05
 
 
-@dataclass(frozen=True)
-class Validity:
+@dataclass(frozen=True, repr=False)
+class Validity(Result):
     """How far a result can be trusted.
 
     steps: step numbers, int array [steps]; ratio: the correction relative to the first-order
@@ -35,6 +37,19 @@ class Validity:
     level: str
     reason: str
     remarks: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """The reason, which begins with the level."""
+        return self.reason
+
+    def describe(self) -> str:
+        """The verdict."""
+        return self.verdict
+
+    def plot(self, axes=None):
+        """The correction relative to the first-order step, step by step."""
+        return plots.validity(self, axes)
 
     @property
     def remark(self) -> str:

@@ -244,12 +244,12 @@ def test_a_settled_step_is_refused_with_batches(build):
 
 def test_a_settled_run_is_refused_with_batches():
     refused(lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, start="settled"), "start:", "mini-batches")
-    refused(lambda: settled_state(BATCHED, ADAM, PLACE, 0.1), "problem:", "mini-batches")
+    refused(lambda: settled_state(BATCHED, ADAM, PLACE, 0.1), "start:", "mini-batches")
     state = settled_state(BATCHED.full_batch(), ADAM, PLACE, 0.1)
     refused(lambda: iterate(BATCHED, ADAM, PLACE, 0.1, 3, start=state), "start:", "settled")
     refused(lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, start=state), "start:", "mini-batches")
     refused(
-        lambda: implicit_bias(BATCHED, ADAM, PLACE, 0.1, start="settled"),
+        lambda: implicit_bias(BATCHED, ADAM, PLACE, 0.1, start=0),
         "problem:",
         "full_batch()",
     )
@@ -265,8 +265,7 @@ REASONS = {
 
 @pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].full_batch])
 def test_full_batch_methods_refuse_batches_with_the_reason(method):
-    start = "settled" if METHODS[method].needs_settled else 0
-    call = lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, method=method, start=start)
+    call = lambda: shadow(BATCHED, ADAM, PLACE, 0.1, 3, method=method)
     refused(call, "method:", "mini-batches", repr(method), REASONS[method], "full_batch()")
 
 

@@ -208,12 +208,16 @@ def test_a_host_problem_gives_the_same_parts():
         traceable=False,
     )
     got = sf.implicit_bias(host, ROWS["adam-inside"](), PLACE, H, start="settled")
-    np.testing.assert_allclose(got.full_batch, analysed("adam-inside").full_batch, rtol=1e-12)
+    np.testing.assert_allclose(got.whole, analysed("adam-inside").whole, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"step": -1}, "step: expected a whole number"), ({"eps_root": -1.0}, "eps_root: expected")],
+    [
+        ({"start": -1}, "start: expected a whole number"),
+        ({"start": None}, "start: expected the number of a step, 'settled' or a State"),
+        ({"start": 0, "eps_root": -1.0}, "eps_root: expected"),
+    ],
 )
 def test_bad_input_is_refused(options, said):
     with pytest.raises(ValueError, match=said):

@@ -14,8 +14,9 @@ from shadowflow.cli.jobs.claims import claims_job
 from shadowflow.lab.models import digits_problem
 from shadowflow.optimizers import zoo
 from shadowflow.paper import claims, theorems, trials
+from shadowflow.paper.analysis import OUTCOMES, Swept, arranged
 from shadowflow.paper.claims import CLAIMS
-from shadowflow.paper.figures import figure2, of_runs as sweeps
+from shadowflow.paper.figures import figure2
 from shadowflow.paper.trials import FAILS, HOLDS, WEAK
 
 TRAINED = [name for name, claim in CLAIMS.items() if claim.needs]
@@ -26,8 +27,8 @@ def trained(effect=1.0, scale="laptop"):
     found = {}
     for name in claims.NETWORKS:
         grid = made_up.grid(name, scale)
-        records = made_up.runs(effect)(grid.runs())
-        found[name] = sweeps.arranged(grid, tuple(grid.sweeps), records), grid
+        arrays = arranged(grid, tuple(grid.sweeps), made_up.runs(effect)(grid.runs()))
+        found[name] = {sweep: Swept(grid, sweep, arrays) for sweep in grid.sweeps}
     return found
 
 
@@ -37,7 +38,7 @@ def test_every_claim_on_runs_is_tried_on_every_network():
         found = CLAIMS[name].tried("smoke", runs)
         assert len({trial.where for trial in found}) == len(claims.NETWORKS)
         seen |= {trial.claim for trial in found}
-    assert len(seen) == 2 * len(sweeps.OUTCOMES)  # each outcome, for ρ and for β
+    assert len(seen) == 2 * len(OUTCOMES)  # each outcome, for ρ and for β
     alike = CLAIMS["hills"].tried("smoke", trained(scale="smoke"))
     assert {trial.where for trial in alike} == {"Perceptron in place of ResNet-50, digits, smoke"}
     assert claims.needed(tuple(COMPUTED)) == []
@@ -125,11 +126,11 @@ def test_first_order_s_distance_is_that_of_the_sign_flow(monkeypatch):
     """The denominator of the ratios, by a loop of its own: θ ← θ − h g/√(g² + ε) against Adam."""
     found = []
     monkeypatch.setattr(claims, "_end", lambda distances: found.append(distances[-1]) or 1.0)
-    claims._closer(1, 1e-5, 0.95, 1e-6)
+    claims.closer(1, 1e-5, 0.95, 1e-6)
     with jax.enable_x64(True):
         problem, start = digits_problem(1)
         start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), start)
-        adam = zoo.adam(0.9, 0.95, eps=0.0, eps_root=1e-6)
+        adam = zoo.adam(b1=0.9, b2=0.95, eps=0.0, eps_root=1e-6)
         state, params, plain = adam.init(start), start, start
         for _ in range(claims.STEPS):
             state, move = adam.update(state, problem.gradient(params), params, 1e-5)

@@ -53,7 +53,7 @@ def test_the_table_has_a_row_for_all_that_is_declared():
     expected = {
         (name, kind, order)
         for name, method in METHODS.items()
-        if not method.settled
+        if not method.needs_settled
         for kind in method.kinds
         for order in method.measured
         if order <= 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shadowflow.paper import curves
-from shadowflow.paper.curves import CUT, RISE, WINDOW, Found
+from shadowflow.paper.curves import CUT, RISE, WINDOW, Reading
 
 EPOCHS = np.arange(400.0)
 LOSS = 2.3 * np.exp(-EPOCHS / 100)
@@ -141,7 +141,7 @@ def test_a_run_that_ends_right_after_its_fall_has_a_peak_but_no_hill():
     assert fall.at == FALL
     assert curves.peak(EPOCHS[short], fall).exists
     assert not curves.hill(EPOCHS[short], fall).exists
-    fallen = Found(0.9, 390.0, "")
+    fallen = Reading(0.9, 390.0, "")
     assert curves.peak(EPOCHS[:394], fallen).words == "too few epochs after the initial fall"
 
 

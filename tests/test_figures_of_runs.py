@@ -14,9 +14,10 @@ from shadowflow.cli.sweep import parse
 from shadowflow.files import write_json
 from shadowflow.lab.training import history
 from shadowflow.lab.training.config import Training
-from shadowflow.paper import grid as grids, records
-from shadowflow.paper.figures import captions, of_runs as sweeps, style
-from shadowflow.paper.figures.of_runs import FIGURES, OUTCOMES, PERTURBED
+from shadowflow.paper import analysis, grid as grids, records
+from shadowflow.paper.analysis import OUTCOMES, PERTURBED, Swept
+from shadowflow.paper.figures import captions, style
+from shadowflow.paper.figures.of_runs import FIGURES
 from shadowflow.paper.records import MEASURES, Record
 from shadowflow.paper.trials import FAILS, HOLDS, WEAK
 
@@ -41,7 +42,7 @@ def wide(**changes):
 
 def arrays_of(grid, records=None):
     wanted = grid.runs()
-    return sweeps.arranged(grid, tuple(grid.sweeps), records or made_up.runs()(wanted))
+    return analysis.arranged(grid, tuple(grid.sweeps), records or made_up.runs()(wanted))
 
 
 # Grids
@@ -164,7 +165,7 @@ def test_a_record_is_what_lies_in_the_folder(tmp_path):
         history.append(tmp_path / "history.jsonl", line)
     write_json(tmp_path / "done.json", {"reason": "non-finite", "epoch": 1})
     found = records.read(settings, tmp_path)
-    assert (found.reason, found.complete, found.parameters) == ("non-finite", False, 4)
+    assert (found.reason, found.parameters) == ("non-finite", 4)
     assert found.curves["train_loss"][0] == 2 and np.isnan(found.curves["train_loss"][1])
     assert np.all(np.isnan(found.curves["test_accuracy"]))
 
@@ -191,7 +192,9 @@ def test_runs_of_other_lengths_end_in_nan_and_missing_ones_are_refused():
     arrays = arrays_of(grid, found)
     assert np.all(np.isnan(arrays["rho/train_loss"][0, 0, 40:]))
     assert np.all(np.isfinite(arrays["rho/train_loss"][0, 1]))
-    with pytest.raises(ValueError, match="records: expected one of mlp-digits-adam-"):
+    with pytest.raises(
+        ValueError, match="records: expected one of every run, got none of mlp-digits-adam-"
+    ):
         arrays_of(grid, found[1:])
     empty = [
         dataclasses.replace(record, curves=dict.fromkeys(MEASURES, np.empty(0))) for record in found
@@ -206,7 +209,7 @@ def verdicts(effect, **changes):
     grid = wide(**changes)
     arrays = arrays_of(grid, made_up.runs(effect)(grid.runs()))
     return {
-        (sweep, name): sweeps.tried(arrays, grid, sweep, name)
+        (sweep, name): analysis.tried(Swept(grid, sweep, arrays), name)
         for sweep in grid.sweeps
         for name in OUTCOMES
     }
@@ -234,7 +237,7 @@ def test_where_nothing_is_there_nothing_holds():
 
 
 def test_an_accuracy_at_chance_tells_nothing(monkeypatch):
-    monkeypatch.setattr(sweeps, "AT_CHANCE", 6.0)  # 0.5 is then below 6 × 1/10
+    monkeypatch.setattr(analysis, "AT_CHANCE", 6.0)  # 0.5 is then below 6 × 1/10
     trial = verdicts(1.0)["rho", "accuracy"]
     assert trial.verdict == WEAK
     assert trial.statistic.startswith("the test accuracy is at chance, 0.1")
@@ -248,13 +251,13 @@ def test_a_run_that_fails_is_left_out_and_named():
     short = {name: curve[:8] for name, curve in found[0].curves.items()}
     found[0] = dataclasses.replace(found[0], curves=short, reason="non-finite")
     arrays = arrays_of(grid, found)
-    trial = sweeps.tried(arrays, grid, "rho", "peak")
+    trial = analysis.tried(Swept(grid, "rho", arrays), "peak")
     assert list(trial.run["missing"]) == [f"ρ = {gone.arguments['b2']:g}, seed {gone.seed}"]
     assert trial.run["test"]["pairs"] == 3 * 6 - 3
-    rows = sweeps.fitness(arrays, grid, "rho")
+    rows = analysis.fitness(Swept(grid, "rho", arrays))
     assert [row.holds for row in rows] == [False, False, False]
     assert rows[0].run["without"] == {"ρ = 0.9, seed 0": "non-finite"}
-    assert all(row.holds for row in sweeps.fitness(arrays_of(grid), grid, "rho"))
+    assert all(row.holds for row in analysis.fitness(Swept(grid, "rho", arrays_of(grid))))
 
 
 # Captions and pictures
@@ -289,14 +292,15 @@ def test_the_stability_edge_is_named_where_it_rules():
         arrays = arrays_of(grid)
         words = FIGURES["fig7"].caption(arrays, grid)
         assert ("2(1+β)/(1−β) = 38, 78, 131, 398" in words) == there
-    assert captions.edges(wide(learning_rate=1e-3).sweeps["rho"]) is None
+    assert captions.edges(Swept(wide(learning_rate=1e-3), "rho", {})) is None
 
 
 def test_short_runs_are_said_to_be_short():
     words = FIGURES["fig4"].caption(arrays_of(wide()), wide())
     assert "last only 0.3 times the longest memory, 1/(1 − 0.999) epochs" in words
     row = dataclasses.replace(wide().sweeps["rho"], values=(0.5, 0.6, 0.7, 0.9))
-    assert captions.memory(row) == ""
+    long = dataclasses.replace(wide(), sweeps={"rho": row})
+    assert captions.memory(Swept(long, "rho", {})) == ""
 
 
 def test_a_grid_without_a_single_number_is_still_drawn():
@@ -319,7 +323,7 @@ def test_a_grid_without_a_single_number_is_still_drawn():
 
 
 def reproduced(tmp_path, *names, **options):
-    good = reproduce_job(names, "smoke", out=tmp_path, quiet=True, runs=made_up.runs(), **options)
+    good = reproduce_job(names, "smoke", made_up.runs(), out=tmp_path, quiet=True, **options)
     return good, json.loads((tmp_path / f"{names[0]}-smoke" / "evidence.json").read_text("utf-8"))
 
 
@@ -344,9 +348,9 @@ def test_a_run_that_fails_makes_the_figure_fail_and_a_claim_does_not(tmp_path):
     broken = lambda wanted: [
         dataclasses.replace(made_up.record(run), reason="non-finite") for run in wanted
     ]
-    assert not reproduce_job(["fig7"], "smoke", out=tmp_path, quiet=True, runs=broken)
+    assert not reproduce_job(["fig7"], "smoke", broken, out=tmp_path, quiet=True)
     opposite = made_up.runs(-1.0)
-    assert reproduce_job(["fig7"], "smoke", out=tmp_path, quiet=True, runs=opposite)
+    assert reproduce_job(["fig7"], "smoke", opposite, out=tmp_path, quiet=True)
 
 
 def test_scales_that_a_figure_does_not_have_are_refused(tmp_path, capsys):
@@ -359,7 +363,7 @@ def test_the_paper_s_sizes_start_only_when_asked_to(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(cost, "measured", lambda settings, data_dir: cost.Cost(36.0, 2**30))
     none = lambda wanted: pytest.fail("a run was started")
     with pytest.raises(ValueError, match=r"--yes: expected it before runs of about 900 hours"):
-        reproduce_job(["fig4"], "paper", out=tmp_path, quiet=True, runs=none)
+        reproduce_job(["fig4"], "paper", none, out=tmp_path, quiet=True)
     shown = capsys.readouterr().out
     assert "resnet50 on cifar10: 36 s an epoch" in shown
     assert "30 runs of 3,000 epochs: 900 hours; 1.0 GiB" in shown

@@ -35,7 +35,7 @@ def test_slopes_and_sides():
 
 
 def test_every_method_and_order_is_a_line_once():
-    found = orders.lines(("taylor", "collocation", "inertial"), (1, 2, 3), SMOOTH)
+    found = orders.ways(("taylor", "collocation", "inertial"), (1, 2, 3), SMOOTH)
     assert [line.name for line in found] == [
         "first order, iteration",
         "taylor 2, iteration",
@@ -53,10 +53,11 @@ BEGIN = jnp.array([1.0, 1.0])
 def test_a_method_leaves_at_the_first_step_farther_than_a_tenth_of_the_way(tmp_path, capsys):
     """By brute force from the trajectories; past the flow edge .026 of a mode, at rate .05."""
     optimizer = sf.momentum(decay=0.9, form="ema")
+    ways = orders.ways(("taylor", "inertial"), (2,), QUADRATIC)
     plan = orders.Plan(
-        orders.lines(("taylor", "inertial"), (2,), QUADRATIC), (1e-4, 0.05), 30, 40, 0.05, 60
+        QUADRATIC, optimizer, BEGIN, ways, (1e-4, 0.05), warm=30, steps=40, at=0.05, far=60
     )
-    orders.orders_job(plan, QUADRATIC, optimizer, BEGIN, out=tmp_path, quiet=True)
+    orders.orders_job(plan, out=tmp_path, quiet=True)
     found = json.loads((tmp_path / "numbers.json").read_text())
     real = sf.iterate(QUADRATIC, optimizer, BEGIN, 0.05, 60)
     follow = sf.shadow(QUADRATIC, optimizer, BEGIN, 0.05, 60, method="taylor", kind="iteration")

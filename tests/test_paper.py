@@ -13,8 +13,8 @@ from shadowflow.lab.data.load import load
 from shadowflow.lab.models import cross_entropy, mlp_apply
 from shadowflow.paper import evidence as ev
 from shadowflow.paper.figures import figure1, figure2, figure3, style
-from shadowflow.paper.figures.figure2 import Curve
-from shadowflow.paper.figures.figure3 import Case
+from shadowflow.paper.figures.figure2 import AdamRun
+from shadowflow.paper.figures.figure3 import AdamCase
 
 NAN = float("nan")
 
@@ -54,7 +54,7 @@ def test_evidence(row, holds):
     assert row.holds is holds
 
 
-SMALL = figure1.Settings(points=60, b2s=(0.9, 0.95, 0.98, 0.99), eps_roots=(1e-4, 1e-1))
+SMALL = figure1.Potentials(points=60, b2s=(0.9, 0.95, 0.98, 0.99), eps_roots=(1e-4, 1e-1))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_potential_is_the_integral_of_equation_3(potentials, b2):
 def test_every_curve_of_figure_1_is_judged(potentials):
     """All holds; and no curve can be changed by one part in 1,000 without a row that says so."""
     assert all(row.holds for row in figure1.evidence(potentials, SMALL))
-    for name in figure1.rows(SMALL):
+    for name in figure1.curves(SMALL):
         changed = {**potentials, name: potentials[name] * 1.001}
         assert not all(row.holds for row in figure1.evidence(changed, SMALL)), name
 
@@ -90,7 +90,7 @@ def test_evidence_of_figure_1_knows_the_sign(potentials):
     assert any("anti-penalizes" in claim for claim in failed)
 
 
-SHORT = figure2.Settings(b1s=(0.5, 0.95), b2s=(0.5, 0.99), rates=(1e-3, 3e-3), least_steps=4000)
+SHORT = figure2.BilinearRuns(b1s=(0.5, 0.95), b2s=(0.5, 0.99), rates=(1e-3, 3e-3), least_steps=4000)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def bilinear():
 
 def test_figure_2_is_optax(bilinear):
     """The path and its end, by optax's own Adam; the end lies on the hyperbola."""
-    curve = Curve(0.95, 0.9, 1e-3)
+    curve = AdamRun(0.95, 0.9, 1e-3)
     tx = optax.adam(curve.rate, curve.b1, curve.b2, eps=0.0, eps_root=SHORT.eps_root)
     loss = lambda x: 0.5 * (1.5 - 2 * x[0] * x[1]) ** 2
 
@@ -135,23 +135,23 @@ def test_evidence_of_figure_2_can_fail(bilinear):
 
 def test_families_of_figure_2_vary_one_number():
     for name, column in (("beta", 0), ("rho", 1), ("below", 2), ("above", 2)):
-        family = figure2.Settings().families()[name]
+        family = figure2.BilinearRuns().families()[name]
         assert len(family) >= 3
         for other in {0, 1, 2} - {column}:
             assert len({curve[other] for curve in family}) == 1
         values = [curve[column] for curve in family]
         assert values == sorted(set(values))
-    families = figure2.Settings().families()
-    assert all(curve.strength > 0 for curve in families["below"])
-    assert all(curve.strength < 0 for curve in families["above"])
+    families = figure2.BilinearRuns().families()
+    assert all(curve.coefficient > 0 for curve in families["below"])
+    assert all(curve.coefficient < 0 for curve in families["above"])
 
 
-ROLES = figure3.Settings(
+ROLES = figure3.PerceptronRuns(
     epochs=8,
     cases=(
-        Case(1e-5, 0.95, 1e-6, role="helps"),
-        Case(1e-5, 0.95, 1e-6, settled=True, role="helps"),
-        Case(1e-3, 0.999, 1e-8, role="fails"),
+        AdamCase(1e-5, 0.95, 1e-6, role="helps"),
+        AdamCase(1e-5, 0.95, 1e-6, settled=True, role="helps"),
+        AdamCase(1e-3, 0.999, 1e-8, role="fails"),
     ),
 )
 
@@ -217,8 +217,8 @@ def test_figure_3_by_hand_on_the_real_mnist():
         mnist = load("mnist")
     except ValueError as error:
         pytest.skip(f"shadowflow data get mnist: {error}")
-    case = Case(1e-3, 0.95, 1e-6)
-    settings = figure3.Settings(images=300, sizes=(784, 8, 10), epochs=6, cases=(case,))
+    case = AdamCase(1e-3, 0.95, 1e-6)
+    settings = figure3.PerceptronRuns(images=300, sizes=(784, 8, 10), epochs=6, cases=(case,))
     found = figure3.compute(settings, {"mnist": mnist}, nothing)
     _, start = figure3.problem_of(settings, {"mnist": mnist})
     pixels = jnp.asarray(mnist.train_images[:300].reshape(300, 784) / 255)

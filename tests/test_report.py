@@ -11,7 +11,7 @@ import pytest
 
 import shadowflow as sf
 from shadowflow import cli, files
-from shadowflow.cli.jobs import formatting as words, settings, verify
+from shadowflow.cli.jobs import settings, shadow_text, verify
 from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.optimizers import zoo
 
@@ -159,7 +159,7 @@ def test_a_host_problem_without_hvp_gets_the_methods_that_need_gradients_only(ru
     ],
 )
 def test_the_equation_is_written_with_its_numbers(optimizer, last):
-    assert words.equation(optimizer, 0.1)[-1] == last
+    assert shadow_text.equation(optimizer, 0.1)[-1] == last
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
@@ -199,7 +199,7 @@ def test_every_optimizer_of_the_zoo_is_verified():
 def test_every_row_that_is_verified_was_measured():
     evidence = json.loads((ROOT / "docs" / "verify.json").read_text())
     assert {row["optimizer"] for row in evidence["rows"]} == {case.label for case in verify.CASES}
-    assert len(evidence["rows"]) == sum(len(verify.parts(case)) for case in verify.CASES)
+    assert len(evidence["rows"]) == sum(len(case.ways()) for case in verify.CASES)
 
 
 def test_every_public_name_is_there():
@@ -212,7 +212,7 @@ def test_every_public_name_is_there():
 
 def test_a_function_named_like_its_module_stays_a_function():
     code = (
-        "from shadowflow.convergence import Row; from shadowflow.shadow import Shadow; "
+        "from shadowflow.diagnostics.convergence import Row; from shadowflow.shadow import Shadow; "
         "import shadowflow as sf; sf.compare; "
         "assert all(map(callable, (sf.iterate, sf.shadow, sf.convergence)))"
     )

@@ -142,7 +142,7 @@ def test_a_step_of_rate_zero_is_no_turn_of_the_direction():
         (0.99, 0, "The memory has not settled by step 20"),
         (0.5, 0, ""),
         (0.99, "settled", "It assumes a settled memory: many times 100 steps before"),
-        (0.0, None, ""),
+        (0.0, "settled", ""),
     ],
 )
 def test_an_unsettled_memory_is_remarked(decay, start, words):

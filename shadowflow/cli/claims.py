@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
 from .flags import Flag
 from .sweep import Launcher
 
+if TYPE_CHECKING:
+    from ..paper.records import Runs
+
 
 @dataclass(frozen=True)
-class Claims:
-    """Try the paper's claims, and say which hold, which do not, and which cannot be told.
+class OnRuns:
+    """The flags of the commands that train networks; their runs lie in one folder of --out."""
 
-    The training runs are those of `shadowflow reproduce`, and are found again in the same --out.
-    The exit code is 0 whatever becomes of a claim: one that fails is a finding.
-    """
-
-    scale: Literal["smoke", "laptop", "paper"] = "laptop"
-    """Seconds to try it out, narrow networks, or the paper's own sizes."""
     out: Path = Path("results")
-    """A folder: claims-SCALE.json, and the runs."""
-    only: tuple[str, ...] = ()
-    """Names of claims (default: all)."""
+    """A folder for all that is written, the training runs among it."""
     data_dir: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Where the data lie, if not where `shadowflow data get` put them."""
     yes: Flag = False
@@ -37,21 +32,38 @@ class Claims:
     quiet: Flag = False
     """Print no progress."""
 
-    def run(self) -> int:
-        """0."""
-        from .jobs.claims import RUNS, claims_job
+    def runs(self) -> Runs:
+        """How the training runs are obtained; those that are done are read."""
         from .jobs.sweep import obtained
 
-        runs = obtained(
-            self.out / RUNS, self.launcher, self.workers, data_dir=self.data_dir, quiet=self.quiet
-        )
+        folder, quiet = self.out / "runs", self.quiet
+        return obtained(folder, self.launcher, self.workers, data_dir=self.data_dir, quiet=quiet)
+
+
+@dataclass(frozen=True)
+class Claims(OnRuns):
+    """Try the paper's claims, and say which hold, which do not, and which cannot be told.
+
+    The training runs are those of `shadowflow reproduce`, and are found again in the same --out.
+    The exit code is 0 whatever becomes of a claim: one that fails is a finding.
+    """
+
+    scale: Literal["smoke", "laptop", "paper"] = "laptop"
+    """Seconds to try it out, narrow networks, or the paper's own sizes."""
+    only: tuple[str, ...] = ()
+    """Names of claims (default: all)."""
+
+    def run(self) -> int:
+        """0."""
+        from .jobs.claims import claims_job
+
         claims_job(
             self.scale,
+            self.runs(),
             out=self.out,
             only=self.only,
             data_dir=self.data_dir,
             yes=self.yes,
             quiet=self.quiet,
-            runs=runs,
         )
         return 0

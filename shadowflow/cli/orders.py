@@ -18,27 +18,19 @@ if TYPE_CHECKING:
     from ..problem import Problem
 
 MNIST = "mnist"
+RATES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 
 
 @dataclass(frozen=True)
 class Orders:
     """Measure the error of every method against its order and against the step size.
 
-    Each learning rate is marked by where it lies to the optimizer's edges, and each method by
-    where it leaves. --far adds one long run from a cold start.
+    The tables say on which side of the optimizer's edges each learning rate lies, and where each
+    method leaves the optimizer. --far adds one long run from a cold start.
     """
 
     opt: Opt = None
-    learning_rates: Annotated[tuple[float, ...], arg(metavar="FLOAT…")] = (
-        1e-6,
-        3e-6,
-        1e-5,
-        3e-5,
-        1e-4,
-        3e-4,
-        1e-3,
-        3e-3,
-    )
+    learning_rates: Annotated[tuple[float, ...], arg(metavar="FLOAT…")] = RATES
     """Step sizes of the sweep, rising; none: no sweep."""
     orders: tuple[int, ...] = (1, 2, 3, 4)
     """The orders, where a method has them."""
@@ -70,18 +62,21 @@ class Orders:
         optimizer = built(setting)
         import jax
 
-        from .jobs.orders import Plan, lines, orders_job
+        from .jobs.orders import Plan, orders_job, ways
 
         with jax.enable_x64(not self.single):
             problem, params = self._problem()
             plan = Plan(
-                lines(self.methods, sorted(set(self.orders)), problem),
+                problem,
+                optimizer,
+                params,
+                ways(self.methods, self.orders, problem),
                 self.learning_rates,
-                self.warm,
-                self.steps,
-                self.at,
-                self.far,
-                {
+                warm=self.warm,
+                steps=self.steps,
+                at=self.at,
+                far=self.far,
+                run={
                     "optimizer": setting.optimizer,
                     "arguments": setting.arguments,
                     "problem": self.problem or "digits",
@@ -89,26 +84,23 @@ class Orders:
                     "dtype": "float32" if self.single else "float64",
                 },
             )
-            orders_job(plan, problem, optimizer, params, out=self.out, quiet=self.quiet)
+            orders_job(plan, out=self.out, quiet=self.quiet)
         return 0
 
     def setting(self) -> Setting:
-        """The optimizer as a setting, once all flags are seen to fit each other."""
+        """The optimizer as a setting; ValueError for flags that do not fit each other."""
         rates = self.learning_rates
         if list(rates) != sorted(set(rates)) or not all(0 < rate < math.inf for rate in rates):
             raise ValueError(f"--learning-rates: expected rising positive numbers, got {rates}")
         if not self.orders or min(self.orders) < 1:
             raise ValueError(f"--orders: expected whole numbers from 1, got {self.orders}")
-        for name in ("warm", "steps", "far"):
-            if getattr(self, name) < (name != "far"):
-                raise ValueError(
-                    f"--{name}: expected {int(name != 'far')} or more, got {getattr(self, name)}"
-                )
+        for name, least in (("warm", 1), ("steps", 1), ("far", 0)):
+            if (given := getattr(self, name)) < least:
+                raise ValueError(f"--{name}: expected {least} or more, got {given}")
         if not rates and not self.far:
             raise ValueError("--learning-rates, --far: expected a sweep or a long run, got neither")
-        if self.opt is None:
-            return Setting("adam", EMBEDDED[0][0], self.at)
-        return Setting(*named(self.opt), self.at)
+        given = ("adam", EMBEDDED[0][0]) if self.opt is None else named(self.opt)
+        return Setting(*given, self.at)
 
     def _problem(self) -> tuple[Problem, Any]:
         if self.problem not in (None, MNIST):

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from .claims import OnRuns
 from .flags import Flag
-from .sweep import Launcher
 
+ALL = ("fig1", "fig2", "fig3")
 Name = Literal[
     "fig1",
     "fig2",
@@ -30,16 +31,15 @@ Name = Literal[
     "shuffles",
     "all",
 ]
-ALL = ("fig1", "fig2", "fig3")
 
 
 @dataclass(frozen=True)
-class Reproduce:
+class Reproduce(OnRuns):
     """Compute figures of the paper, draw them, and hold them against what it claims.
 
     Each figure gets a folder with its arrays, the picture drawn from them (PNG, PDF), and the
     evidence: expected and measured numbers, and whether each claim holds. The exit code is 1
-    where one does not. Figures 4 to 12 are of training runs, which lie in the folder of --out and
+    where one does not. Figures 4 to 12 show training runs, which lie in the folder of --out and
     are shared, resumed and found again; what becomes of the paper's claims on them is reported,
     and changes no exit code. "shuffles" goes beyond the paper: the sign of the bias against β, ρ
     and the batch size.
@@ -53,22 +53,10 @@ class Reproduce:
     """Seconds to try it out (smoke); the figures of the paper, of fig1 to fig3 (full, their
     default and that of shuffles); narrow networks (laptop, the default of the others); or the
     paper's own sizes."""
-    out: Path = Path("results")
-    """A folder; each figure gets its own inside."""
-    data_dir: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
-    """Where the data lie, if not where `shadowflow data get` put them."""
     redraw: Flag = False
     """Draw the arrays that lie in --out, compute nothing."""
     style: Annotated[tuple[Path, ...], arg(metavar="FILE.mplstyle", help_behavior_hint="")] = ()
     """Matplotlib style files on top of the own one."""
-    yes: Flag = False
-    """Start the runs of the paper's sizes, whose cost is printed first."""
-    launcher: Launcher = "local"
-    """Who starts the workers of the training runs: this machine, Slurm, or Ray."""
-    workers: int = 1
-    """How many training runs at a time."""
-    quiet: Flag = False
-    """Print no progress."""
 
     def run(self) -> int:
         """0 when every row of evidence holds, 1 otherwise."""
@@ -77,24 +65,17 @@ class Reproduce:
                 raise ValueError(f"--style: expected a file, got {str(path)!r}, which is none")
         named = [name for name in self.figures if name != "all"]
         chosen = tuple(dict.fromkeys([*ALL, *named] if "all" in self.figures else named))
-        from .jobs.reproduce import RUNS, reproduce_job
-        from .jobs.sweep import obtained
+        from .jobs.reproduce import reproduce_job
 
         good = reproduce_job(
             chosen,
             self.scale,
+            self.runs(),
             out=self.out,
             data_dir=self.data_dir,
             redraw=self.redraw,
             styles=self.style,
             yes=self.yes,
             quiet=self.quiet,
-            runs=obtained(
-                self.out / RUNS,
-                self.launcher,
-                self.workers,
-                data_dir=self.data_dir,
-                quiet=self.quiet,
-            ),
         )
         return 0 if good else 1

@@ -51,45 +51,31 @@ class Shadow:
     """Print no progress."""
 
     def run(self) -> int:
-        """Check everything before the first step, then hand over to the report."""
+        """Check everything before the first step, then run the job."""
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out: expected a folder, got the file {str(self.out)!r}")
-        label = "digits" if self.problem is None else self.problem
-        for setting in self.settings(label):
+        for setting in self.settings("digits" if self.problem is None else self.problem):
             built(setting)
         problem, params, label = self._problem()
         from .jobs.shadow import shadow_job
 
-        shadow_job(
-            self.settings(label),
-            problem,
-            params,
-            out=self.out,
-            quiet=self.quiet,
-            bars=self.error_bars,
-        )
+        settings = self.settings(label)
+        shadow_job(settings, problem, params, out=self.out, quiet=self.quiet, bars=self.error_bars)
         return 0
 
     def settings(self, label: str) -> list[Setting]:
         """The configurations asked for, on the problem of that label."""
-        if self.opt is None and self.learning_rate is not None:
+        rate = self.learning_rate
+        if self.opt is None and rate is not None:
             raise ValueError(
-                "--learning-rate: expected an optimizer beside it, got "
-                f"{self.learning_rate} alone; for example shadowflow shadow opt:adam "
-                f"--learning-rate {self.learning_rate}"
+                f"--learning-rate: expected an optimizer beside it, got {rate} alone; "
+                f"for example shadowflow shadow opt:adam --learning-rate {rate}"
             )
-        if self.opt is None:
-            chosen = [("adam", arguments, rate) for arguments, rate in EMBEDDED]
-        else:
-            name, arguments = named(self.opt)
-            rate = 1e-3 if self.learning_rate is None else self.learning_rate
-            chosen = [(name, arguments, rate)]
-        return [
-            Setting(
-                name, arguments, rate, self.steps, label, self.seed or 0, self.methods, self.settled
-            )
-            for name, arguments, rate in chosen
-        ]
+        chosen = [("adam", *setting) for setting in EMBEDDED]
+        if self.opt is not None:
+            chosen = [(*named(self.opt), 1e-3 if rate is None else rate)]
+        rest = label, self.seed or 0, self.methods, self.settled
+        return [Setting(*one, self.steps, *rest) for one in chosen]
 
     def _problem(self) -> tuple[Problem, Any, str]:
         if self.problem is None:

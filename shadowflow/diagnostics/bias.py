@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .. import checks, ema_weights as mem, trees, trust
+from .. import checks, ema_weights as mem, plots, trees, trust
 from ..ema_weights import Memory
 from ..methods.optax_replay import Replay
 from ..methods.present import Present
@@ -19,6 +19,7 @@ from ..optimizers.base import AbstractOptimizer, traced
 from ..optimizers.memory_probe import pointwise
 from ..optimizers.moments import identity, square
 from ..problem import Problem
+from ..results import Result
 from ..start import followed
 from ..trust import Validity
 
@@ -26,8 +27,8 @@ PLAIN, MEMORY, GRID = "memoryless", "memory", "discretization"
 GAUSS_POINTS = {32: 4, 64: 8}  # on each interval, by the bits of a float
 
 
-@dataclass(frozen=True)
-class Measure:
+@dataclass(frozen=True, repr=False)
+class Measure(Result):
     """A function of the gradient, and how fast each part of the flow changes it.
 
     value: its sum over all coordinates; per_leaf: the sums of each leaf, as a pytree;
@@ -43,6 +44,17 @@ class Measure:
     leaf_rates: dict[str, PyTree]
     coordinate_rates: dict[str, PyTree]
     rounding: float
+
+    @property
+    def summary(self) -> str:
+        """Its value, and the rate at which the bias changes it."""
+        return (
+            f"value {self.value:.4g}, changed by the bias at {self.bias_rate:+.3g} a unit of time"
+        )
+
+    def plot(self, axes=None):
+        """The rate of each part of the bias, as bars."""
+        return plots.rates(self, axes)
 
     @property
     def bias_rate(self) -> float:
@@ -66,8 +78,8 @@ def effect(rate: float) -> str:
     return "does not change" if rate == 0 else "penalizes" if rate < 0 else "anti-penalizes"
 
 
-@dataclass(frozen=True)
-class ImplicitBias:
+@dataclass(frozen=True, repr=False)
+class ImplicitBias(Result):
     """The modified equation at one place, taken apart.
 
     parts: name → pytree like params, contributions to d params / d time: "memoryless" (the
@@ -91,6 +103,19 @@ class ImplicitBias:
     one_norm: Measure | None
     bias_coefficient: PyTree | None
     validity: Validity
+
+    @property
+    def summary(self) -> str:
+        """Whether the expansion holds here."""
+        return self.validity.summary
+
+    def plot(self, axes=None):
+        """The rate at which each part changes the potential, or where there is none the norm."""
+        measure = self.potential or self.one_norm
+        if measure is None:
+            return self.validity.plot(axes)
+        name = "the penalized potential" if self.potential else "the perturbed one-norm"
+        return plots.rates(measure, axes, name=name, level=self.validity.level)
 
     @property
     def verdict(self) -> str:

@@ -10,23 +10,24 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .. import checks
+from .. import checks, plots
 from ..iterate import iterated
 from ..methods import METHODS
 from ..optimizers.base import AbstractOptimizer
 from ..plan import able, choose, planned
 from ..problem import Problem
+from ..results import Result
 from ..running import Trajectory
 from ..shadow import Shadow, shadowed
-from ..start import SETTLED, Followed, followed
+from ..start import SETTLED, FollowedRun, followed
 
 TOLERANCE, SHORTFALL = 0.15, 0.2
 HALVINGS = 3
 STEEP = {6: (2, SHORTFALL), 7: (1, 2 * SHORTFALL)}  # fewer halvings fit above float64's rounding
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Result):
     """Distances at the steps that two trajectories share.
 
     steps: int array [shared]; max_norm: max_j |θ_j − θ̃_j|; two_norm: ‖θ − θ̃‖₂; moved: the
@@ -37,6 +38,18 @@ class Comparison:
     max_norm: np.ndarray
     two_norm: np.ndarray
     moved: np.ndarray
+
+    @property
+    def summary(self) -> str:
+        """The distance at the last shared step, over the way gone."""
+        return (
+            f"{self.two_norm[-1]:.2g} apart at step {self.steps[-1]} (two-norm), "
+            f"{self.moved[-1]:.2g} from the start"
+        )
+
+    def plot(self, axes=None):
+        """The distance at each step, beside the way gone."""
+        return plots.comparison(self, axes)
 
 
 def compare(real: Trajectory, follow: Trajectory) -> Comparison:
@@ -77,7 +90,7 @@ def _rows(path: Trajectory, index: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Row:
+class OrderRow:
     """Errors of one method, kind and order over step sizes, and the order they show.
 
     errors: largest max-norm distance over the horizon, per learning rate; slopes: the observed
@@ -106,6 +119,29 @@ class Row:
         return max(self.errors) <= self.floor
 
 
+class OrderTable(Result, list):
+    """The rows that ``convergence`` measured, a list of ``OrderRow``."""
+
+    @property
+    def summary(self) -> str:
+        """How many rows show the order that they should."""
+        return f"{sum(row.holds for row in self)} of {len(self)} rows have their order"
+
+    def describe(self) -> str:
+        """One line a row: what was measured, its slope, whether it is the declared order."""
+        return "\n".join([self.summary, *map(_told, self)])
+
+    def plot(self, axes=None):
+        """The errors against the learning rates, beside their orders."""
+        return plots.convergence(self, axes)
+
+
+def _told(row: OrderRow) -> str:
+    slope = "no slope above rounding" if row.slope is None else f"slope {row.slope:.2f}"
+    held = "holds" if row.holds else "does not hold"
+    return f"{row.method}, {row.kind}, order {row.order}, {row.start} start: {slope}, {held}"
+
+
 def convergence(
     problem: Problem,
     optimizer: AbstractOptimizer,
@@ -118,8 +154,8 @@ def convergence(
     orders: Sequence[int] | None = None,
     start: Any = 0,
     progress: Callable[[int], Any] | None = None,
-) -> list[Row]:
-    """The observed order of every method, kind and order asked for: a table of ``Row``.
+) -> "OrderTable":
+    """The observed order of every method, kind and order asked for: a list of ``OrderRow``.
 
     The error is the largest max-norm distance between ``iterate`` and ``shadow`` over
     ``horizon`` (in time = steps × learning rate), expected to fall as learning_rate^order.
@@ -171,10 +207,10 @@ def convergence(
         rows.append(_row(method, kind, order, start, rates, errors, follow[-1]))
         if progress is not None:
             progress(1)
-    return rows
+    return OrderTable(rows)
 
 
-def _wanted(run: Followed, methods, kinds, orders) -> list[tuple[str, str, int]]:
+def _wanted(run: FollowedRun, methods, kinds, orders) -> list[tuple[str, str, int]]:
     """(method, kind, order) to measure: what is named, or all that the problem and start allow."""
     cold = not run.start.settled
     fit = [
@@ -200,7 +236,7 @@ def _wanted(run: Followed, methods, kinds, orders) -> list[tuple[str, str, int]]
     return wanted
 
 
-def _real(run: Followed, order: int) -> Trajectory:
+def _real(run: FollowedRun, order: int) -> Trajectory:
     real = iterated(run, order=order)
     if real.failed_at is not None:
         raise ValueError(
@@ -216,7 +252,7 @@ def _error(real: Trajectory, follow: Shadow) -> float:
     return float(compare(real, follow).max_norm.max())
 
 
-def _row(method, kind, order, start, rates, errors, follow: Shadow) -> Row:
+def _row(method, kind, order, start, rates, errors, follow: Shadow) -> OrderRow:
     size = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(follow.params))
     floor = 4 * np.finfo(np.float64).eps * size * np.sqrt(len(follow.steps))
     seen = [(h, e) for h, e in zip(rates, errors, strict=True) if np.isfinite(e) and e > floor]
@@ -231,7 +267,7 @@ def _row(method, kind, order, start, rates, errors, follow: Shadow) -> Row:
     above = np.inf if METHODS[method].orders is None else TOLERANCE
     below = shortfall if METHODS[method].orders is None else TOLERANCE
     holds = max(errors) <= floor or (miss is not None and -below <= miss <= above)
-    return Row(
+    return OrderRow(
         method,
         kind,
         order,

@@ -13,11 +13,12 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .. import checks
+from .. import checks, plots
 from ..methods import METHODS
 from ..optimizers.base import AbstractOptimizer
 from ..plan import choose, planned
 from ..problem import Problem
+from ..results import Result
 from ..shadow import Shadow, shadowed
 from ..start import SETTLED, Start, followed
 from ..trust import HOLDS
@@ -28,8 +29,8 @@ ROUNDING = 0.3  # of eps · |θ| √steps: the same increments round alike, what
 BIASED = 0.25  # of eps · |θ| · steps: a flow's increments round otherwise, but alike at every step
 
 
-@dataclass(frozen=True)
-class ErrorBar:
+@dataclass(frozen=True, repr=False)
+class ErrorBar(Result):
     """The estimated distance of a shadow from the iterates, step by step.
 
     steps: step numbers, int array [saved]; max_norm, two_norm: the estimates, as ``compare`` has
@@ -46,6 +47,15 @@ class ErrorBar:
     neighbour: str
     verdict: str
     follow: Shadow
+
+    @property
+    def summary(self) -> str:
+        """The verdict."""
+        return self.verdict
+
+    def plot(self, axes=None):
+        """The estimated distance, with where it can be trusted."""
+        return plots.error_bar(self, axes)
 
 
 def error_bar(

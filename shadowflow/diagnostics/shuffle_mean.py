@@ -17,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from .. import batch_memory, checks, ema_weights as mem, trees, trust
+from .. import batch_memory, checks, ema_weights as mem, plots, trees, trust
 from ..ema_weights import Memory
 from ..iterate import ExactStep
 from ..methods.base import AbstractStepper, sizes
 from ..optimizers.base import AbstractOptimizer, as_pytree, traced
 from ..plan import choose, refuse_tolerance, refuse_unable
 from ..problem import Problem
-from ..start import Followed, followed
+from ..results import Result
+from ..start import FollowedRun, followed
 from ..trust import Validity
 
 MOST_ORDERS = math.factorial(6)
@@ -34,8 +35,8 @@ ITERATES, FIELD = "iterates", "field"
 KINDS = (ITERATES, "flow", "iteration", FIELD)
 
 
-@dataclass(frozen=True)
-class ShuffleMean:
+@dataclass(frozen=True, repr=False)
+class ShuffleMean(Result):
     """A mean over shuffles, and how well it is known.
 
     mean: the mean, a pytree like what is averaged; standard_error: of each of its coordinates, 0
@@ -52,6 +53,15 @@ class ShuffleMean:
     failed_at: int | None
     validity: Validity | None
     sampling: str
+
+    @property
+    def summary(self) -> str:
+        """The verdict."""
+        return self.verdict
+
+    def plot(self, axes=None):
+        """The coordinates of the mean with their standard errors."""
+        return plots.shuffle_mean(self, axes)
 
     @property
     def verdict(self) -> str:
@@ -260,7 +270,7 @@ class _Course(eqx.Module):
         return eqx.tree_at(lambda m: m.step, found, jnp.asarray(step, jnp.int32))
 
 
-def _course(run: Followed, kind: str, order: int, method: str, tolerance) -> _Course:
+def _course(run: FollowedRun, kind: str, order: int, method: str, tolerance) -> _Course:
     """The shadow of that method and order, or a refusal of what it does not offer."""
     found, kind = choose(method, "flow" if kind == FIELD else kind, order)
     refuse_unable(found, run.problem, run.optimizer, run.learning_rate, None)

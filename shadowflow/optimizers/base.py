@@ -26,6 +26,11 @@ class State(eqx.Module):
     moments: tuple
     step: Array
 
+    def __repr__(self) -> str:
+        size = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(self.moments))
+        step = self.step if not checks.is_concrete(self.step) else f"{float(self.step):g}"
+        return f"State(before step {step}, {size:,} numbers kept)"
+
     @property
     def settled(self) -> bool:
         """Whether it has no step number, since all the past is the slow manifold's."""

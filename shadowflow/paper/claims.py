@@ -6,10 +6,8 @@ itself: of so many, one in twenty passes by chance where nothing is there.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +18,25 @@ from ..diagnostics.convergence import TOLERANCE, compare
 from ..iterate import iterate
 from ..lab.models import digits_problem
 from ..optimizers import zoo
-from . import theorems, trials
+from ..shadow import shadow
+from . import analysis, theorems, trials
+from .analysis import Swept
 from .evidence import Evidence, near, said
-from .figures import figure2, of_runs as sweeps
+from .figures import figure2
 from .figures.figure1 import age
-from .figures.of_runs import Arrays
-from .grid import Grid
 from .trials import Trial
 from .ways import Way
 
 NETWORKS = ("resnet50", "cnn", "simple_vit", "perceptron")  # the grids of the runs
-Trained = Mapping[str, tuple[Arrays, Grid]]  # grid → its arrays, and itself
+Trained = Mapping[str, Mapping[str, Swept]]  # grid → sweep → its runs
 
 
 @dataclass(frozen=True)
 class Claim:
     """One claim of the paper.
 
-    sentence: as it is claimed; source: where; needs: the grids whose runs it is tried on; ``tried``
-    takes the scale and those runs and gives a `Trial` for each way of trying it.
+    sentence: the claim in words; source: where the paper makes it; needs: the grids whose runs it
+    is tried on; tried: takes the scale and those runs, gives a `Trial` for each way of trying it.
     """
 
     sentence: str
@@ -54,12 +52,13 @@ def on_runs(sentence: str, source: str, *outcomes: tuple[str, str]) -> Claim:
     """
 
     def tried(scale: str, trained: Trained) -> list[Trial]:
-        different: dict[tuple[str, ...], str] = {}
+        different: dict[tuple[str, ...], Mapping[str, Swept]] = {}
         for name in NETWORKS:
-            different.setdefault(tuple(run.key() for run in trained[name][1].runs()), name)
+            grid = next(iter(trained[name].values())).grid
+            different.setdefault(tuple(run.key() for run in grid.runs()), trained[name])
         return [
-            sweeps.tried(*trained[name], sweep, outcome)
-            for name in different.values()
+            analysis.tried(sweeps[sweep], outcome)
+            for sweeps in different.values()
             for sweep, outcome in outcomes
         ]
 
@@ -73,6 +72,7 @@ def computed(sentence: str, source: str, tried: Callable[[str], list[Trial]]) ->
 
 SETTINGS = ((1e-5, 0.95, 1e-6), (1e-4, 0.95, 1e-6), (1e-3, 0.999, 1e-8))  # h, ρ, ε
 STARTS, STEPS, BETA = 5, 60, 0.9
+FIRST, SECOND = Way("displaced", 1, "iteration"), Way("taylor", 2, "iteration")
 
 
 def second_order(scale: str) -> list[Trial]:
@@ -80,33 +80,33 @@ def second_order(scale: str) -> list[Trial]:
 
     Five starts: with four, the smallest p of a sign test is 1/16.
     """
-    found = []
-    for rate, b2, eps in SETTINGS:
-        ratios = [_closer(seed, rate, b2, eps) for seed in range(STARTS)]
-        run = {"b1": BETA, "b2": b2, "eps_root": eps, "learning_rate": rate, "steps": STEPS}
-        found.append(
-            trials.of_signs(
-                "the second-order iteration is closer to Adam than the first-order one",
-                f"perceptron, digits, h = {rate:g}, ρ = {b2:g}, ε = {eps:g}",
-                f"distance after {STEPS} steps over first order's",
-                ratios,
-                **run,
-            )
+    return [
+        trials.of_signs(
+            "the second-order iteration is closer to Adam than the first-order one",
+            f"perceptron, digits, h = {rate:g}, ρ = {b2:g}, ε = {eps:g}",
+            f"distance after {STEPS} steps over first order's",
+            [closer(seed, rate, b2, eps) for seed in range(STARTS)],
+            b1=BETA,
+            b2=b2,
+            eps_root=eps,
+            learning_rate=rate,
+            steps=STEPS,
         )
-    return found
+        for rate, b2, eps in SETTINGS
+    ]
 
 
-def _closer(seed: int, rate: float, b2: float, eps: float) -> float:
+def closer(seed: int, rate: float, b2: float, eps: float) -> float:
+    """The second-order iteration's distance from Adam in the end, over the first-order one's."""
     with jax.enable_x64(True):
         problem, start = digits_problem(seed)
-        start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), start)
-        run = problem, zoo.adam(b1=BETA, b2=b2, eps=0.0, eps_root=eps), start, rate, STEPS
+        adam = zoo.adam(b1=BETA, b2=b2, eps=0.0, eps_root=eps)
+        run = problem, adam, jax.tree.map(jnp.float64, start), rate, STEPS
         real = iterate(*run)
-        ends = [
-            _end(compare(real, way.shadow(*run)).two_norm)
-            for way in (Way("displaced", 1, "iteration"), Way("taylor", 2, "iteration"))
-        ]
-    return ends[1] / ends[0]
+        first, second = (
+            _end(compare(real, shadow(*run, **way._asdict())).two_norm) for way in (FIRST, SECOND)
+        )
+    return second / first
 
 
 def _end(distances: np.ndarray) -> float:
@@ -134,83 +134,67 @@ def orderings(scale: str) -> list[Trial]:
 
 
 DECAYS = ((0.9, 0.5), (0.9, 0.9), (0.9, 0.999), (0.0, 0.999))
-EXTREMES = (1e-24, 1e12)  # ε far below and far above every squared gradient but 0
+SMALL, LARGE = 1e-24, 1e12  # ε far below and far above every squared gradient but 0
+REGIMES = {
+    SMALL: "√ε ≪ |g|: the one-norm is penalized for β > ρ, anti-penalized for ρ > β",
+    LARGE: "√ε ≫ |g|: the two-norm is penalized whatever ρ is",
+}
 
 
 def regimes(scale: str) -> list[Trial]:
-    """Table 1 on a network: what is penalized where √ε is far below, and far above, |g|.
-
-    The strength of the bias is (1+β)/(1−β) − (1+ρ)/(1−ρ) below, (1+β)/(1−β) above.
-    """
-    rows: dict[float, list[Evidence]] = {eps: [] for eps in EXTREMES}
+    """Table 1 on a network: what is penalized where √ε is far below, and far above, |g|."""
     with jax.enable_x64(True):
         problem, start = digits_problem()
-        start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), start)
-        grads = np.concatenate(
-            [np.ravel(leaf) for leaf in jax.tree.leaves(problem.gradient(start))]
-        )
-        for (b1, b2), eps in itertools.product(DECAYS, EXTREMES):
-            adam = zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=eps)
-            bias = implicit_bias(problem, adam, start, 1e-4, start="settled")
-            strengths = np.concatenate(
-                [np.ravel(x) for x in jax.tree.leaves(bias.bias_coefficient)]
+        start = jax.tree.map(jnp.float64, start)
+        return [
+            trials.of_evidence(
+                claim,
+                "perceptron, digits, settled memory",
+                [row for b1, b2 in DECAYS for row in _regime(problem, start, b1, b2, eps)],
             )
-            small = eps == EXTREMES[0]
-            wanted = age(b1) - age(b2) if small else age(b1)
-            run = {"b1": b1, "b2": b2, "eps_root": eps}
-            name = f"β = {b1:g}, ρ = {b2:g}"
-            norm = "the one-norm of the gradient" if small else "the two-norm of the gradient"
-            word = "penalizes" if wanted > 1e-9 else "anti-penalizes" if wanted < -1e-9 else None
-            if word is not None and bias.potential is not None:
-                rows[eps].append(
-                    said(f"{name}: Adam and {norm}", bias.potential.effect, word, **run)
-                )
-            middle = float(np.median(strengths[grads != 0]))
-            rows[eps].append(
-                near(
-                    f"{name}: strength of the bias on {norm}",
-                    middle,
-                    wanted,
-                    1e-3 * max(1.0, abs(wanted)),
-                    **run,
-                )
-            )
-    words = (
-        "√ε ≪ |g|: the one-norm is penalized for β > ρ, anti-penalized for ρ > β",
-        "√ε ≫ |g|: the two-norm is penalized whatever ρ is",
-    )
-    return [
-        trials.of_evidence(claim, "perceptron, digits, settled memory", rows[eps])
-        for claim, eps in zip(words, EXTREMES, strict=True)
-    ]
+            for eps, claim in REGIMES.items()
+        ]
+
+
+def _regime(problem, start, b1: float, b2: float, eps: float) -> Iterator[Evidence]:
+    """The word and the coefficient of the bias: (1+β)/(1−β), less (1+ρ)/(1−ρ) for a small ε."""
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    adam = zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=eps)
+    bias = implicit_bias(problem, adam, start, 1e-4, start="settled")
+    wanted = age(b1) - age(b2) if eps == SMALL else age(b1)
+    norm = f"the {'one' if eps == SMALL else 'two'}-norm of the gradient"
+    name, run = f"β = {b1:g}, ρ = {b2:g}", {"b1": b1, "b2": b2, "eps_root": eps}
+    if abs(wanted) > 1e-9 and bias.potential is not None:
+        word = "penalizes" if wanted > 0 else "anti-penalizes"
+        yield said(f"{name}: Adam and {norm}", bias.potential.effect, word, **run)
+    middle = float(np.median(flat(bias.bias_coefficient)[flat(problem.gradient(start)) != 0]))
+    tolerance = 1e-3 * max(1.0, abs(wanted))
+    yield near(f"{name}: strength of the bias on {norm}", middle, wanted, tolerance, **run)
 
 
 def orders(scale: str) -> list[Trial]:
     """The four theorems: observed order 2, on mini-batches and on the full batch."""
     exponents = range(9, 13) if scale == "smoke" else range(9, 14)
-    found = []
-    for theorem in theorems.THEOREMS:
-        rows = [
-            near(
-                f"{row.kind}, {'three mini-batches' if batched else 'full batch'}: observed order",
-                float("nan") if row.slope is None else row.slope,
-                2,
-                TOLERANCE,
-                learning_rates=row.learning_rates,
-                errors=row.errors,
-            )
-            for batched in (True, False)
-            for row in theorems.orders(theorem, batched, exponents)
-        ]
-        found.append(
-            trials.of_evidence(
-                f"{theorem.label}: the error is of order h²",
-                "bilinear model",
-                rows,
-                **theorem.arguments,
-            )
+    return [
+        trials.of_evidence(
+            f"{theorem.label}: the error is of order h²",
+            "bilinear model",
+            [
+                near(
+                    f"{row.kind}, {batches}: observed order",
+                    float("nan") if row.slope is None else row.slope,
+                    2,
+                    TOLERANCE,
+                    learning_rates=row.learning_rates,
+                    errors=row.errors,
+                )
+                for batches, batched in (("three mini-batches", True), ("full batch", False))
+                for row in theorems.orders(theorem, batched, exponents)
+            ],
+            **theorem.arguments,
         )
-    return found
+        for theorem in theorems.THEOREMS
+    ]
 
 
 NORMS = ("peak", "level", "peak_plain", "level_plain")
@@ -255,14 +239,3 @@ CLAIMS = {
 def needed(names: tuple[str, ...]) -> list[str]:
     """The grids that these claims are tried on."""
     return list(dict.fromkeys(grid for name in names for grid in CLAIMS[name].needs))
-
-
-def described(name: str) -> dict[str, Any]:
-    """A claim as JSON has it."""
-    claim = CLAIMS[name]
-    return {
-        "name": name,
-        "claim": claim.sentence,
-        "source": claim.source,
-        "needs": list(claim.needs),
-    }

@@ -2,7 +2,7 @@
 
 Curves are arrays over epochs, NaN where nothing was measured. Nothing is read off a raw curve but
 a test accuracy: all else is of its running median over ``WINDOW`` epochs, since a raw maximum is
-that of the noise. Each function answers with a `Found`, which says in words when there is none.
+that of the noise. Each function answers with a `Reading`, which says in words when there is none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RISE = 1.2  # of a hill over the lowest place before it
 NAN = float("nan")
 
 
-class Found(NamedTuple):
+class Reading(NamedTuple):
     """A number read off a curve.
 
     value: the number, NaN where there is none; at: its epoch (between two, where it is
@@ -37,9 +37,9 @@ class Found(NamedTuple):
         return self.at is not None
 
 
-def none(words: str) -> Found:
+def none(words: str) -> Reading:
     """Nothing was found, and why."""
-    return Found(NAN, None, words)
+    return Reading(NAN, None, words)
 
 
 def running_median(curve: Curve, window: int = WINDOW) -> Curve:
@@ -65,7 +65,7 @@ def running_median(curve: Curve, window: int = WINDOW) -> Curve:
     return smooth
 
 
-def initial_fall(loss: Curve, cut: float = CUT) -> Found:
+def initial_fall(loss: Curve, cut: float = CUT) -> Reading:
     """The end of the initial fall: the first epoch at which the smoothed training loss is < cut.
 
     There its running minimum is below the cut for the first time too. The value is the smoothed
@@ -83,10 +83,10 @@ def initial_fall(loss: Curve, cut: float = CUT) -> Found:
     if not len(below):
         return none(f"the training loss never falls below {cut:g}")
     first = int(below[0])
-    return Found(float(smooth[first]), first, f"the training loss is below {cut:g}")
+    return Reading(float(smooth[first]), first, f"the training loss is below {cut:g}")
 
 
-def _after(norm: Curve, fall: Found) -> tuple[Curve, np.ndarray] | None:
+def _after(norm: Curve, fall: Reading) -> tuple[Curve, np.ndarray] | None:
     """(smoothed norm, its epochs from the end of the fall on), None where there are none."""
     smooth = running_median(norm)
     if fall.at is None:
@@ -95,13 +95,13 @@ def _after(norm: Curve, fall: Found) -> tuple[Curve, np.ndarray] | None:
     return (smooth, epochs) if len(epochs) else None
 
 
-def peak(norm: Curve, fall: Found) -> Found:
+def peak(norm: Curve, fall: Reading) -> Reading:
     """The largest value of the smoothed norm after the initial fall: what the paper plots.
 
     It is a hill only where `hill` says so: a norm that only falls has it at the fall's end.
 
     >>> norm = np.array([9.0] * 20 + [4.0] * 20 + [6.0] * 20 + [2.0] * 20)
-    >>> peak(norm, Found(0.9, 25, ""))[:2]
+    >>> peak(norm, Reading(0.9, 25, ""))[:2]
     (6.0, 40)
     """
     found = _after(norm, fall)
@@ -113,10 +113,10 @@ def peak(norm: Curve, fall: Found) -> Found:
         )
     smooth, epochs = found
     top = int(epochs[np.argmax(smooth[epochs])])
-    return Found(float(smooth[top]), top, "the largest norm after the initial fall")
+    return Reading(float(smooth[top]), top, "the largest norm after the initial fall")
 
 
-def hill(norm: Curve, fall: Found, rise: float = RISE) -> Found:
+def hill(norm: Curve, fall: Reading, rise: float = RISE) -> Reading:
     """The height of the hill after the initial fall, if it is one.
 
     It is the `peak`, provided that this lies inside, a window's length or more from the fall's
@@ -124,9 +124,9 @@ def hill(norm: Curve, fall: Found, rise: float = RISE) -> Found:
     between the fall's end and itself.
 
     >>> norm = np.array([9.0] * 20 + [4.0] * 20 + [6.0] * 20 + [2.0] * 20)
-    >>> hill(norm, Found(0.9, 20, ""))[:2]
+    >>> hill(norm, Reading(0.9, 20, ""))[:2]
     (6.0, 40)
-    >>> hill(norm, Found(0.9, 40, "")).words
+    >>> hill(norm, Reading(0.9, 40, "")).words
     'no hill: the norm is largest where the initial fall ends'
     """
     top, found = peak(norm, fall), _after(norm, fall)
@@ -143,10 +143,10 @@ def hill(norm: Curve, fall: Found, rise: float = RISE) -> Found:
             f"no hill: the norm rises to {top.value / lowest:.3g} times its lowest value, "
             f"less than {rise:g}"
         )
-    return Found(top.value, top.at, f"{top.value / lowest:.3g} times the lowest norm before it")
+    return Reading(top.value, top.at, f"{top.value / lowest:.3g} times the lowest norm before it")
 
 
-def at_loss(curve: Curve, loss: Curve, level: float) -> Found:
+def at_loss(curve: Curve, loss: Curve, level: float) -> Reading:
     """The smoothed curve where the smoothed training loss first reaches ``level``.
 
     Between two epochs both are taken as straight lines.
@@ -167,10 +167,10 @@ def at_loss(curve: Curve, loss: Curve, level: float) -> Found:
     share = (of_loss[before] - level) / (of_loss[before] - of_loss[after])
     at = float(before + share * (after - before))
     value = float(smooth[before] + share * (smooth[after] - smooth[before]))
-    return Found(round(value, 12), round(at, 12), f"the training loss is {level:g}")
+    return Reading(round(value, 12), round(at, 12), f"the training loss is {level:g}")
 
 
-def highest(curve: Curve) -> Found:
+def highest(curve: Curve) -> Reading:
     """The largest finite value of a raw curve, as the paper takes that of the test accuracy.
 
     >>> highest(np.array([0.1, float("nan"), 0.3, 0.2]))[:2]
@@ -181,4 +181,4 @@ def highest(curve: Curve) -> Found:
     if not len(seen):
         return none("no finite value")
     top = int(seen[np.argmax(curve[seen])])
-    return Found(float(curve[top]), top, "the largest value")
+    return Reading(float(curve[top]), top, "the largest value")

@@ -1,4 +1,4 @@
-"""What figures of training runs are made of: a record per run, however the runs are obtained."""
+"""Records of training runs, which figures and claims are made of, and how runs are obtained."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ MEASURES = (
 )
 
 
+ENDED = ("epochs", "accuracy")  # the reasons of runs that came to the end that was asked for
+
+
 @dataclass(frozen=True)
 class Record:
     """A run, as plain data.
 
-    settings: its whole configuration. reason: how it ended, as ``done.json`` has it, "unfinished"
-    where there is none. curves: measure → a value an epoch, NaN where none was taken or it was not
-    finite. parameters: of the network, 0 where the run has no epoch.
+    settings: its whole configuration. reason: how it ended, as ``done.json`` says, or "unfinished"
+    without that file. curves: measure → a value per epoch, NaN where none was taken or it was not
+    finite. parameters: how many the network has, 0 where the run has no epoch.
     """
 
     settings: Training
@@ -36,17 +39,12 @@ class Record:
     curves: Mapping[str, np.ndarray]
     parameters: int
 
-    @property
-    def complete(self) -> bool:
-        """Whether it came to the end that was asked for."""
-        return self.reason in ("epochs", "accuracy")
-
 
 Runs = Callable[[Sequence[Training]], list[Record]]  # in the order asked for
 
 
 def read(settings: Training, folder: Path) -> Record:
-    """The record of the run in a folder; of one that was never begun, empty curves."""
+    """The record of the run in a folder; its curves are empty where the run was never begun."""
     done = folder / "done.json"
     reason = history.read_json(done)["reason"] if done.exists() else "unfinished"
     lines = history.read(folder / "history.jsonl")
@@ -58,7 +56,7 @@ def read(settings: Training, folder: Path) -> Record:
 
 
 def parameters(lines: Sequence[Mapping[str, Any]]) -> int:
-    """The number of parameters: Σ|g| over the mean of |g|, of the first epoch that has both.
+    """The number of parameters: Σ|g| over the mean of |g| in the first epoch that has both.
 
     >>> parameters([{"one_norm": None}, {"one_norm": 6.0, "mean_abs": 1.5}])
     4
@@ -70,33 +68,28 @@ def parameters(lines: Sequence[Mapping[str, Any]]) -> int:
 
 
 def one_by_one(run_dir: Path, *, data_dir: Path | None = None, quiet: bool = False) -> Runs:
-    """Runs in this process, one after the other, each in its own folder, found again when done."""
+    """Train runs one after the other in this process; a run that is done is read, not repeated."""
 
     def runs(wanted: Sequence[Training]) -> list[Record]:
         from tqdm import tqdm
 
         from ..lab.training.start import train
 
-        with tqdm(
-            total=sum(settings.epochs for settings in wanted),
-            delay=1,
-            disable=quiet,
-            unit="epoch",
-            leave=False,
-        ) as bar:
-            records, target = [], 0
+        total = sum(settings.epochs for settings in wanted)
+        records, target = [], 0
+        with tqdm(total=total, delay=1, disable=quiet, unit="epoch", leave=False) as bar:
             for number, settings in enumerate(wanted, start=1):
                 bar.set_description_str(f"run {number} of {len(wanted)}")
-                folder = train(
+                outcome = train(
                     settings,
                     run_dir,
                     data_dir=data_dir,
                     checkpoint_every=100,
                     progress=lambda epoch, record: bar.update(1),
-                ).folder
-                target += settings.epochs
+                )
+                target += settings.epochs  # also of a run that was done already, or ended early
                 bar.update(target - bar.n)
-                records.append(read(settings, folder))
+                records.append(read(settings, outcome.folder))
         return records
 
     return runs

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..diagnostics.convergence import Row, convergence
+from ..diagnostics.convergence import OrderRow, convergence
 from ..lab.models import bilinear_problem
 from ..optimizers import zoo
 from ..problem import Problem
@@ -23,8 +23,9 @@ CENTRES = ((1.2, 1.8), (1.5, 2.0), (1.9, 2.3))
 
 
 class Theorem(NamedTuple):
-    """label: its number and optimizer; optimizer, arguments: as the zoo has them, at decays at
-    which the asymptotic order shows within a few halvings.
+    """One theorem: its number and optimizer in words, and the optimizer as the zoo has it.
+
+    The decays are small, so that the asymptotic order shows within a few halvings.
     """
 
     label: str
@@ -32,32 +33,28 @@ class Theorem(NamedTuple):
     arguments: Mapping[str, float]
 
 
+OUTSIDE, INSIDE = {"eps": 1e-1}, {"eps": 0.0, "eps_root": 1e-2}
+RMSPROP, ADAM = {"decay": 0.7}, {"b1": 0.5, "b2": 0.7}
 THEOREMS = (
-    Theorem("Theorem B.4 (RMSProp, eps outside)", "rmsprop", {"decay": 0.7, "eps": 1e-1}),
-    Theorem(
-        "Theorem C.4 (RMSProp, eps inside)", "rmsprop", {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2}
-    ),
-    Theorem("Theorem D.4 (Adam, eps outside)", "adam", {"b1": 0.5, "b2": 0.7, "eps": 1e-1}),
-    Theorem(
-        "Theorem E.4 (Adam, eps inside)",
-        "adam",
-        {"b1": 0.5, "b2": 0.7, "eps": 0.0, "eps_root": 1e-2},
-    ),
+    Theorem("Theorem B.4 (RMSProp, eps outside)", "rmsprop", {**RMSPROP, **OUTSIDE}),
+    Theorem("Theorem C.4 (RMSProp, eps inside)", "rmsprop", {**RMSPROP, **INSIDE}),
+    Theorem("Theorem D.4 (Adam, eps outside)", "adam", {**ADAM, **OUTSIDE}),
+    Theorem("Theorem E.4 (Adam, eps inside)", "adam", {**ADAM, **INSIDE}),
 )
 
 
 @functools.cache
 def batches() -> Problem:
-    """½(c − d θ₁θ₂)² with other numbers c, d in each of three batches; needs x64."""
+    """½(c − d θ₁θ₂)² with c and d of its own in each of three batches; needs x64."""
     loss = lambda x, c: 0.5 * (c[0] - c[1] * x[0] * x[1]) ** 2
     return Problem(loss, batches=jnp.asarray(CENTRES, jnp.float64))
 
 
-def orders(theorem: Theorem, batched: bool, exponents: Sequence[int]) -> list[Row]:
-    """The observed orders of iteration and flow, second order, from a cold start.
+def orders(theorem: Theorem, batched: bool, exponents: Sequence[int]) -> list[OrderRow]:
+    """The observed orders of the second-order iteration and flow, from a cold start.
 
-    exponents: the learning rates are 2^−exponent. batched: on three mini-batches in turn, or on
-    the loss of Figure 2.
+    exponents: the learning rates are 2^−exponent. batched: whether on three mini-batches in turn,
+    else on the loss of Figure 2.
     """
     optimizer = getattr(zoo, theorem.optimizer)(**theorem.arguments)
     with jax.enable_x64(True):

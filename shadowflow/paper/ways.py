@@ -1,39 +1,23 @@
-"""A way of following an optimizer, by name."""
+"""A way of following an optimizer, as figures, claims and tables name it."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-from ..optimizers.moments import Optimizer
-from ..problem import Problem
-from ..shadow import Shadow, shadow
+from typing import NamedTuple
 
 
 class Way(NamedTuple):
-    """What ``shadow`` calls method, order and kind."""
+    """The method, order and kind that ``shadow`` is called with: ``shadow(…, **way._asdict())``."""
 
     method: str
     order: int
     kind: str
 
-    def shadow(
-        self,
-        problem: Problem,
-        optimizer: Optimizer,
-        params: Any,
-        learning_rate: float,
-        steps: int,
-        **options: Any,
-    ) -> Shadow:
-        """The shadow of a run."""
-        return shadow(
-            problem,
-            optimizer,
-            params,
-            learning_rate,
-            steps,
-            method=self.method,
-            order=self.order,
-            kind=self.kind,
-            **options,
-        )
+    @property
+    def name(self) -> str:
+        """The name in tables and pictures; all memoryless methods share their first order.
+
+        >>> Way("taylor", 2, "flow").name, Way("displaced", 1, "flow").name
+        ('taylor 2, flow', 'first order, flow')
+        """
+        family = "first order" if self.order == 1 else f"{self.method} {self.order}"
+        return f"{family}, {self.kind}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from ...diagnostics.error_bar import error_bar
 from ...iterate import iterate
 from ...lab.models import bilinear_problem, digits_problem
 from ...optimizers import zoo
+from ...paper.ways import Way
 from ...problem import Problem
 from ...shadow import settled_state
 
@@ -41,36 +42,35 @@ OPTIMIZERS = {
     "adam .5 .7": zoo.adam(b1=0.5, b2=0.7, eps=0.0, eps_root=1e-2),
     "lion .9 .99": zoo.lion(b1=0.9, b2=0.99, eps_root=1e-4),
 }
-COLD = (
-    ("taylor", 1, "flow"),
-    ("taylor", 2, "flow"),
-    ("displaced", 2, "flow"),
-    ("differences", 2, "iteration"),
-    ("inertial", 2, "flow"),
-    ("inertial", 3, "flow"),
-)
-SETTLED = (
-    ("displaced", 2, "iteration"),
-    ("collocation", 2, "iteration"),
-    ("collocation", 3, "iteration"),
-    ("collocation", 4, "iteration"),
-    ("collocation", 3, "flow"),
-    ("inertial", 2, "flow"),
-)
+WAYS = {
+    "cold": (
+        Way("taylor", 1, "flow"),
+        Way("taylor", 2, "flow"),
+        Way("displaced", 2, "flow"),
+        Way("differences", 2, "iteration"),
+        Way("inertial", 2, "flow"),
+        Way("inertial", 3, "flow"),
+    ),
+    "settled": (
+        Way("displaced", 2, "iteration"),
+        Way("collocation", 2, "iteration"),
+        Way("collocation", 3, "iteration"),
+        Way("collocation", 4, "iteration"),
+        Way("collocation", 3, "flow"),
+        Way("inertial", 2, "flow"),
+    ),
+}
 
 
-@dataclass(frozen=True)
-class Case:
-    """A run, and a shadow of it: a problem, an optimizer, a step size, a dtype, a method."""
+class BarCase(NamedTuple):
+    """A run, and the way in which it is followed; start: "cold" or "settled"."""
 
     problem: str
     optimizer: str
     rate: float
     dtype: str
     start: str
-    method: str
-    order: int
-    kind: str
+    way: Way
 
 
 def cases(
@@ -78,72 +78,66 @@ def cases(
     optimizers: Sequence[str] = tuple(OPTIMIZERS),
     rates: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2),
     dtypes: Sequence[str] = ("float32", "float64"),
-) -> list[Case]:
+) -> list[BarCase]:
     """The table: every method from the start that it is for.
 
-    Where gradients are about 100 (bilinear), what steps by the gradient takes rates a thousand
-    times smaller. Left out: memory that no settled start of a hundred steps is true to (.999).
+    Where gradients are about 100 (bilinear), rates of what steps by the gradient are a thousand
+    times smaller. Left out: a memory of .999, to which no settled start of 100 steps is true.
     """
     return [
-        Case(problem, name, rate * (1e-3 if steep else 1.0), dtype, start, *line)
+        BarCase(problem, name, rate * (1e-3 if steep else 1.0), dtype, start, way)
         for problem in problems
         for name in optimizers
         for steep in [problem == "bilinear" and name.startswith("momentum")]
         for dtype in dtypes
         for rate in rates
-        for start, table in (("cold", COLD), ("settled", SETTLED))
+        for start, ways in WAYS.items()
         if start == "cold" or name != "adam .9 .999"
-        for line in table
+        for way in ways
     ]
 
 
-def measured(table: Sequence[Case], tell: Callable[[str], Any] = lambda text: None) -> list[dict]:
+def measured(
+    table: Sequence[BarCase], tell: Callable[[str], Any] = lambda text: None
+) -> list[dict[str, Any]]:
     """Per case estimate, real error (two-norm, after ``STEPS`` steps), rounding and trust.
 
     Cases whose optimizer or shadow meets a number that is not finite are left out.
     """
     rows = []
-    run_of = lambda case: (case.problem, case.optimizer, case.rate, case.dtype, case.start)
     with jax.enable_x64(True):
-        for key, group in itertools.groupby(table, run_of):
-            tell(" ".join(map(str, key)))
+        for run, group in itertools.groupby(table, lambda case: case[:-1]):
+            tell(" ".join(map(str, run)))
             rows += _of_one_run(list(group))
     return rows
 
 
-def _of_one_run(group: list[Case]) -> list[dict]:
+def _of_one_run(group: list[BarCase]) -> Iterator[dict[str, Any]]:
     """The rows of cases that differ in the shadow alone."""
     first = group[0]
-    dtype = jnp.dtype(first.dtype)
+    names = {name: getattr(first, name) for name in BarCase._fields if name != "way"}
     problem, params = PROBLEMS[first.problem]()
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, first.dtype), params)
     run = problem, OPTIMIZERS[first.optimizer], params, first.rate
-    settled = first.start == "settled"
-    begun = settled_state(*run, order=SETTLED_ORDER) if settled else 0
-    real = iterate(*run, STEPS, start=begun)
-    rows = []
+    begin: dict[str, Any] = {}
+    if first.start == "settled":
+        begin = {"start": settled_state(*run, order=SETTLED_ORDER)}
+    real = iterate(*run, STEPS, **begin)
     for case in group:
         with np.errstate(over="ignore"):  # of what diverges, before it is not finite
-            bar = error_bar(
-                *run,
-                STEPS,
-                order=case.order,
-                method=case.method,
-                kind=case.kind,
-                start=begun,
-            )
+            bar = error_bar(*run, STEPS, **case.way._asdict(), **begin)
             gap = compare(real, bar.follow)
-        finite = np.isfinite([bar.two_norm[-1], gap.two_norm[-1]]).all()
-        if len(gap.steps) == len(bar.steps) == STEPS + 1 and finite:
-            found = {
-                "estimate": float(bar.two_norm[-1]),
-                "error": float(gap.two_norm[-1]),
-                "moved": float(gap.moved[-1]),
-                "rounding": float(bar.rounding[-1]),
-                "trusted": bool(bar.trusted[-1]),
-            }
-            rows.append({**asdict(case), **found})
-    return rows
+        if not len(gap.steps) == len(bar.steps) == STEPS + 1:
+            continue
+        found = {
+            "estimate": float(bar.two_norm[-1]),
+            "error": float(gap.two_norm[-1]),
+            "moved": float(gap.moved[-1]),
+            "rounding": float(bar.rounding[-1]),
+            "trusted": bool(bar.trusted[-1]),
+        }
+        if math.isfinite(found["estimate"]) and math.isfinite(found["error"]):
+            yield {**names, **case.way._asdict(), **found}
 
 
 def ratio(row: dict) -> float:

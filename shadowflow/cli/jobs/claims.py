@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ...files import writable, write_json
 from ...paper import claims, grid as grids
-from ...paper.figures import of_runs as sweeps
-from ...paper.records import Runs, one_by_one
+from ...paper.analysis import Swept, arranged
+from ...paper.records import Runs
 from ...paper.trials import ALPHA, FAILS, HOLDS, TREND, WEAK, Trial
 from . import cost
-from .reproduce import RUNS
+from .formatting import versions
 
 RULE = (
     f'"{HOLDS}": p ≤ {ALPHA:g}, or nothing is random and every row of evidence holds. Else '
@@ -27,21 +26,22 @@ RULE = (
 
 def claims_job(
     scale: str,
+    runs: Runs,
     *,
     out: Path,
     only: Sequence[str] = (),
     data_dir: Path | None = None,
     yes: bool = False,
     quiet: bool = False,
-    runs: Runs | None = None,
 ) -> dict[str, Any]:
     """Try the claims, print what became of them, write ``out/claims-<scale>.json``; its content.
 
-    only: names of claims (none: all). runs: how training runs are obtained; None: in this process,
-    in ``out/runs``, where the figures' runs are found again. Raises ValueError for a folder that
-    cannot be written, a claim that is not there, data that are nowhere; at the scale "paper" for
-    runs that ``yes`` does not start.
+    runs: how training runs are obtained; only: names of claims (none: all). Raises ValueError for
+    a folder that cannot be written, an unknown claim, data that are nowhere; at the scale "paper"
+    unless ``yes`` starts the runs.
     """
+    from tqdm import tqdm
+
     unknown = sorted(set(only) - set(claims.CLAIMS))
     if unknown:
         raise ValueError(
@@ -49,40 +49,52 @@ def claims_job(
         )
     names = tuple(name for name in claims.CLAIMS if name in only or not only)
     writable(out)
-    chosen = {name: grids.read(grids.grids()[name])[scale] for name in claims.needed(names)}
-    cost.ask(list(chosen.values()) if scale == "paper" else [], data_dir, yes)
-    obtain = runs or one_by_one(out / RUNS, data_dir=data_dir, quiet=quiet)
+    chosen = [grids.read(grids.grids()[name])[scale] for name in claims.needed(names)]
+    cost.ask(chosen if scale == "paper" else [], data_dir, yes)
+    wanted = {run.key(): run for grid in chosen for run in grid.runs()}
+    records = runs(list(wanted.values())) if wanted else []
     trained = {}
-    for name, grid in chosen.items():
-        trained[name] = sweeps.arranged(grid, tuple(grid.sweeps), obtain(grid.runs())), grid
+    for grid in chosen:
+        arrays = arranged(grid, tuple(grid.sweeps), records)
+        trained[grid.name] = {name: Swept(grid, name, arrays) for name in grid.sweeps}
     content: dict[str, Any] = {
         "scale": scale,
         "alpha": ALPHA,
         "rule": RULE,
-        "versions": {name: version(name) for name in ("shadowflow", "jax", "diffrax", "optax")},
+        "versions": versions(),
         "claims": [],
     }
-    for name in names:
-        found = claims.CLAIMS[name].tried(scale, trained)
-        print(tell(name, found), flush=True)
-        rows = [dataclasses.asdict(trial) for trial in found]
-        content["claims"].append({**claims.described(name), "trials": rows})
+    with tqdm(names, disable=quiet, unit="claim", leave=False) as bar:
+        for name in bar:
+            bar.set_description_str(name)
+            claim = claims.CLAIMS[name]
+            found = claim.tried(scale, trained)
+            with tqdm.external_write_mode():
+                print(tell(claim, found), flush=True)
+            content["claims"].append(
+                {
+                    "name": name,
+                    "claim": claim.sentence,
+                    "source": claim.source,
+                    "needs": list(claim.needs),
+                    "trials": [dataclasses.asdict(trial) for trial in found],
+                }
+            )
     path = write_json(out / f"claims-{scale}.json", content)
     print(f"{summary(content)}\n{RULE}\nWritten to {path}")
     return content
 
 
-def tell(name: str, found: Sequence[Trial]) -> str:
+def tell(claim: claims.Claim, found: Sequence[Trial]) -> str:
     """A claim and all that became of it.
 
     >>> from shadowflow.paper import trials
     >>> row = trials.of_signs("A is closer than B", "a model", "ratio", [0.5, 2.0, 3.0, 3.0, 2.0])
-    >>> print(tell("theorems", [row]))
+    >>> print(tell(claims.CLAIMS["theorems"], [row]))
     The modified flow is of order 2 (Theorems B.4, C.4, D.4, E.4)
       does not hold here: A is closer than B; a model
         0.5, 2, 3, 3, 2; ratio < 1 for 1 of 5 seeds; sign test, p = 0.97 ...
     """
-    claim = claims.CLAIMS[name]
     lines = [f"{claim.sentence} ({claim.source})"]
     for trial in found:
         lines += [

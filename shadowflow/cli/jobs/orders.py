@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,45 +18,35 @@ from ...diagnostics.curvature import curvature
 from ...files import writable, write_json
 from ...iterate import iterate
 from ...methods import METHODS
-from ...optimizers.base import State
 from ...optimizers.moments import Optimizer
 from ...optimizers.thresholds import flow_threshold, stability_threshold
+from ...paper.ways import Way
 from ...problem import Problem
 from ...running import Trajectory
 from ...shadow import shadow
-from . import formatting as words
+from . import formatting
+from .orders_figure import LEFT, draw
 
 DEFINITION = (
     f"A method has left at the first step at which its distance from the iterates (two-norm) is "
-    f"more than {words.LEFT:.0%} of the way they have gone by then."
+    f"more than {LEFT:.0%} of the way they have gone by then."
 )
 SAVED, LOOKS = 1000, 12
 
 
 @dataclass(frozen=True)
-class Line:
-    """A method at an order, in one kind."""
-
-    method: str
-    order: int
-    kind: str
-
-    @property
-    def name(self) -> str:
-        """The key of its numbers, and its name in tables and pictures."""
-        family = "first order" if self.order == 1 else f"{self.method} {self.order}"
-        return f"{family}, {self.kind}"
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What is measured: of the sweep over step sizes, and of the long run.
+    """What is measured: in the sweep over step sizes, and in the long run; either may be left out.
 
-    warm: steps of the optimizer before the stretch of ``steps`` at each of ``rates`` begins; at,
-    far: the step size and length of the long run, which begins cold; either may be left out.
+    ways: how the optimizer is followed; warm: its steps before the stretch of ``steps`` that is
+    followed at each of ``rates``; at, far: step size and length of the long run, from a cold start;
+    run: where the numbers come from, as they are written.
     """
 
-    lines: tuple[Line, ...]
+    problem: Problem
+    optimizer: Optimizer
+    params: PyTree
+    ways: tuple[Way, ...]
     rates: tuple[float, ...] = ()
     warm: int = 150
     steps: int = 100
@@ -66,7 +55,7 @@ class Plan:
     run: dict[str, Any] = field(default_factory=dict)
 
 
-def lines(methods: Sequence[str], orders: Sequence[int], problem: Problem) -> tuple[Line, ...]:
+def ways(methods: Sequence[str], orders: Sequence[int], problem: Problem) -> tuple[Way, ...]:
     """Every method at every one of the orders that it has: its iteration, else its flow.
 
     Order 1, which the memoryless methods share, once.
@@ -74,167 +63,127 @@ def lines(methods: Sequence[str], orders: Sequence[int], problem: Problem) -> tu
     chosen = [
         METHODS[name] for name in methods if not (problem.batched and METHODS[name].full_batch)
     ]
-    kind = lambda method: "iteration" if "iteration" in method.kinds else "flow"
-    first = [Line(m.name, 1, kind(m)) for m in chosen if 1 in orders and m.offers(1)][:1]
-    rest = [
-        Line(m.name, order, kind(m))
-        for order in orders
+    every = [
+        Way(m.name, order, "iteration" if "iteration" in m.kinds else "flow")
+        for order in sorted(set(orders))
         for m in chosen
-        if order > 1 and m.offers(order)
+        if m.offers(order)
     ]
-    return (*first, *rest)
+    first = [way for way in every if way.order == 1][:1]
+    return (*first, *(way for way in every if way.order > 1))
 
 
-def orders_job(
-    plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree, *, out: Path, quiet: bool
-) -> None:
-    """Measure, print tables, and write numbers.json and figure.png, after every run anew."""
+def orders_job(plan: Plan, *, out: Path, quiet: bool) -> None:
+    """Measure, print tables, and write numbers.json and figure.png, after each long run anew."""
     writable(out)
     found = {
         "run": plan.run,
         "definition": DEFINITION,
-        "edges": edges(optimizer),
-        "lines": [dataclasses.asdict(line) | {"name": line.name} for line in plan.lines],
+        "edges": {
+            "flow edge": flow_threshold(plan.optimizer),
+            "stability edge": stability_threshold(plan.optimizer),
+        },
+        "lines": [way._asdict() | {"name": way.name} for way in plan.ways],
         "steps": plan.steps,
         "warm": plan.warm,
         "sweep": [],
         "long": None,
     }
-    from .orders_figure import draw
 
     def keep() -> None:
         write_json(out / "numbers.json", found)
         draw(found, out / "figure.png")
 
-    tell = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+    def tell(done: str) -> None:
+        if not quiet:
+            print(f"  {done} done", flush=True)
+
     for rate in plan.rates:
-        found["sweep"].append(at_rate(plan, problem, optimizer, params, rate))
-        tell(f"  learning rate {rate:.2g} done")
+        found["sweep"].append(at_rate(plan, rate))
+        tell(f"learning rate {rate:.2g}")
     if plan.rates:
         keep()
         print("\n".join(sweep_table(found)))
     if plan.far:
-        far_run(plan, problem, optimizer, params, found, lambda text: (keep(), tell(text)))
+        for long, done in far_run(plan):
+            found["long"] = long
+            keep()
+            tell(done)
         print("\n".join(far_table(found)))
     print(f"\n{DEFINITION}\nWritten to {out}: figure.png, numbers.json")
 
 
-def edges(optimizer: Optimizer) -> dict[str, float]:
-    """Name → learning rate × curvature of the edges."""
-    return {
-        "flow edge": flow_threshold(optimizer),
-        "stability edge": stability_threshold(optimizer),
-    }
-
-
-def at_rate(
-    plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree, rate: float
-) -> dict[str, Any]:
-    """One step size: the curvature at the start of the stretch, every line's error and step."""
-    before = iterate(problem, optimizer, params, rate, plan.warm, save_every=max(1, plan.warm))
+def at_rate(plan: Plan, rate: float) -> dict[str, Any]:
+    """One step size: the curvature at the start of the stretch, every way's error and step."""
+    given = plan.problem, plan.optimizer
+    before = iterate(*given, plan.params, rate, plan.warm, save_every=max(1, plan.warm))
     if before.failed_at is not None:
         return {"rate": rate, "curvature": None, "lines": {}}
     start = jax.tree.map(jnp.asarray, before.last)
-    real = iterate(problem, optimizer, start, rate, plan.steps, start=before.state)
-    curved = curvature(problem, optimizer, start, state=before.state)
-    found = {}
-    for line in plan.lines:
-        ended = _followed(line, problem, optimizer, start, rate, real, before.state, 1)
-        found[line.name] = {
-            "error": ended["shares"][-1] if ended["whole"] else float("inf"),
-            "left": ended["left"],
-        }
-    return {"rate": rate, "curvature": curved, "lines": found}
+    run = *given, start, rate, plan.steps
+    real = iterate(*run, start=before.state)
+    lines = {}
+    for way in plan.ways:
+        ended = followed(way, real, run, start=before.state)
+        error = ended["shares"][-1] if ended["whole"] else float("inf")
+        lines[way.name] = {"error": error, "left": ended["left"]}
+    curved = curvature(*given, start, state=before.state)
+    return {"rate": rate, "curvature": curved, "lines": lines}
 
 
-def far_run(
-    plan: Plan,
-    problem: Problem,
-    optimizer: Optimizer,
-    params: PyTree,
-    found: dict[str, Any],
-    after: Callable[[str], Any],
-) -> None:
-    """The long run from a cold start, into ``found["long"]``, line by line.
+def far_run(plan: Plan) -> Iterator[tuple[dict[str, Any], str]]:
+    """The long run from a cold start, after each way anew: its numbers so far, and what is done.
 
     Methods that describe a settled memory take it for settled from the start.
     """
+    run = plan.problem, plan.optimizer, plan.params, plan.at, plan.far
     every = max(1, plan.far // SAVED)
-    real = iterate(problem, optimizer, params, plan.at, plan.far, save_every=every)
+    real = iterate(*run, save_every=every)
     whole = compare(real, real)
+    place = lambda index: jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), real.params)
     long: dict[str, Any] = {
         "rate": plan.at,
         "steps": whole.steps,
         "moved": whole.moved,
-        "curvature": _along(plan, problem, optimizer, params),
+        "curvature": _along(plan),
         "lines": {},
-        "loss": [_loss(problem, real, index) for index in (0, -1)],
+        "loss": [float(plan.problem.value(place(index))) for index in (0, -1)],
     }
-    found["long"] = long
-    after("  the optimizer's own run done")
-    for line in plan.lines:
-        long["lines"][line.name] = _followed(
-            line, problem, optimizer, params, plan.at, real, None, every
-        )
-        after(f"  {line.name} done")
+    yield long, "the optimizer's own run"
+    for way in plan.ways:
+        begin = "settled" if METHODS[way.method].needs_settled else 0
+        long["lines"][way.name] = followed(way, real, run, save_every=every, start=begin)
+        yield long, way.name
 
 
-def _loss(problem: Problem, path: Trajectory, index: int) -> float:
-    return float(problem.value(jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), path.params)))
-
-
-def _along(plan: Plan, problem: Problem, optimizer: Optimizer, params: PyTree) -> dict[str, list]:
+def _along(plan: Plan) -> dict[str, list]:
     """Step → curvature, at some steps of the run, ever farther apart, each from its state there."""
-    steps, values, state, place = [], [], 0, params
+    steps, values, state, place = [], [], 0, plan.params
     for end in np.unique(np.geomspace(min(4, plan.far), plan.far, LOOKS).round().astype(int)):
-        length = int(end) - (steps[-1] if steps else 0)
-        run = iterate(problem, optimizer, place, plan.at, length, start=state, save_every=length)
+        length, given = int(end) - (steps[-1] if steps else 0), (plan.problem, plan.optimizer)
+        run = iterate(*given, place, plan.at, length, start=state, save_every=length)
         place, state = jax.tree.map(jnp.asarray, run.last), run.state
         if run.failed_at is not None:
             break
         steps.append(int(end))
-        values.append(curvature(problem, optimizer, place, state=state))
+        values.append(curvature(*given, place, state=state))
     return {"steps": steps, "values": values}
 
 
-def _followed(
-    line: Line,
-    problem: Problem,
-    optimizer: Optimizer,
-    start: PyTree,
-    rate: float,
-    real: Trajectory,
-    state: State | None,
-    every: int,
-) -> dict[str, Any]:
-    """How far a line is at every step kept, where it leaves, and its verdict."""
-    begun: Any = state
-    if state is None:
-        begun = "settled" if METHODS[line.method].needs_settled else 0
-    steps = int(real.steps[-1] - real.steps[0])
-    follow = shadow(
-        problem,
-        optimizer,
-        start,
-        rate,
-        steps,
-        order=line.order,
-        method=line.method,
-        kind=line.kind,
-        save_every=every,
-        start=begun,
-    )
+def followed(way: Way, real: Trajectory, run: tuple, **options: Any) -> dict[str, Any]:
+    """How far a way is at every step kept, where it leaves, and its verdict."""
+    follow = shadow(*run, **way._asdict(), **options)
     gap = compare(real, follow)
+    steps = gap.steps - gap.steps[0]
     shares = gap.two_norm / np.where(gap.moved > 0, gap.moved, np.inf)
-    gone = np.flatnonzero(~(shares <= words.LEFT))
+    gone = np.flatnonzero(~(shares <= LEFT))
     whole = follow.failed_at is None
-    last = None if whole else int(gap.steps[-1] - gap.steps[0]) + 1
-    left = int(gap.steps[gone[0]] - gap.steps[0]) if len(gone) else last
+    end = None if whole else int(steps[-1]) + 1
     return {
-        "steps": gap.steps - gap.steps[0],
+        "steps": steps,
         "distance": gap.two_norm,
         "shares": shares,
-        "left": left,
+        "left": int(steps[gone[0]]) if len(gone) else end,
         "whole": whole,
         "level": follow.validity.level,
     }
@@ -261,65 +210,57 @@ def sweep_table(found: dict[str, Any]) -> list[str]:
     """Per step size the side of the edges, per line the errors, slopes, and where it leaves."""
     rows = [row for row in found["sweep"] if row["lines"]]
     rates = [row["rate"] for row in rows]
-    where = words.table(
-        ["learning rate", "× curvature", "where"],
-        [
-            [
-                f"{row['rate']:.2g}",
-                f"{(reach := row['rate'] * row['curvature']):.2g}",
-                side(reach, found["edges"]),
-            ]
-            for row in rows
-        ],
-    )
-    table = []
+    reach = [row["rate"] * row["curvature"] for row in rows]
+    where = [
+        [f"{rate:.2g}", f"{level:.2g}", side(level, found["edges"])]
+        for rate, level in zip(rates, reach, strict=True)
+    ]
+    lines = []
     for line in found["lines"]:
         ended = [row["lines"][line["name"]] for row in rows]
         errors = [np.inf if end["error"] is None else end["error"] for end in ended]
         shown = ["–" if value != value else f"{value:.1f}" for value in slopes(rates, errors)]
-        first = next(
-            (
-                f"{rate:.2g}"
-                for rate, end in zip(rates, ended, strict=True)
-                if end["left"] is not None
-            ),
-            "never",
-        )
-        table.append(
-            [line["name"], " ".join(f"{error:.0e}" for error in errors), " ".join(shown), first]
+        left = [rate for rate, end in zip(rates, ended, strict=True) if end["left"] is not None]
+        lines.append(
+            [
+                line["name"],
+                " ".join(f"{error:.0e}" for error in errors),
+                " ".join(shown),
+                f"{left[0]:.2g}" if left else "never",
+            ]
         )
     return [
         f"\nDistance after {found['steps']} steps, begun at step {found['warm']}, over the way "
         "gone:",
-        *where,
+        *formatting.table(["learning rate", "× curvature", "where"], where),
         "",
-        *words.table(["method", "error, by learning rate", "slopes", "leaves from"], table),
+        *formatting.table(["method", "error, by learning rate", "slopes", "leaves from"], lines),
     ]
 
 
 def far_table(found: dict[str, Any]) -> list[str]:
     """Per line the distance on the way and at the end, and the step at which it leaves."""
-    long = found["long"]
+    long, edges = found["long"], found["edges"]
     seen = [step for step in (200, 1000) if step <= long["steps"][-1]] or [long["steps"][-1]]
-    table = []
-    for line in found["lines"]:
-        ended = long["lines"].get(line["name"])
-        if ended is None:
-            continue
+    lines = []
+    for name in (line["name"] for line in found["lines"] if line["name"] in long["lines"]):
+        ended = long["lines"][name]
         at = dict(zip(ended["steps"], ended["distance"], strict=True))
-        cells = [words.number(at[step]) if step in at else "–" for step in seen]
+        cells = [formatting.number(at[step]) if step in at else "–" for step in seen]
         left = "stays" if ended["left"] is None else f"step {ended['left']}"
-        table.append([line["name"], *cells, left, ended["level"]])
-    steps = long["curvature"]["steps"]
-    reach = [long["rate"] * value for value in long["curvature"]["values"]]
-    shown = [f"{value:.2g} at step {step}" for step, value in zip(steps, reach, strict=True)]
+        lines.append([name, *cells, left, ended["level"]])
+    shown = [
+        f"{long['rate'] * value:.2g} at step {step}"
+        for step, value in zip(*long["curvature"].values(), strict=True)
+    ]
     return [
         f"\nFrom a cold start at {long['rate']:g}; the optimizer goes {long['moved'][-1]:.3g} far, "
         f"the loss from {long['loss'][0]:.3g} to {long['loss'][1]:.3g}.",
         "Learning rate × curvature:",
         *("  " + ", ".join(shown[k : k + 6]) for k in range(0, len(shown), 6)),
-        f"  (flow edge {found['edges']['flow edge']:.2g}, stability edge "
-        f"{found['edges']['stability edge']:.3g})",
+        f"  (flow edge {edges['flow edge']:.2g}, stability edge {edges['stability edge']:.3g})",
         "",
-        *words.table(["method", *(f"at step {step}" for step in seen), "leaves", "verdict"], table),
+        *formatting.table(
+            ["method", *(f"at step {step}" for step in seen), "leaves", "verdict"], lines
+        ),
     ]

@@ -5,31 +5,131 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...files import plain, read_arrays, writable, write_arrays, write_json
 from ...lab.data.load import load
 from ...paper.evidence import Evidence
-from ...paper.figures import of_runs as sweeps, style
-from ...paper.records import Runs, one_by_one
+from ...paper.figures import Arrays, Data, style
+from ...paper.figures.of_runs import FIGURES, RunFigure
+from ...paper.records import Runs
 from ...paper.trials import Trial
 from . import cost
-
-if TYPE_CHECKING:
-    from ...lab.data.load import Images
+from .formatting import versions
 
 CONFIGURATION = "configuration"
-RUNS = "runs"  # the folder of the training runs, which all figures in it share
+
+
+def figure_of(name: str) -> Any:
+    """What computes and draws a figure: a module, or a row of the figures of training runs."""
+    if name in FIGURES:
+        return FIGURES[name]
+    return importlib.import_module(f"...paper.figures.{name.replace('fig', 'figure')}", __package__)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A figure at one scale, and the folder of its results."""
+
+    name: str
+    figure: Any
+    scale: str
+    folder: Path
+
+    @classmethod
+    def of(cls, name: str, scale: str | None, out: Path) -> Reproduction:
+        """At the scale that is named, else at the figure's largest that a laptop can do."""
+        figure = figure_of(name)
+        known = tuple(figure.SCALES)
+        if scale is None:
+            scale = next((own for own in ("full", "laptop") if own in known), known[-1])
+        if scale not in known:
+            raise ValueError(
+                f"--scale: expected one of {', '.join(known)} for {name}, got {scale!r}"
+            )
+        return cls(name, figure, scale, out / f"{name}-{scale}")
+
+    @property
+    def settings(self) -> Any:
+        """What the figure is computed from."""
+        return self.figure.SCALES[self.scale]
+
+    @property
+    def trained(self) -> bool:
+        """Whether it shows training runs."""
+        return isinstance(self.figure, RunFigure)
+
+    @property
+    def configuration(self) -> str:
+        """The settings as one text, which is stored with the arrays."""
+        return json.dumps(plain(dataclasses.asdict(self.settings)), sort_keys=True)
+
+    def compute(self, data: Data, runs: Runs, quiet: bool) -> Arrays:
+        """The arrays, which are stored too."""
+        from tqdm import tqdm
+
+        figure, settings = self.figure, self.settings
+        if self.trained:
+            arrays = figure.compute(settings, runs(figure.runs(settings)))
+        else:
+            options = {"disable": quiet, "desc": self.name, "delay": 1, "unit": "", "leave": False}
+            with tqdm(total=figure.work(settings), **options) as bar:
+                arrays = figure.compute(settings, data, bar.update)
+        said = {CONFIGURATION: np.asarray(self.configuration)}
+        write_arrays(self.folder / "arrays.npz", {**arrays, **said})
+        return arrays
+
+    def stored(self) -> Arrays:
+        """The arrays of an earlier run; ValueError for none, or those of other settings."""
+        path = self.folder / "arrays.npz"
+        if not path.is_file():
+            raise ValueError(
+                f"--redraw: expected arrays in {str(self.folder)!r}, got none; run once without "
+                "--redraw"
+            )
+        arrays = read_arrays(path)
+        if str(arrays.pop(CONFIGURATION, "")) != self.configuration:
+            raise ValueError(
+                f"--redraw: expected arrays of the present configuration in {str(path)!r}, got "
+                "those of another; run once without --redraw"
+            )
+        return arrays
+
+    def finish(self, arrays: Arrays, styles: Sequence[Path]) -> bool:
+        """Draw, judge and tell; whether every row of evidence holds."""
+        figure, settings = self.figure, self.settings
+        with style.styled(*styles):
+            style.save(figure.draw(arrays, settings), self.folder)
+        rows, caption = figure.evidence(arrays, settings), figure.caption(arrays, settings)
+        findings = figure.findings(arrays, settings) if self.trained else []
+        holds = all(row.holds for row in rows)
+        content = {
+            "figure": self.name,
+            "title": figure.TITLE,
+            "scale": self.scale,
+            "caption": caption,
+            "holds": holds,
+            "configuration": dataclasses.asdict(settings),
+            "versions": versions(),
+            "rows": [dataclasses.asdict(row) for row in rows],
+        }
+        if self.trained:
+            content["findings"] = [dataclasses.asdict(trial) for trial in findings]
+        write_json(self.folder / "evidence.json", content)
+        print(tell(self.name, figure.TITLE, caption, rows, findings))
+        print(f"Written to {self.folder}: figure.png, figure.pdf, evidence.json, arrays.npz\n")
+        return holds
 
 
 def reproduce_job(
     figures: Sequence[str],
     scale: str | None,
+    runs: Runs,
     *,
     out: Path,
     data_dir: Path | None = None,
@@ -37,140 +137,29 @@ def reproduce_job(
     styles: Sequence[Path] = (),
     yes: bool = False,
     quiet: bool = False,
-    runs: Runs | None = None,
 ) -> bool:
     """Write ``out/<figure>-<scale>/``: arrays.npz, figure.png, figure.pdf, evidence.json.
 
     The picture and the evidence are made from the arrays alone: redraw=True takes those that lie
     there and computes nothing. Everything that is missing is said before the first figure.
-    scale: None, "full" of Figures 1 to 3, "laptop" of those of training runs. runs: how these are
-    obtained; None: in this process, in ``out/runs``, where they are found again. At the scale
-    "paper" their cost is printed first, and they start only with yes=True.
-    Returns whether every row of evidence holds. Raises ValueError for a folder that cannot be
-    written, data that are nowhere, a scale that a figure does not have, and arrays of another
-    configuration.
+    scale: None for "full" of Figures 1 to 3, "laptop" of those of training runs. runs: how these
+    are obtained. At the scale "paper" their cost is printed first, and they start only with
+    yes=True. Returns whether every row of evidence holds. Raises ValueError for a folder that
+    cannot be written, data that are nowhere, a scale that a figure does not have, and arrays of
+    another configuration.
     """
-    chosen = {name: figure_of(name) for name in figures}
-    scales = {name: scale_of(name, figure, scale) for name, figure in chosen.items()}
-    folders = {name: out / f"{name}-{scales[name]}" for name in figures}
-    for folder in folders.values():
-        writable(folder)
-    trained = [name for name, figure in chosen.items() if isinstance(figure, sweeps.Figure)]
-    needed = dict.fromkeys(
-        data for name in chosen if name not in trained and not redraw for data in chosen[name].DATA
-    )
-    source: Sources = (
-        {name: load(name, data_dir) for name in needed},
-        runs or one_by_one(out / RUNS, data_dir=data_dir, quiet=quiet),
-    )
-    ready = {
-        name: _stored(folders[name], chosen[name], scales[name])
-        for name in (figures if redraw else ())
-    }
-    if not redraw:
-        cost.ask(
-            [chosen[name].SCALES[scales[name]] for name in trained if scales[name] == "paper"],
-            data_dir,
-            yes,
-        )
-    good = True
-    for name, figure in chosen.items():
-        arrays = ready.get(name) or _computed(
-            name, figure, scales[name], source, folders[name], quiet
-        )
-        with style.styled(*styles):
-            style.save(figure.draw(arrays, figure.SCALES[scales[name]]), folders[name])
-        content = _content(name, figure, scales[name], arrays)
-        write_json(folders[name] / "evidence.json", content)
-        print(
-            tell(
-                name,
-                figure.TITLE,
-                content["caption"],
-                [Evidence(**row) for row in content["rows"]],
-                [Trial(**row) for row in content.get("findings", ())],
-            )
-        )
-        print(f"Written to {folders[name]}: figure.png, figure.pdf, evidence.json, arrays.npz\n")
-        good &= content["holds"]
-    return good
-
-
-Sources = tuple[Mapping[str, "Images"], Runs]
-
-
-def figure_of(name: str) -> Any:
-    """What computes and draws a figure: a module, or a row of the figures of training runs."""
-    if name in sweeps.FIGURES:
-        return sweeps.FIGURES[name]
-    return importlib.import_module(f"shadowflow.paper.figures.{name.replace('fig', 'figure')}")
-
-
-def scale_of(name: str, figure: Any, scale: str | None) -> str:
-    """The scale of a figure: the one asked for, or its own largest that a laptop can do."""
-    known = tuple(figure.SCALES)
-    if scale is None:
-        scale = next((own for own in ("full", "laptop") if own in known), known[-1])
-    if scale not in known:
-        raise ValueError(f"--scale: expected one of {', '.join(known)} for {name}, got {scale!r}")
-    return scale
-
-
-def _configuration(figure: Any, scale: str) -> str:
-    return json.dumps(plain(dataclasses.asdict(figure.SCALES[scale])), sort_keys=True)
-
-
-def _computed(
-    name: str, figure: Any, scale: str, source: Sources, folder: Path, quiet: bool
-) -> dict[str, np.ndarray]:
-    from tqdm import tqdm
-
-    settings, (data, runs) = figure.SCALES[scale], source
-    if isinstance(figure, sweeps.Figure):
-        arrays = figure.compute(settings, runs(figure.runs(settings)))
-    else:
-        with tqdm(
-            total=figure.work(settings), delay=1, disable=quiet, unit="", leave=False, desc=name
-        ) as bar:
-            arrays = figure.compute(settings, data, bar.update)
-    said = np.asarray(_configuration(figure, scale))
-    write_arrays(folder / "arrays.npz", {**arrays, CONFIGURATION: said})
-    return arrays
-
-
-def _stored(folder: Path, figure: Any, scale: str) -> dict[str, np.ndarray]:
-    path = folder / "arrays.npz"
-    if not path.is_file():
-        raise ValueError(
-            f"--redraw: expected arrays in {str(folder)!r}, got none; run once without --redraw"
-        )
-    arrays = read_arrays(path)
-    if str(arrays.pop(CONFIGURATION, "")) != _configuration(figure, scale):
-        raise ValueError(
-            f"--redraw: expected arrays of the present configuration in {str(path)!r}, got those "
-            "of another; run once without --redraw"
-        )
-    return arrays
-
-
-def _content(
-    name: str, figure: Any, scale: str, arrays: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    settings = figure.SCALES[scale]
-    rows = figure.evidence(arrays, settings)
-    content = {
-        "figure": name,
-        "title": figure.TITLE,
-        "scale": scale,
-        "caption": figure.caption(arrays, settings),
-        "holds": all(row.holds for row in rows),
-        "configuration": dataclasses.asdict(settings),
-        "versions": {name: version(name) for name in ("shadowflow", "jax", "diffrax", "optax")},
-        "rows": [dataclasses.asdict(row) for row in rows],
-    }
-    if isinstance(figure, sweeps.Figure):
-        content["findings"] = [dataclasses.asdict(f) for f in figure.findings(arrays, settings)]
-    return content
+    chosen = [Reproduction.of(name, scale, out) for name in figures]
+    for one in chosen:
+        writable(one.folder)
+    if redraw:
+        stored = [one.stored() for one in chosen]  # all of them, before the first is drawn
+        good = [one.finish(a, styles) for one, a in zip(chosen, stored, strict=True)]
+        return all(good)
+    needed = [name for one in chosen if not one.trained for name in one.figure.DATA]
+    data = {name: load(name, data_dir) for name in dict.fromkeys(needed)}
+    cost.ask([one.settings for one in chosen if one.scale == "paper"], data_dir, yes)
+    good = [one.finish(one.compute(data, runs, quiet), styles) for one in chosen]
+    return all(good)
 
 
 def tell(

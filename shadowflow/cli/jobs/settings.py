@@ -1,4 +1,4 @@
-"""What a run is made of, as plain data: known without JAX, and named by its whole content."""
+"""The configuration of a run as plain data: needs no JAX, and is named by its whole content."""
 
 from __future__ import annotations
 
@@ -56,15 +56,16 @@ class Setting:
             raise ValueError(
                 f"opt: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
             )
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(
                 "--learning-rate: expected a positive finite number, "
                 f"got {self.learning_rate}; for example 1e-3"
             )
-        if self.steps < 1:
-            raise ValueError(f"--steps: expected 1 or more, got {self.steps}; for example 200")
-        if self.seed < 0:
-            raise ValueError(f"--seed: expected 0 or more, got {self.seed}; for example 0")
+        for name, least, example in (("steps", 1, 200), ("seed", 0, 0)):
+            if (given := getattr(self, name)) < least:
+                raise ValueError(
+                    f"--{name}: expected {least} or more, got {given}; for example {example}"
+                )
         if not self.methods or set(self.methods) - set(get_args(Method)):
             raise ValueError(
                 f"--methods: expected one or more of {' '.join(get_args(Method))}, "
@@ -78,12 +79,13 @@ class Setting:
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
         object.__setattr__(self, "arguments", completed(self.optimizer, self.arguments))
 
-    def build(self) -> Optimizer:
-        """The optimizer itself.
+    @property
+    def eps_root(self) -> float | None:
+        """The ε under the root, None for an optimizer that has none or has it at 0."""
+        return float(self.arguments.get("eps_root", 0.0)) or None
 
-        Raises:
-            ValueError, TypeError: the zoo refuses an argument.
-        """
+    def build(self) -> Optimizer:
+        """The optimizer itself; ValueError or TypeError where the zoo refuses an argument."""
         from ...optimizers import zoo
 
         return getattr(zoo, self.optimizer)(**self.arguments)

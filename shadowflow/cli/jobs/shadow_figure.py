@@ -1,8 +1,8 @@
-"""The picture of one setting: how far each shadow is, and how far into its range the theory is."""
+"""The picture of one setting: how far each shadow is, and how far the expansion can be trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,15 @@ from ...files import write
 from ...paper.figures.style import COLOURS, styled
 from ...trust import HOLDS, PARTLY
 
+BANDS = (  # from, to, colour, words and where they stand: their height, and which part is there
+    (1e-6, HOLDS, "#009e73", "holds", HOLDS / 1.6, "bottom"),
+    (HOLDS, PARTLY, "#e69f00", "in part", (HOLDS * PARTLY) ** 0.5, "center"),
+    (PARTLY, 1e6, "#d55e00", "does not hold", PARTLY * 1.15, "bottom"),
+)
+
 
 def draw(arrays: Mapping[str, np.ndarray], title: str, path: Path) -> Path:
-    """Draw a setting from its arrays alone (the npz of ``shadow_job``) to a PNG.
-
-    arrays: "steps", "moved", and per row "<name>/two_norm", "<name>/steps", "<name>/ratio".
-    """
+    """Draw a setting from its arrays alone (the npz of ``shadow_job``) to a PNG."""
     from matplotlib import pyplot as plt
 
     names = [key.removesuffix("/two_norm") for key in arrays if key.endswith("/two_norm")]
@@ -33,66 +36,44 @@ def draw(arrays: Mapping[str, np.ndarray], title: str, path: Path) -> Path:
 
 
 def _line(name: str) -> dict:
+    """The look of a line, and its name in the legend."""
     method, order, kind = name.split(" / ")
     family = "first order" if order == "order 1" else method
     label = f"{family}, {kind}" if order == "order 1" else f"{method}, {order}, {kind}"
-    style = "-" if kind == "flow" else (0, (4, 2))
-    return {"color": COLOURS.get(family, "#000000"), "linestyle": style, "label": label}
+    dashes = "-" if kind == "flow" else (0, (4, 2))
+    return {"color": COLOURS.get(family, "#000000"), "ls": dashes, "label": label, "lw": 1.5}
 
 
-def _distances(axis, arrays, names) -> None:
-    axis.plot(
-        arrays["steps"],
-        arrays["moved"],
-        color="#000000",
-        lw=0.8,
-        ls=":",
-        label="distance moved by the optimizer",
-    )
+def _positive(values: np.ndarray) -> np.ndarray:
+    """What a logarithmic axis can show."""
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
+
+def _distances(axis, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    look = {"color": "#000000", "lw": 0.8, "ls": ":", "label": "distance moved by the optimizer"}
+    axis.plot(arrays["steps"], arrays["moved"], **look)
+    lowest = []
     for name in names:
-        distance = arrays[f"{name}/two_norm"]
-        shown = np.where(distance > 0, distance, np.nan)
-        axis.plot(arrays[f"{name}/saved"], shown, lw=1.5, **_line(name))
-    late = [arrays[f"{name}/two_norm"][1 + len(arrays["steps"]) // 20 :] for name in names]
-    low = min((float(values[values > 0].min()) for values in late if np.any(values > 0)), default=0)
-    axis.set(
-        yscale="log",
-        xlabel="step",
-        ylabel=r"distance from the optimizer, $\|\theta - \tilde\theta\|_2$",
-    )
-    if low > 0:
-        axis.set_ylim(bottom=low / 5)
+        distance = _positive(arrays[f"{name}/two_norm"])
+        axis.plot(arrays[f"{name}/saved"], distance, **_line(name))
+        late = distance[1 + len(arrays["steps"]) // 20 :]
+        lowest += [np.nanmin(late)] if np.any(late > 0) else []
+    name = r"distance from the optimizer, $\|\theta - \tilde\theta\|_2$"
+    axis.set(yscale="log", xlabel="step", ylabel=name)
+    if lowest:
+        axis.set_ylim(bottom=min(lowest) / 5)
 
 
-def _validity(axis, arrays, names) -> None:
-    for low, high, colour, word in (
-        (1e-6, HOLDS, "#009e73", "holds"),
-        (HOLDS, PARTLY, "#e69f00", "in part"),
-        (PARTLY, 1e6, "#d55e00", "does not hold"),
-    ):
+def _validity(axis, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    for low, high, colour, words, height, part in BANDS:
         axis.axhspan(low, high, color=colour, alpha=0.10, lw=0)
-        axis.annotate(
-            word,
-            (
-                0.99,
-                np.sqrt(low * high)
-                if word == "in part"
-                else low * 1.15
-                if low == PARTLY
-                else high / 1.6,
-            ),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            fontsize=7,
-            color=colour,
-            va="center" if word == "in part" else "bottom",
-        )
+        place = {"xy": (0.99, height), "xycoords": ("axes fraction", "data")}
+        axis.annotate(words, **place, ha="right", va=part, fontsize=7, color=colour)
     seen = [HOLDS, PARTLY]
     for name in names:
-        ratio = arrays[f"{name}/running_max"]
-        shown = np.where(np.isfinite(ratio) & (ratio > 0), ratio, np.nan)
-        axis.plot(arrays[f"{name}/steps"], shown, lw=1.5, **_line(name))
-        late = shown[1 + len(shown) // 20 :]
-        seen += [float(np.nanmin(late)), float(np.nanmax(late))] if np.any(late > 0) else []
+        ratio = _positive(arrays[f"{name}/running_max"])
+        axis.plot(arrays[f"{name}/steps"], ratio, **_line(name))
+        late = ratio[1 + len(ratio) // 20 :]
+        seen += [np.nanmin(late), np.nanmax(late)] if np.any(late > 0) else []
     axis.set(yscale="log", xlabel="step", ylabel="correction relative to the step, running max.")
     axis.set_ylim(max(1e-5, min(seen) / 2), min(1e5, max(seen) * 3))

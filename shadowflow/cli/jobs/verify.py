@@ -11,27 +11,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...diagnostics.convergence import SHORTFALL, TOLERANCE, Row, convergence
+from ...diagnostics.convergence import SHORTFALL, TOLERANCE, OrderRow, convergence
 from ...files import write_json
 from ...lab.models import bilinear_problem
 from ...methods import METHODS
 from ...optimizers import zoo
 from ...paper import theorems
 from ...paper.theorems import HORIZON
-from . import formatting as words
+from ...paper.ways import Way
+from . import formatting
 
 FULL, QUICK = range(9, 14), range(9, 13)
 HIGH = {3: range(7, 12), 4: range(6, 11), 5: range(6, 10)}  # above rounding, and settled enough
+KINDS = ("iteration", "flow")
+INTRODUCTION = f"""\
+Largest distance between the optimizer and its shadow over a horizon of {HORIZON} (time = steps × \
+learning rate), on E = ½(3/2 - 2 θ₁θ₂)² from (2.8, 3.5),
+float64, for halved step sizes. A shadow of order p must come closer by 2^p at each halving. The \
+slope is that of the last three. The theorems are the paper's, on three
+mini-batches in turn.
+"""
 
 
 @dataclass(frozen=True)
-class Case:
+class OrderCase:
     """An optimizer with the hyper-parameters at which its orders are measured.
 
     scale: the step sizes are scale × 2^-7 … and the horizon scale × 0.5, small for optimizers
     whose step grows with the gradient, which is about 60 at the start. batched: on three
     mini-batches in turn. highest: the highest order of collocation that is measured: 5 where three
-    halvings of its error lie above rounding, as they do not for sgd and the sign-like optimizers.
+    halvings of its error lie above rounding, 3 for sgd and the sign-like optimizers.
     """
 
     label: str
@@ -41,36 +50,46 @@ class Case:
     batched: bool = False
     highest: int = 5
 
+    def ways(self) -> list[Way]:
+        """All that is measured; order 1, the same for all memoryless methods, once."""
+        high = [order for order in HIGH if order <= self.highest]
+        return [Way("taylor", 1, kind) for kind in KINDS] + [
+            Way(method.name, order, kind)
+            for method in METHODS.values()
+            if not (self.batched and method.full_batch)
+            for order in (high if method.orders is None else method.usual)
+            for kind in KINDS
+            if kind in method.kinds
+        ]
 
-ADAM = {"b1": 0.5, "b2": 0.7}
+
+ADAM, RMSPROP = {"b1": 0.5, "b2": 0.7}, {"decay": 0.7}
+INSIDE, OUTSIDE = {"eps": 0.0, "eps_root": 1e-2}, {"eps": 1e-2}
+CORRECTED, DECAYED = "bias_correction", {"weight_decay": 0.1}
 CASES = (
-    Case("sgd", "sgd", scale=0.01, highest=3),
-    Case("momentum, trace", "momentum", {"decay": 0.6}, 0.01),
-    Case("momentum, EMA", "momentum", {"decay": 0.6, "form": "ema"}, 0.01),
-    Case("nesterov", "nesterov", {"decay": 0.6}, 0.01),
-    Case("rmsprop, eps inside", "rmsprop", {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2}),
-    Case("rmsprop, eps outside", "rmsprop", {"decay": 0.7, "eps": 1e-2}),
-    Case(
-        "rmsprop, inside, corrected",
-        "rmsprop",
-        {"decay": 0.7, "eps": 0.0, "eps_root": 1e-2, "bias_correction": True},
+    OrderCase("sgd", "sgd", scale=0.01, highest=3),
+    OrderCase("momentum, trace", "momentum", {"decay": 0.6}, 0.01),
+    OrderCase("momentum, EMA", "momentum", {"decay": 0.6, "form": "ema"}, 0.01),
+    OrderCase("nesterov", "nesterov", {"decay": 0.6}, 0.01),
+    OrderCase("rmsprop, eps inside", "rmsprop", {**RMSPROP, **INSIDE}),
+    OrderCase("rmsprop, eps outside", "rmsprop", {**RMSPROP, **OUTSIDE}),
+    OrderCase("rmsprop, inside, corrected", "rmsprop", {**RMSPROP, **INSIDE, CORRECTED: True}),
+    OrderCase("adam, eps inside", "adam", {**ADAM, **INSIDE}),
+    OrderCase("adam, eps outside", "adam", {**ADAM, **OUTSIDE}),
+    OrderCase("adam, both eps", "adam", {**ADAM, **INSIDE, **OUTSIDE}),
+    OrderCase("adam, inside, uncorrected", "adam", {**ADAM, **INSIDE, CORRECTED: False}),
+    OrderCase("adamw, eps inside", "adamw", {**ADAM, **INSIDE, **DECAYED}),
+    OrderCase("adamw, eps outside", "adamw", {**ADAM, **OUTSIDE, **DECAYED}),
+    OrderCase("nadam, eps inside", "nadam", {**ADAM, **INSIDE}),
+    OrderCase("nadam, eps outside", "nadam", {**ADAM, **OUTSIDE}),
+    OrderCase("signum", "signum", {"decay": 0.5, "eps_root": 1e3}, highest=3),
+    OrderCase("lion", "lion", {"b1": 0.5, "b2": 0.6, "eps_root": 1e3}, highest=3),
+    *(
+        OrderCase(row.label, row.optimizer, row.arguments, batched=True)
+        for row in theorems.THEOREMS
     ),
-    Case("adam, eps inside", "adam", {**ADAM, "eps": 0.0, "eps_root": 1e-2}),
-    Case("adam, eps outside", "adam", {**ADAM, "eps": 1e-2}),
-    Case("adam, both eps", "adam", {**ADAM, "eps": 1e-2, "eps_root": 1e-2}),
-    Case(
-        "adam, inside, uncorrected",
-        "adam",
-        {**ADAM, "eps": 0.0, "eps_root": 1e-2, "bias_correction": False},
-    ),
-    Case("adamw, eps inside", "adamw", {**ADAM, "eps": 0.0, "eps_root": 1e-2, "weight_decay": 0.1}),
-    Case("adamw, eps outside", "adamw", {**ADAM, "eps": 1e-2, "weight_decay": 0.1}),
-    Case("nadam, eps inside", "nadam", {**ADAM, "eps": 0.0, "eps_root": 1e-2}),
-    Case("nadam, eps outside", "nadam", {**ADAM, "eps": 1e-2}),
-    Case("signum", "signum", {"decay": 0.5, "eps_root": 1e3}, highest=3),
-    Case("lion", "lion", {"b1": 0.5, "b2": 0.6, "eps_root": 1e3}, highest=3),
-    *(Case(row.label, row.optimizer, row.arguments, batched=True) for row in theorems.THEOREMS),
 )
+Results = list[tuple[OrderCase, OrderRow]]
 
 
 def verify_job(*, json: Path | None, rows: tuple[str, ...], full: bool) -> bool:
@@ -79,26 +98,17 @@ def verify_job(*, json: Path | None, rows: tuple[str, ...], full: bool) -> bool:
     rows: substrings of which a row's name must contain one. full: five step sizes instead of
     four. Raises ValueError where no row is left.
     """
-    plan = [(case, part) for case in CASES for part in parts(case) if _asked(case, part, rows)]
-    if not plan:
-        names = ", ".join(case.label for case in CASES)
-        raise ValueError(
-            f"--rows: expected a part of a row's name, got {' '.join(rows)}; the optimizers are "
-            f"{names}; the methods {', '.join(METHODS)}"
-        )
-    print(
-        "Largest distance between the optimizer and its shadow over a horizon of "
-        f"{HORIZON} (time = steps × learning rate), on E = ½(3/2 - 2 θ₁θ₂)² from (2.8, 3.5),\n"
-        "float64, for halved step sizes. A shadow of order p must come closer by 2^p at each "
-        "halving. The slope is that of the last three. The theorems are the paper's, on three\n"
-        "mini-batches in turn.\n"
-    )
     from tqdm import tqdm
 
-    results: list[tuple[Case, Row]] = []
+    plan = [(case, way) for case in CASES for way in case.ways() if _asked(case, way, rows)]
+    if not plan:
+        raise ValueError(
+            f"--rows: expected a part of a row's name, got {' '.join(rows)}; the optimizers are "
+            f"{', '.join(case.label for case in CASES)}; the methods {', '.join(METHODS)}"
+        )
+    print(INTRODUCTION)
     with jax.enable_x64(True), tqdm(plan, delay=2, leave=False, unit="row") as bar:
-        for case, part in bar:
-            results.append((case, measure(case, part, FULL if full else QUICK)))
+        results = [(case, measure(case, way, FULL if full else QUICK)) for case, way in bar]
     print("\n".join(table(results)))
     good = sum(row.holds for _, row in results)
     print(
@@ -106,64 +116,40 @@ def verify_job(*, json: Path | None, rows: tuple[str, ...], full: bool) -> bool:
         "most 0.2 below it), or exact."
     )
     if json is not None:
-        write_json(json, evidence(results))
-        print(f"Written to {json}")
+        print(f"Written to {write_json(json, evidence(results))}")
     return good == len(results)
 
 
-def parts(case: Case) -> list[tuple[str, str, int]]:
-    """(method, kind, order) of a case; order 1 is the same for all memoryless methods."""
-    kinds = ("iteration", "flow")
-    methods = [m for m in METHODS.values() if not (case.batched and m.full_batch)]
-    first = [("taylor", kind, 1) for kind in kinds]
-    rest = [
-        (method.name, kind, order)
-        for method in methods
-        for order in (_high(case) if method.orders is None else method.usual)
-        for kind in kinds
-        if kind in method.kinds
-    ]
-    return first + rest
-
-
-def _high(case: Case) -> list[int]:
-    return [order for order in HIGH if order <= case.highest]
-
-
-def _asked(case: Case, part: tuple[str, str, int], rows: tuple[str, ...]) -> bool:
-    name = f"{case.label} / {part[0]} / {part[1]} / order {part[2]}"
+def _asked(case: OrderCase, way: Way, rows: tuple[str, ...]) -> bool:
+    name = f"{case.label} / {way.method} / {way.kind} / order {way.order}"
     return not rows or any(text in name for text in rows)
 
 
-def measure(case: Case, part: tuple[str, str, int], exponents: range) -> Row:
+def measure(case: OrderCase, way: Way, exponents: range) -> OrderRow:
     """The observed order of one row, from a cold start where the method's order holds there."""
-    method, kind, order = part
     optimizer = getattr(zoo, case.optimizer)(**case.arguments)
     problem, params = bilinear_problem()
-    problem = theorems.batches() if case.batched else problem
-    exponents = HIGH.get(order, exponents)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+    method = METHODS[way.method]
     corrected = all(moment.corrected for moment in optimizer.moments)
-    cold = not METHODS[method].needs_settled and (corrected or not METHODS[method].keeps_moments)
-    rates = [case.scale * 2.0**-exponent for exponent in exponents]
-    return convergence(
-        problem,
+    cold = not method.settled and (corrected or not method.keeps_moments)
+    (row,) = convergence(
+        theorems.batches() if case.batched else problem,
         optimizer,
-        params,
+        jnp.float64(params),
         case.scale * HORIZON,
-        rates,
-        methods=[method],
-        kinds=[kind],
-        orders=[order],
+        [case.scale * 2.0**-exponent for exponent in HIGH.get(way.order, exponents)],
+        methods=[way.method],
+        kinds=[way.kind],
+        orders=[way.order],
         start=0 if cold else None,
-    )[0]
+    )
+    return row
 
 
-def table(results: list[tuple[Case, Row]]) -> list[str]:
+def table(results: Results) -> list[str]:
     """The results as lines of text."""
-    head = ["optimizer", "method", "kind", "order", "start", "errors", "slope", "holds"]
-    return words.table(
-        head,
+    return formatting.table(
+        ["optimizer", "method", "kind", "order", "start", "errors", "slope", "holds"],
         [
             [
                 case.label,
@@ -172,7 +158,7 @@ def table(results: list[tuple[Case, Row]]) -> list[str]:
                 str(row.order),
                 row.start,
                 " ".join(f"{error:.1e}" for error in row.errors),
-                slope_text(row),
+                "exact" if row.exact or row.slope is None else f"{row.slope:.2f}",
                 "yes" if row.holds else "NO",
             ]
             for case, row in results
@@ -180,12 +166,7 @@ def table(results: list[tuple[Case, Row]]) -> list[str]:
     )
 
 
-def slope_text(row: Row) -> str:
-    """The slope, or "exact"."""
-    return "exact" if row.exact or row.slope is None else f"{row.slope:.2f}"
-
-
-def evidence(results: list[tuple[Case, Row]]) -> dict:
+def evidence(results: Results) -> dict[str, Any]:
     """The results as JSON: expected, measured, tolerance, holds, and the run they come from."""
     return {
         "horizon": HORIZON,

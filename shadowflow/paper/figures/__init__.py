@@ -1,1 +1,20 @@
-"""The figures of the paper: computed into arrays, and drawn from them alone."""
+"""The paper's figures: each a module, or a row of `of_runs`, with the same functions.
+
+TITLE; DATA: the data sets that it needs; SCALES: scale → settings; ``work(settings)``: how often
+``compute`` reports progress; ``compute(settings, data, progress)``: its arrays. From these alone
+come ``evidence``, ``caption`` and ``draw``, all of ``(arrays, settings)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...lab.data.load import Images
+
+Arrays = Mapping[str, "np.ndarray"]
+Data = Mapping[str, "Images"]
+Progress = Callable[[int], Any]  # is told how much was done since the last time

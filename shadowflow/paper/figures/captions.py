@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from ...lab.training.config import Training
+from collections.abc import Sequence
+
 from ...optimizers.thresholds import stability_threshold
+from ..analysis import DATASETS, MODELS, Swept, in_place
 from ..curves import RISE, WINDOW
-from ..grid import Grid, Series
-from .of_runs import DATASETS, EDGE_RATE, MODELS, Arrays, Figure, in_place, read_off
+from ..grid import Grid
 
-
-def caption(figure: Figure, arrays: Arrays, grid: Grid) -> str:
-    """The whole caption of a figure."""
-    rows = [grid.sweeps[name] for name in figure.sweeps]
-    parts = [
-        f"{runs(rows[0].training(rows[0].values[0], 0), grid)}: "
-        + "; ".join(
-            f"{sweep(row)}, h = {row.training(row.values[0], 0).learning_rate:g}" for row in rows
-        )
-        + "."
-    ]
-    parts += [KINDS[figure.kind].format(level=f"{grid.level:g}"), how(grid)]
-    parts += [hills(arrays, grid, name) for name in figure.sweeps]
-    parts += [floor(arrays, figure.sweeps[0], rows[0]), *map(memory, rows), *map(edge, rows)]
-    return " ".join(part for part in parts if part)
-
-
+EDGE_RATE = 1e-3  # from this learning rate on, the stability edge decides what β does to a hill
 KINDS = {
     "maxima": "For every run (points; a thin line a seed) and their mean (thick): the largest "
     "perturbed one-norm of the gradient and the largest Σ|g| after the initial fall, "
@@ -39,40 +24,46 @@ KINDS = {
 }
 
 
-def runs(first: Training, grid: Grid) -> str:
-    """What was trained.
+def caption(kind: str, sweeps: Sequence[Swept]) -> str:
+    """The whole caption of a figure of that kind."""
+    grid = sweeps[0].grid
+    varied = "; ".join(f"{values(swept)}, h = {swept.first.learning_rate:g}" for swept in sweeps)
+    parts = [
+        f"{runs(sweeps[0])}: {varied}.",
+        KINDS[kind].format(level=f"{grid.level:g}"),
+        definitions(grid),
+        *map(hills, sweeps),
+        f"The perturbed one-norm cannot fall below p√ε = {lowest(sweeps[0]):.3g}; Σ|g| can.",
+        *map(memory, sweeps),
+        *map(edge, sweeps),
+    ]
+    return " ".join(part for part in parts if part)
 
-    >>> from shadowflow.paper import grid
-    >>> settings = Training(model="cnn", width=0.25, dataset="cifar10", images=1000, epochs=700)
-    >>> runs(settings, grid.read(grid.grids()["cnn"])["smoke"])[:62]
-    'Full-batch Adam, CNN of width × 0.25, the first 1,000 images o'
-    """
+
+def runs(swept: Swept) -> str:
+    """What was trained: the optimizer, the network, the images, the length, the seeds."""
+    first, seeds = swept.first, len(swept.grid.seeds)
     width = "" if first.width == 1 else f" of width × {first.width:g}"
-    width += in_place(grid, first)
     images = "all images" if first.images is None else f"the first {first.images:,} images"
-    pool = getattr(first, "pool", 1)
-    pooled = f", pooled over {pool} × {pool} pixels" if pool > 1 else ""
-    eps = first.arguments["eps_root"]
+    pooled = f", pooled over {first.pool} × {first.pool} pixels" if first.pool > 1 else ""
     return (
-        f"Full-batch Adam, {MODELS[first.model]}{width}, {images} of "
+        f"Full-batch Adam, {MODELS[first.model]}{width}{in_place(swept)}, {images} of "
         f"{DATASETS.get(first.dataset, first.dataset)}{pooled}, ghost batches of "
         f"{first.ghost_batch}, {'augmented, ' if first.augment else ''}{first.epochs:,} epochs, "
-        f"ε = {eps:g} inside the root, {len(grid.seeds)} seed{'s' if len(grid.seeds) > 1 else ''}"
+        f"ε = {first.arguments['eps_root']:g} inside the root, {seeds} seed"
+        f"{'s' if seeds > 1 else ''}"
     )
 
 
-def values(row: Series) -> str:
-    """Every value of a sweep."""
-    return ", ".join(f"{value:g}" for value in row.values)
+def values(swept: Swept) -> str:
+    """The grid of a sweep: ρ = 0.9, 0.99 at β = 0.9."""
+    row = swept.row
+    varied = ", ".join(f"{value:g}" for value in row.values)
+    return f"{row.symbol} = {varied} at {row.other[0]} = {row.other[1]:g}"
 
 
-def sweep(row: Series) -> str:
-    """ρ = 0.9, 0.99 at β = 0.9."""
-    return f"{row.symbol} = {values(row)} at {row.other[0]} = {row.other[1]:g}"
-
-
-def how(grid: Grid) -> str:
-    """The definitions behind what was read off."""
+def definitions(grid: Grid) -> str:
+    """How the numbers are read off the curves."""
     return (
         f"Norms are running medians over {WINDOW} epochs; the initial fall ends where that of the "
         f"training loss is first below {grid.cut:g}; a hill lies inside the run and is {RISE:g} "
@@ -80,56 +71,46 @@ def how(grid: Grid) -> str:
     )
 
 
-def hills(arrays: Arrays, grid: Grid, name: str) -> str:
+def hills(swept: Swept) -> str:
     """How many runs of a sweep have a hill, value by value."""
-    found = read_off(arrays, grid, name)
-    counts = [sum(run.numbers["hill"].exists for run in cell) for cell in found]
-    row = grid.sweeps[name]
-    if not any(counts):
-        return f"{row.symbol} varied: no run has a hill."
-    return (
-        f"{row.symbol} varied: {', '.join(map(str, counts))} of {len(grid.seeds)} runs have a hill."
-    )
+    counts = [0] * len(swept.row.values)
+    for (place, _), run in swept.runs.items():
+        counts[place] += run["hill"].exists
+    found = "no run has a hill"
+    if any(counts):
+        found = f"{', '.join(map(str, counts))} of {len(swept.grid.seeds)} runs have a hill"
+    return f"{swept.row.symbol} varied: {found}."
 
 
-def floor(arrays: Arrays, name: str, row: Series) -> str:
-    """The value below which the perturbed one-norm cannot fall, whatever the gradient."""
-    return (
-        f"The perturbed one-norm cannot fall below p√ε = {lowest(arrays, name, row):.3g}; Σ|g| can."
-    )
-
-
-def lowest(arrays: Arrays, name: str, row: Series) -> float:
-    """p·sqrt(ε), with ε as the measure has it: eps_root + eps²."""
-    given = row.training(row.values[0], 0).arguments
+def lowest(swept: Swept) -> float:
+    """p·sqrt(ε), the least perturbed one-norm; ε as the measure has it: eps_root + eps²."""
+    given = swept.first.arguments
     eps = float(given["eps_root"]) + float(given["eps"]) ** 2
-    return float(arrays[f"{name}/parameters"]) * eps**0.5
+    return float(swept["parameters"]) * eps**0.5
 
 
-def memory(row: Series) -> str:
-    """How long the runs are in units of the longest memory; empty where it is 10 or more."""
-    first = row.training(row.values[0], 0)
-    longest = max(float(first.arguments[name]) for name in ("b1", "b2") if name != row.vary)
-    longest = max(longest, *row.values)
-    spans = round(first.epochs * (1 - longest), 9)
+def memory(swept: Swept) -> str:
+    """How long the runs are, in units of the longest memory; empty where that is 10 or more."""
+    longest = max(swept.row.other[1], *swept.row.values)
+    spans = round(swept.first.epochs * (1 - longest), 9)
     if spans >= 10:
         return ""
     return (
-        f"{row.symbol} varied: the runs last only {spans:.2g} times the longest memory, "
+        f"{swept.row.symbol} varied: the runs last only {spans:.2g} times the longest memory, "
         f"1/(1 − {longest:g}) epochs."
     )
 
 
-def edges(row: Series) -> list[float] | None:
-    """hλ at the stability edge, a value of β, where the learning rate makes it matter."""
-    if row.vary != "b1" or row.training(row.values[0], 0).learning_rate < EDGE_RATE:
+def edges(swept: Swept) -> list[float] | None:
+    """hλ at the stability edge for each β; None where the learning rate is too small for it."""
+    if swept.row.vary != "b1" or swept.first.learning_rate < EDGE_RATE:
         return None
-    return [stability_threshold(row.training(value, 0).build()) for value in row.values]
+    return [stability_threshold(swept.row.training(value, 0).build()) for value in swept.row.values]
 
 
-def edge(row: Series) -> str:
-    """What β does by way of the stability edge."""
-    found = edges(row)
+def edge(swept: Swept) -> str:
+    """A warning that β acts on a hill through the stability edge, where it does."""
+    found = edges(swept)
     if found is None:
         return ""
     return (

@@ -2,15 +2,14 @@
 
 In one dimension θ' = −(Φ/E′)(E′ + dP/dθ): the bias is the derivative of a potential P(y), y = E′,
 with P′(y) = (h/2) s(y) Φ(y). For full-batch Adam P is the paper's (THEORY: Table 1 and its one-
-dimensional form). The curves come from ``implicit_bias`` alone; the closed forms below are what
-they are held against.
+dimensional form). The curves come from ``implicit_bias`` alone and are compared with closed forms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,21 +20,20 @@ from ...optimizers import zoo
 from ...optimizers.moments import Optimizer
 from ...problem import Problem
 from ..evidence import Evidence, above, below, near
-from . import style
+from . import Arrays, Data, Progress, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from ...lab.data.load import Images
 
 TITLE = "What full-batch Adam penalizes in one dimension"
 DATA = ()
 NODES = 8
 RATE = 1.0  # P is proportional to the learning rate: here P / (h/2) is computed
+Form = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Potentials:
     """What is drawn: ρ varied at ``eps_root``, ε varied at ``b2``, the zoo at both."""
 
     b1: float = 0.95
@@ -47,45 +45,94 @@ class Settings:
     points: int = 400
 
 
-SCALES = {"smoke": Settings(points=60), "full": Settings()}
+SCALES = {"smoke": Potentials(points=60), "full": Potentials()}
 
 
-def rows(settings: Settings) -> dict[str, Optimizer]:
-    """Name → optimizer of every curve; the zoo's are at b1, the last but one ρ, and eps_root."""
+class Curve(NamedTuple):
+    """An optimizer, and its P / (h/2) in closed form: the paper's for Adam, else its integral."""
+
+    optimizer: Optimizer
+    form: Form
+
+
+def curves(settings: Potentials) -> dict[str, Curve]:
+    """Name → curve; those of the zoo are at b1, the last but one ρ, and eps_root."""
     b1, b2, eps = settings.b1, settings.b2s[-2], settings.eps_root
-    root = eps**0.5
-    adam = lambda b2, eps_root: zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=eps_root)
+    inside: dict[str, Any] = {"eps": 0.0, "eps_root": eps}
+    outside, root = {"eps": eps**0.5}, eps**0.5
+    first, second, ahead = age(b1), age(b2), looking_ahead(b1, b1)
+    adam = lambda b2, eps: Curve(
+        zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=eps), _inside(first, age(b2), eps)
+    )
     return {
         **{f"rho/{b2:g}": adam(b2, eps) for b2 in settings.b2s},
         **{f"eps/{eps:g}": adam(settings.b2, eps) for eps in settings.eps_roots},
-        "zoo/sgd": zoo.sgd(),
-        "zoo/momentum": zoo.momentum(decay=b1, form="ema"),
-        "zoo/nesterov": zoo.nesterov(decay=b1, form="ema"),
-        "zoo/rmsprop": zoo.rmsprop(decay=b2, eps=0.0, eps_root=eps),
-        "zoo/rmsprop, outside": zoo.rmsprop(decay=b2, eps=root),
-        "zoo/adam, outside": zoo.adam(b1=b1, b2=b2, eps=root),
-        "zoo/adamw": zoo.adamw(b1=b1, b2=b2, eps=0.0, eps_root=eps),
-        "zoo/nadam": zoo.nadam(b1=b1, b2=b2, eps=0.0, eps_root=eps),
-        "zoo/signum": zoo.signum(decay=b1, eps_root=eps),
-        "zoo/lion": zoo.lion(b1=b1, b2=b2, eps_root=eps),
+        "zoo/sgd": Curve(zoo.sgd(), _square(1.0)),
+        "zoo/momentum": Curve(zoo.momentum(decay=b1, form="ema"), _square(first)),
+        "zoo/nesterov": Curve(zoo.nesterov(decay=b1, form="ema"), _square(ahead)),
+        "zoo/rmsprop": Curve(zoo.rmsprop(decay=b2, **inside), _inside(1.0, second, eps)),
+        "zoo/rmsprop, outside": Curve(
+            zoo.rmsprop(decay=b2, **outside), _outside(1.0, second, root)
+        ),
+        "zoo/adam, outside": Curve(
+            zoo.adam(b1=b1, b2=b2, **outside), _outside(first, second, root)
+        ),
+        "zoo/adamw": Curve(zoo.adamw(b1=b1, b2=b2, **inside), _inside(first, second, eps)),
+        "zoo/nadam": Curve(zoo.nadam(b1=b1, b2=b2, **inside), _inside(ahead, second, eps)),
+        "zoo/signum": Curve(zoo.signum(decay=b1, eps_root=eps), _saturating(first, eps)),
+        "zoo/lion": Curve(
+            zoo.lion(b1=b1, b2=b2, eps_root=eps), _saturating(looking_ahead(b1 / b2, b2), eps)
+        ),
     }
 
 
-def work(settings: Settings) -> int:
+def age(decay: float) -> float:
+    """(1+β)/(1−β), twice the mean age of a moment at half a step."""
+    return (1 + decay) / (1 - decay)
+
+
+def looking_ahead(share: float, decay: float) -> float:
+    """The age of a moment that stands for ``share`` of the step, the gradient for the rest."""
+    return share * age(decay) + 1 - share
+
+
+def _square(factor: float) -> Form:
+    return lambda y: factor * y**2 / 2
+
+
+def _saturating(factor: float, eps: float) -> Form:
+    return lambda y: factor * eps * (1 / np.sqrt(eps) - 1 / np.sqrt(y**2 + eps))
+
+
+def _inside(first: float, second: float, eps: float) -> Form:
+    """C sqrt(y²+ε) − (1+ρ)/(1−ρ) ε/sqrt(y²+ε) less its value at 0; C = first − second."""
+    root, zero = lambda y: np.sqrt(y**2 + eps), np.sqrt(eps)
+    return lambda y: (first - second) * (root(y) - zero) - second * eps * (1 / root(y) - 1 / zero)
+
+
+def _outside(first: float, second: float, eps: float) -> Form:
+    """∫_0^|y| (first − second u/(u+ε)) u/(u+ε) du."""
+
+    def form(y: np.ndarray) -> np.ndarray:
+        size = np.abs(y)
+        log, square = np.log1p(size / eps), eps - eps**2 / (size + eps)
+        return first * (size - eps * log) - second * (size - 2 * eps * log + square)
+
+    return form
+
+
+def work(settings: Potentials) -> int:
     """How many times ``compute`` reports progress."""
-    return len(rows(settings))
+    return len(curves(settings))
 
 
-def compute(
-    settings: Settings, data: Mapping[str, Images], progress: Callable[[int], Any]
-) -> dict[str, np.ndarray]:
-    """The gradients "y", and for every row its potential P / (h/2) with P(0) = 0."""
+def compute(settings: Potentials, data: Data, progress: Progress) -> dict[str, np.ndarray]:
+    """The gradients "y", and for every curve its potential P / (h/2) with P(0) = 0."""
     with jax.enable_x64(True):
         half = np.concatenate([[0.0], np.geomspace(1e-5, 1, settings.points)]) * settings.reach
-        y = np.concatenate([-half[:0:-1], half])
-        arrays = {"y": y}
-        for name, optimizer in rows(settings).items():
-            arrays[name] = potential(optimizer, y)
+        arrays = {"y": np.concatenate([-half[:0:-1], half])}
+        for name, curve in curves(settings).items():
+            arrays[name] = potential(curve.optimizer, arrays["y"])
             progress(1)
     return arrays
 
@@ -99,128 +146,70 @@ def potential(optimizer: Optimizer, y: np.ndarray) -> np.ndarray:
     points, weights = np.polynomial.legendre.leggauss(NODES)
     nodes = y[:-1, None] + np.diff(y)[:, None] * (1 + points) / 2
     u = jnp.asarray(nodes.ravel())
-    loss = lambda theta: jnp.sum(u * theta + theta**2 / 2)
-    parts = implicit_bias(Problem(loss), optimizer, jnp.zeros_like(u), RATE, start="settled").parts
+    problem = Problem(lambda theta: jnp.sum(u * theta + theta**2 / 2))
+    parts = implicit_bias(problem, optimizer, jnp.zeros_like(u), RATE, start="settled").parts
     bias = sum(part for name, part in parts.items() if name != PLAIN)
     slope = np.asarray(2 / RATE * bias * u / parts[PLAIN]).reshape(nodes.shape)
     total = np.concatenate([[0.0], np.cumsum(np.diff(y) / 2 * (slope @ weights))])
     return total - total[np.searchsorted(y, 0.0)]
 
 
-def age(decay: float) -> float:
-    """(1+β)/(1−β), twice the mean age of a moment at half a step."""
-    return (1 + decay) / (1 - decay)
-
-
-def closed_form(name: str, settings: Settings, y: np.ndarray) -> np.ndarray:
-    """P / (h/2) of a row as the paper has it for Adam, and the same integral for the others."""
-    kind, _, label = name.partition("/")
-    b1, b2, eps = settings.b1, settings.b2s[-2], settings.eps_root
-    if kind == "rho":
-        return _inside(y, age(b1), age(float(label)), eps)
-    if kind == "eps":
-        return _inside(y, age(b1), age(settings.b2), float(label))
-    ahead = lambda share, decay: share * age(decay) + 1 - share
-    saturating = eps * (1 / np.sqrt(eps) - 1 / np.sqrt(y**2 + eps))
-    return {
-        "sgd": lambda: y**2 / 2,
-        "momentum": lambda: age(b1) * y**2 / 2,
-        "nesterov": lambda: ahead(b1, b1) * y**2 / 2,
-        "rmsprop": lambda: _inside(y, 1.0, age(b2), eps),
-        "rmsprop, outside": lambda: _outside(y, 1.0, age(b2), eps**0.5),
-        "adam, outside": lambda: _outside(y, age(b1), age(b2), eps**0.5),
-        "adamw": lambda: _inside(y, age(b1), age(b2), eps),
-        "nadam": lambda: _inside(y, ahead(b1, b1), age(b2), eps),
-        "signum": lambda: age(b1) * saturating,
-        "lion": lambda: ahead(b1 / b2, b2) * saturating,
-    }[label]()
-
-
-def _inside(y, first: float, second: float, eps: float):
-    """C sqrt(y²+ε) − (1+ρ)/(1−ρ) ε/sqrt(y²+ε) less its value at 0; C = first − second."""
-    root, zero = np.sqrt(y**2 + eps), np.sqrt(eps)
-    return (first - second) * (root - zero) - second * eps * (1 / root - 1 / zero)
-
-
-def _outside(y, first: float, second: float, eps: float):
-    """∫_0^|y| (first − second u/(u+ε)) u/(u+ε) du."""
-    size = np.abs(y)
-    log, square = np.log1p(size / eps), eps - eps**2 / (size + eps)
-    return first * (size - eps * log) - second * (size - 2 * eps * log + square)
-
-
-def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evidence]:
+def evidence(arrays: Arrays, settings: Potentials) -> list[Evidence]:
     """Every curve against its closed form; its two ends against Table 1."""
-    y, errors = arrays["y"], {}
-    for name in rows(settings):
-        curve = arrays[name]
-        gap = np.max(np.abs(curve - closed_form(name, settings, y)))
-        errors[name] = float(gap / np.max(np.abs(curve)))
+    errors = {}
+    for name, curve in curves(settings).items():
+        gap = np.max(np.abs(arrays[name] - curve.form(arrays["y"])))
+        errors[name] = float(gap / np.max(np.abs(arrays[name])))
     forms = "largest error of the potentials against their closed forms, relative"
     decay = errors.pop("zoo/adamw")  # its weight decay, 1e-4, is a force of its own
-    found = [
-        *(
-            near(
-                f"{said}: {forms}",
-                max(v for k, v in errors.items() if k.startswith(kind)),
-                0.0,
-                1e-8,
-                errors={k: v for k, v in errors.items() if k.startswith(kind)},
-            )
-            for kind, said in (
-                ("rho", "Adam, ρ varied"),
-                ("eps", "Adam, ε varied"),
-                ("zoo", "the other optimizers"),
-            )
-        ),
-        near(f"AdamW: {forms}", decay, 0.0, 1e-4, weight_decay=1e-4),
-    ]
-    return found + _ends(arrays, settings)
+    found = []
+    for kind, said in (
+        ("rho", "Adam, ρ varied"),
+        ("eps", "Adam, ε varied"),
+        ("zoo", "the other optimizers"),
+    ):
+        own = {name: error for name, error in errors.items() if name.startswith(kind)}
+        found.append(near(f"{said}: {forms}", max(own.values()), 0.0, 1e-8, errors=own))
+    found.append(near(f"AdamW: {forms}", decay, 0.0, 1e-4, weight_decay=1e-4))
+    return [*found, *_far_from_0(arrays, settings), _near_0(arrays, settings)]
 
 
-def _ends(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evidence]:
-    """What is penalized far from 0 and near it, and where one turns into the other."""
-    y, found = arrays["y"], []
-    first, eps = age(settings.b1), settings.eps_root
+def _far_from_0(arrays: Arrays, settings: Potentials) -> list[Evidence]:
+    """What is penalized where |E′| ≫ √ε, and where penalty turns into anti-penalty."""
+    y, eps, found = arrays["y"], settings.eps_root, []
     norm = np.sqrt(y**2 + eps)
-    small = np.searchsorted(y, 0.0) + 1
-    flat = {}
     for b2 in settings.b2s:
-        curve, strength = arrays[f"rho/{b2:g}"], first - age(b2)
+        curve, strength = arrays[f"rho/{b2:g}"], age(settings.b1) - age(b2)
         run = {"b1": settings.b1, "b2": b2, "eps_root": eps}
-        flat[f"{b2:g}"] = float(2 * np.sqrt(eps) * curve[small] / y[small] ** 2)
         far = float((curve[-1] - curve[-2]) / (norm[-1] - norm[-2]))
         word, judge = ("penalizes", above) if strength >= 0 else ("anti-penalizes", below)
         claim = f"ρ = {b2:g}, |E′| ≫ √ε: Adam {word} the perturbed one-norm; slope of the potential"
         found.append(judge(f"{claim} against it at the edge", far, 0.0, **run))
         if strength < -1e-9:
-            near_top = np.clip(np.argmax(curve), 1, len(y) - 2) + np.arange(-1, 2)
-            bend, slope, _ = np.polyfit(y[near_top], curve[near_top], 2)
-            expected = float(np.sqrt(eps * first / -strength))
-            found.append(
-                near(
-                    f"ρ = {b2:g}: |E′| at which penalty turns into anti-penalty",
-                    float(abs(slope / (2 * bend))),
-                    expected,
-                    1e-2 * expected,
-                    **run,
-                )
-            )
-    worst = max(flat.values(), key=lambda value: abs(value - first))
-    found.append(
-        near(
-            "|E′| ≪ √ε: Adam penalizes the two-norm whatever ρ is; coefficient of "
-            "y²/(2√ε) at 0, the worst over ρ",
-            worst,
-            first,
-            1e-3 * first,
-            coefficients=flat,
-        )
-    )
+            top = np.clip(np.argmax(curve), 1, len(y) - 2) + np.arange(-1, 2)
+            bend, slope, _ = np.polyfit(y[top], curve[top], 2)
+            turn, expected = float(abs(slope / (2 * bend))), (eps * age(settings.b1) / -strength)
+            claim = f"ρ = {b2:g}: |E′| at which penalty turns into anti-penalty"
+            found.append(near(claim, turn, float(expected**0.5), 1e-2 * expected**0.5, **run))
     return found
 
 
-def caption(arrays: Mapping[str, np.ndarray], settings: Settings) -> str:
+def _near_0(arrays: Arrays, settings: Potentials) -> Evidence:
+    """What is penalized where |E′| ≪ √ε."""
+    first, small = age(settings.b1), np.searchsorted(arrays["y"], 0.0) + 1
+    square, twice = arrays["y"][small] ** 2, 2 * np.sqrt(settings.eps_root)
+    flat = {f"{b2:g}": float(twice * arrays[f"rho/{b2:g}"][small] / square) for b2 in settings.b2s}
+    return near(
+        "|E′| ≪ √ε: Adam penalizes the two-norm whatever ρ is; coefficient of "
+        "y²/(2√ε) at 0, the worst over ρ",
+        max(flat.values(), key=lambda value: abs(value - first)),
+        first,
+        1e-3 * first,
+        coefficients=flat,
+    )
+
+
+def caption(arrays: Arrays, settings: Potentials) -> str:
     """What the figure shows, for a reader of the paper."""
     return (
         f"The potential P(E′) whose derivative is the bias of full-batch Adam in one dimension, "
@@ -235,7 +224,7 @@ def caption(arrays: Mapping[str, np.ndarray], settings: Settings) -> str:
     )
 
 
-def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
+def draw(arrays: Arrays, settings: Potentials) -> Figure:
     """The figure from its arrays."""
     from matplotlib import pyplot as plt
 
@@ -260,7 +249,7 @@ def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
     return figure
 
 
-def _zoo(part, y: np.ndarray, curves: Mapping[str, np.ndarray]) -> None:
+def _zoo(part, y: np.ndarray, curves: Arrays) -> None:
     axes = part.subplots(2, len(curves) // 2, sharex=True, sharey=True)
     for axis, (name, curve) in zip(axes.flat, curves.items(), strict=True):
         peak = curve[np.argmax(np.abs(curve))]

@@ -8,9 +8,9 @@ see any of the three.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ from ...diagnostics.convergence import compare
 from ...iterate import iterate
 from ...lab.models import bilinear_problem
 from ...optimizers import zoo
+from ...shadow import shadow
 from ..evidence import Evidence, below, each_below, ordered
 from ..ways import Way
-from . import style
+from . import Arrays, Data, Progress, style
+from .figure1 import age
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from ...lab.data.load import Images
 
 TITLE = "Adam on a bilinear model: which minimizer it reaches"
 DATA = ()
@@ -38,7 +38,7 @@ FLOWS = {
 }
 
 
-class Curve(NamedTuple):
+class AdamRun(NamedTuple):
     """One run of Adam."""
 
     b1: float
@@ -51,13 +51,13 @@ class Curve(NamedTuple):
         return f"{self.b1:g}/{self.b2:g}/{self.rate:g}"
 
     @property
-    def strength(self) -> float:
+    def coefficient(self) -> float:
         """C = (1+β)/(1−β) − (1+ρ)/(1−ρ): positive where the one-norm is penalized."""
-        return (1 + self.b1) / (1 - self.b1) - (1 + self.b2) / (1 - self.b2)
+        return age(self.b1) - age(self.b2)
 
 
 @dataclass(frozen=True)
-class Settings:
+class BilinearRuns:
     """Left: β varied at ``middle`` ρ, ρ at ``middle`` β. Right: learning rates, ρ < β and ρ > β."""
 
     eps_root: float = 1e-2
@@ -71,92 +71,64 @@ class Settings:
     small_b2: float = 0.5
     large_b2: float = 0.99
 
-    def families(self) -> dict[str, list[Curve]]:
-        """Name → the curves of one varied number, in its order."""
+    def families(self) -> dict[str, list[AdamRun]]:
+        """Name → the runs in which one number varies, in its order."""
         middle = self.middle
         return {
-            "beta": [Curve(b1, middle, self.rate) for b1 in self.b1s],
-            "rho": [Curve(middle, b2, self.rate) for b2 in self.b2s],
-            "below": [Curve(middle, self.small_b2, rate) for rate in self.rates],
-            "above": [Curve(middle, self.large_b2, rate) for rate in self.rates],
+            "beta": [AdamRun(b1, middle, self.rate) for b1 in self.b1s],
+            "rho": [AdamRun(middle, b2, self.rate) for b2 in self.b2s],
+            "below": [AdamRun(middle, self.small_b2, rate) for rate in self.rates],
+            "above": [AdamRun(middle, self.large_b2, rate) for rate in self.rates],
         }
 
-    def curves(self) -> list[Curve]:
-        """All curves, each once."""
-        return list(dict.fromkeys(c for family in self.families().values() for c in family))
+    def curves(self) -> list[AdamRun]:
+        """All runs, each once."""
+        return list(dict.fromkeys(run for family in self.families().values() for run in family))
 
 
 SCALES = {
-    "smoke": Settings(b1s=(0.5, 0.97), b2s=(0.5, 0.99), rates=(1e-3, 1e-2), least_steps=6000),
-    "full": Settings(),
+    "smoke": BilinearRuns(b1s=(0.5, 0.97), b2s=(0.5, 0.99), rates=(1e-3, 1e-2), least_steps=6000),
+    "full": BilinearRuns(),
 }
 
 
-def work(settings: Settings) -> int:
+def work(settings: BilinearRuns) -> int:
     """How many times ``compute`` reports progress."""
     return len(settings.curves()) * (1 + len(FLOWS))
 
 
-def compute(
-    settings: Settings, data: Mapping[str, Images], progress: Callable[[int], Any]
-) -> dict[str, np.ndarray]:
-    """Per curve and flow: path, largest distance from Adam, end; the verdict of the flow."""
+def compute(settings: BilinearRuns, data: Data, progress: Progress) -> dict[str, np.ndarray]:
+    """Per run: Adam's path and its last gradient; per flow the path, its distance, its verdict."""
     arrays: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
         problem, start = bilinear_problem()
-        start = jnp.asarray(start, jnp.float64)
         for curve in settings.curves():
             adam = zoo.adam(b1=curve.b1, b2=curve.b2, eps=0.0, eps_root=settings.eps_root)
             steps = max(settings.least_steps, round(settings.horizon / curve.rate))
-            run = problem, adam, start, curve.rate, steps
+            run = problem, adam, jnp.float64(start), curve.rate, steps
             save_every = max(1, steps // 3000)
             real = iterate(*run, save_every=save_every)
-            end = jnp.asarray(real.last)
+            gradient = problem.gradient(jnp.asarray(real.last))
             arrays[f"{curve.key}/adam/path"] = np.asarray(real.params)
-            arrays[f"{curve.key}/adam/gradient"] = np.abs(problem.gradient(end)).max()
+            arrays[f"{curve.key}/adam/gradient"] = np.abs(gradient).max()
             progress(1)
             for name, way in FLOWS.items():
-                follow = way.shadow(*run, save_every=save_every)
-                gap = compare(real, follow)
+                follow = shadow(*run, **way._asdict(), save_every=save_every)
                 arrays[f"{curve.key}/{name}/path"] = np.asarray(follow.params)
-                arrays[f"{curve.key}/{name}/distance"] = gap.max_norm
+                arrays[f"{curve.key}/{name}/distance"] = compare(real, follow).max_norm
                 arrays[f"{curve.key}/{name}/verdict"] = np.asarray(follow.validity.level)
                 progress(1)
     return arrays
 
 
-def limit(arrays: Mapping[str, np.ndarray], curve: Curve, name: str) -> float:
+def limit(arrays: Arrays, curve: AdamRun, name: str) -> float:
     """The one-norm of the parameters where a path ends."""
     return float(np.abs(arrays[f"{curve.key}/{name}/path"][-1]).sum())
 
 
-def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evidence]:
+def evidence(arrays: Arrays, settings: BilinearRuns) -> list[Evidence]:
     """The orderings of the limit points, the paths' distances, and that limits were reached."""
-    found = []
-    families, curves = settings.families(), settings.curves()
-    for name, said, rising in (
-        ("beta", "larger β", False),
-        ("rho", "larger ρ", True),
-        ("below", "larger learning rate at ρ < β", False),
-        ("above", "larger learning rate at ρ > β", True),
-    ):
-        family = families[name]
-        run = {"curves": [curve._asdict() for curve in family]}
-        end = "larger" if rising else "smaller"
-        for path, who in (("adam", "Adam"), ("modified", "the modified flow")):
-            limits = [limit(arrays, curve, path) for curve in family]
-            found.append(
-                ordered(f"{said}: {who} ends at a point of {end} one-norm", limits, rising, **run)
-            )
-    spread = np.ptp([limit(arrays, curve, "first order") for curve in curves])
-    least = np.ptp([limit(arrays, curve, "adam") for curve in curves])
-    found.append(
-        below(
-            "the first-order flow sees none of this: spread of its one-norms over that of Adam's",
-            float(spread / least),
-            0.01,
-        )
-    )
+    curves = settings.curves()
     distances = {
         curve.key: {name: float(np.max(arrays[f"{curve.key}/{name}/distance"])) for name in FLOWS}
         for curve in curves
@@ -166,10 +138,16 @@ def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evide
         for curve in curves
     }
     ratio = lambda name: [d[name] / d["first order"] for d in distances.values()]
+    spread = lambda name: float(np.ptp([limit(arrays, curve, name) for curve in curves]))
     run = {"largest distances of β/ρ/h": distances, "verdicts": verdicts}
     over = "largest distance from Adam's path over that of first order, every run"
     return [
-        *found,
+        *_orderings(arrays, settings),
+        below(
+            "the first-order flow sees none of this: spread of its one-norms over that of Adam's",
+            spread("first order") / spread("adam"),
+            0.01,
+        ),
         each_below(f"the modified flow: {over}", ratio("modified"), 1.0, **run),
         each_below(f"the inertial flow: {over}", ratio("inertial"), 0.01),
         each_below(
@@ -180,7 +158,22 @@ def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evide
     ]
 
 
-def caption(arrays: Mapping[str, np.ndarray], settings: Settings) -> str:
+def _orderings(arrays: Arrays, settings: BilinearRuns) -> Iterator[Evidence]:
+    families = settings.families()
+    for name, said, end in (
+        ("beta", "larger β", "smaller"),
+        ("rho", "larger ρ", "larger"),
+        ("below", "larger learning rate at ρ < β", "smaller"),
+        ("above", "larger learning rate at ρ > β", "larger"),
+    ):
+        run = {"curves": [curve._asdict() for curve in families[name]]}
+        for path, who in (("adam", "Adam"), ("modified", "the modified flow")):
+            limits = [limit(arrays, curve, path) for curve in families[name]]
+            claim = f"{said}: {who} ends at a point of {end} one-norm"
+            yield ordered(claim, limits, end == "larger", **run)
+
+
+def caption(arrays: Arrays, settings: BilinearRuns) -> str:
     """What the figure shows, for a reader of the paper."""
     ratios = [
         np.max(arrays[f"{curve.key}/modified/distance"])
@@ -203,7 +196,7 @@ def caption(arrays: Mapping[str, np.ndarray], settings: Settings) -> str:
     )
 
 
-def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
+def draw(arrays: Arrays, settings: BilinearRuns) -> Figure:
     """The figure from its arrays."""
     from matplotlib import pyplot as plt
 
@@ -240,7 +233,7 @@ def _ground(axis, view, norm: float) -> None:
     axis.grid(False)
 
 
-def _paths(axis, arrays, curve: Curve, colour, label: str) -> None:
+def _paths(axis, arrays, curve: AdamRun, colour, label: str) -> None:
     adam, modified = (arrays[f"{curve.key}/{name}/path"] for name in ("adam", "modified"))
     axis.plot(*arrays[f"{curve.key}/first order/path"].T, color="0.45", lw=0.8, ls=":")
     axis.plot(*adam.T, color=colour, lw=1.2, label=label)
@@ -248,7 +241,7 @@ def _paths(axis, arrays, curve: Curve, colour, label: str) -> None:
     axis.plot(*adam[-1], "o", color=colour, ms=4, zorder=4)
 
 
-def _inset(axis, arrays, curves: list[Curve]) -> None:
+def _inset(axis, arrays, curves: list[AdamRun]) -> None:
     """The whole way, from the start."""
     inset = axis.inset_axes((0.66, 0.04, 0.32, 0.32))
     for curve in curves:

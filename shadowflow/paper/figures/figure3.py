@@ -8,7 +8,6 @@ other methods of this library, at several (h, ρ, ε).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +20,13 @@ from ...iterate import iterate
 from ...lab.models import mlp_init, perceptron_problem
 from ...optimizers import zoo
 from ...problem import Problem
-from ...shadow import settled_state
+from ...shadow import settled_state, shadow
 from ..evidence import Evidence, above, below, each_below, ordered, said
 from ..ways import Way
-from . import style
+from . import Arrays, Data, Progress, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from ...lab.data.load import Images
 
 TITLE = "Adam and what should follow it, on MNIST"
 DATA = ("mnist",)
@@ -47,8 +44,8 @@ SETTLED_ORDER = 4  # of the start: above every order that is followed from it
 
 
 @dataclass(frozen=True)
-class Case:
-    """One setting of Adam; role: what it is there for, "helps" and "fails" being on trial."""
+class AdamCase:
+    """One setting of Adam; role: what second order is claimed to do, "helps" or "fails"."""
 
     rate: float
     b2: float
@@ -69,12 +66,12 @@ class Case:
         return f"h = {self.rate:g}, ρ = {self.b2:g}, ε = {self.eps_root:g}{start}"
 
     def lines(self) -> dict[str, Way]:
-        """Name → the ways in which it is followed; collocation needs a settled memory."""
+        """Name → way of following it; collocation needs a settled memory."""
         return {**LINES, **COLLOCATION} if self.settled else LINES
 
 
 @dataclass(frozen=True)
-class Settings:
+class PerceptronRuns:
     """The network, the data, the length of the runs, and the settings of Adam."""
 
     images: int = 10_000
@@ -82,38 +79,38 @@ class Settings:
     epochs: int = 100
     b1: float = 0.9
     seed: int = 0
-    cases: tuple[Case, ...] = (
-        Case(1e-5, 0.95, 1e-6, role="helps"),
-        Case(1e-4, 0.95, 1e-4, role="helps"),
-        Case(1e-5, 0.95, 1e-6, settled=True, role="helps"),
-        Case(1e-4, 0.95, 1e-6, settled=True),
-        Case(1e-4, 0.95, 1e-6),
-        Case(1e-4, 0.999, 1e-8, role="fails"),
-        Case(1e-3, 0.95, 1e-6, role="fails"),
-        Case(1e-3, 0.999, 1e-8, role="fails"),
+    cases: tuple[AdamCase, ...] = (
+        AdamCase(1e-5, 0.95, 1e-6, role="helps"),
+        AdamCase(1e-4, 0.95, 1e-4, role="helps"),
+        AdamCase(1e-5, 0.95, 1e-6, settled=True, role="helps"),
+        AdamCase(1e-4, 0.95, 1e-6, settled=True),
+        AdamCase(1e-4, 0.95, 1e-6),
+        AdamCase(1e-4, 0.999, 1e-8, role="fails"),
+        AdamCase(1e-3, 0.95, 1e-6, role="fails"),
+        AdamCase(1e-3, 0.999, 1e-8, role="fails"),
     )
 
 
 SCALES = {
-    "smoke": Settings(
+    "smoke": PerceptronRuns(
         images=500,
         epochs=30,
         cases=(
-            Case(1e-5, 0.95, 1e-6, role="helps"),
-            Case(1e-5, 0.95, 1e-6, settled=True),
-            Case(1e-3, 0.999, 1e-8, role="fails"),
+            AdamCase(1e-5, 0.95, 1e-6, role="helps"),
+            AdamCase(1e-5, 0.95, 1e-6, settled=True),
+            AdamCase(1e-3, 0.999, 1e-8, role="fails"),
         ),
     ),
-    "full": Settings(),
+    "full": PerceptronRuns(),
 }
 
 
-def work(settings: Settings) -> int:
+def work(settings: PerceptronRuns) -> int:
     """How many epochs ``compute`` reports in all."""
     return settings.epochs * sum(1 + len(case.lines()) for case in settings.cases)
 
 
-def problem_of(settings: Settings, data: Mapping[str, Images]) -> tuple[Problem, Any]:
+def problem_of(settings: PerceptronRuns, data: Data) -> tuple[Problem, Any]:
     """The loss on the first images, pixels from 0 to 1, and the float64 start."""
     images = data["mnist"].train_images[: settings.images]
     pixels = images.reshape(len(images), -1) / 255.0
@@ -121,37 +118,31 @@ def problem_of(settings: Settings, data: Mapping[str, Images]) -> tuple[Problem,
     return problem, mlp_init(jax.random.key(settings.seed), settings.sizes, jnp.float64)
 
 
-def compute(
-    settings: Settings, data: Mapping[str, Images], progress: Callable[[int], Any]
-) -> dict[str, np.ndarray]:
+def compute(settings: PerceptronRuns, data: Data, progress: Progress) -> dict[str, np.ndarray]:
     """Per setting: the loss, the distance moved, and every method's distance and verdict."""
     arrays: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
         problem, start = problem_of(settings, data)
         for case in settings.cases:
-            _one(settings, case, problem, start, arrays, progress)
+            adam = zoo.adam(b1=settings.b1, b2=case.b2, eps=0.0, eps_root=case.eps_root)
+            begun = 0
+            if case.settled:
+                begun = settled_state(problem, adam, start, case.rate, order=SETTLED_ORDER)
+            run = problem, adam, start, case.rate, settings.epochs
+            real = iterate(*run, start=begun, progress=progress)
+            places = start, jax.tree.map(jnp.asarray, real.last)
+            arrays[f"{case.key}/loss"] = np.array([float(problem.value(place)) for place in places])
+            arrays[f"{case.key}/moved"] = largest_move(real.params)
+            for name, way in case.lines().items():
+                follow = shadow(*run, **way._asdict(), start=begun, progress=progress)
+                gap = compare(real, follow).max_norm
+                stop = -1 if follow.failed_at is None else follow.failed_at
+                line = f"{case.key}/{name}"
+                arrays[f"{line}/distance"] = np.full(settings.epochs + 1, np.inf)
+                arrays[f"{line}/distance"][: len(gap)] = gap
+                arrays[f"{line}/verdict"] = np.asarray(follow.validity.level)
+                arrays[f"{line}/failed_at"] = np.asarray(stop)
     return arrays
-
-
-def _one(settings, case: Case, problem: Problem, start, arrays, progress) -> None:
-    adam = zoo.adam(b1=settings.b1, b2=case.b2, eps=0.0, eps_root=case.eps_root)
-    begun = 0
-    if case.settled:
-        begun = settled_state(problem, adam, start, case.rate, order=SETTLED_ORDER)
-    run = problem, adam, start, case.rate, settings.epochs
-    real = iterate(*run, start=begun, progress=_counted(progress))
-    places = (start, jax.tree.map(jnp.asarray, real.last))
-    arrays[f"{case.key}/loss"] = np.array([float(problem.value(place)) for place in places])
-    arrays[f"{case.key}/moved"] = largest_move(real.params)
-    for name, way in case.lines().items():
-        follow = way.shadow(*run, start=begun, progress=_counted(progress))
-        gap = compare(real, follow).max_norm
-        whole = np.full(settings.epochs + 1, np.inf)
-        whole[: len(gap)] = gap
-        arrays[f"{case.key}/{name}/distance"] = whole
-        arrays[f"{case.key}/{name}/verdict"] = np.asarray(follow.validity.level)
-        stop = -1 if follow.failed_at is None else follow.failed_at
-        arrays[f"{case.key}/{name}/failed_at"] = np.asarray(stop)
 
 
 def largest_move(params) -> np.ndarray:
@@ -160,94 +151,64 @@ def largest_move(params) -> np.ndarray:
     return np.concatenate(leaves, axis=1).max(axis=1)
 
 
-def _counted(progress: Callable[[int], Any]) -> Callable[[int], None]:
-    """``iterate``'s callback, which tells the step reached, as one that tells the steps done."""
-    reached = 0
-
-    def tell(step: int) -> None:
-        nonlocal reached
-        progress(step - reached)
-        reached = step
-
-    return tell
+def ends(arrays: Arrays, case: AdamCase) -> tuple[dict[str, float], dict[str, float]]:
+    """Name → distance from Adam at the end, and that over the first-order iteration's."""
+    end = {name: float(arrays[f"{case.key}/{name}/distance"][-1]) for name in case.lines()}
+    return end, {name: distance / end[FIRST] for name, distance in end.items()}
 
 
-def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evidence]:
+def evidence(arrays: Arrays, settings: PerceptronRuns) -> list[Evidence]:
     """Per setting: second order against first, the inertial flow, collocation's orders."""
     found, quiet = [], {}
     for case in settings.cases:
-        end = {name: float(arrays[f"{case.key}/{name}/distance"][-1]) for name in case.lines()}
-        verdicts = {name: str(arrays[f"{case.key}/{name}/verdict"]) for name in case.lines()}
-        run = {
-            **dataclasses.asdict(case),
-            "b1": settings.b1,
-            "distances at the end": end,
-            "largest move": float(arrays[f"{case.key}/moved"][-1]),
-            "not finite from step": {
-                name: int(stop)
-                for name in case.lines()
-                if (stop := arrays[f"{case.key}/{name}/failed_at"]) >= 0
-            },
-            "loss": [float(value) for value in arrays[f"{case.key}/loss"]],
-            "verdicts": verdicts,
-        }
-        found += _on_trial(case, end, verdicts, run)
+        found += _on_trial(arrays, settings, case)
         if case.role != "fails":
-            quiet[case.key] = end["inertial"] / end[FIRST]
-    return [
-        *found,
-        each_below(
-            f"all other settings: the inertial flow follows; {OVER}",
-            list(quiet.values()),
-            0.1,
-            ratios=quiet,
-        ),
-    ]
+            quiet[case.key] = ends(arrays, case)[1]["inertial"]
+    claim = f"all other settings: the inertial flow follows; {OVER}"
+    return [*found, each_below(claim, list(quiet.values()), 0.1, ratios=quiet)]
 
 
-def _on_trial(case: Case, end: dict, verdicts: dict, run: dict) -> list[Evidence]:
-    ratio = {name: distance / end[FIRST] for name, distance in end.items()}
-    found = []
-    if case.role == "helps":
-        found.append(
-            below(f"{case.said}: the paper's second order helps; {OVER}", ratio[TAYLOR], 1.0, **run)
-        )
-    if case.role == "fails":
-        found += [
-            above(
-                f"{case.said}: the paper's second order fails; {OVER}", ratio[TAYLOR], 1.0, **run
-            ),
-            said(f"{case.said}: its own verdict says so", verdicts[TAYLOR], "does not hold"),
+def _on_trial(arrays: Arrays, settings: PerceptronRuns, case: AdamCase) -> list[Evidence]:
+    end, ratio = ends(arrays, case)
+    of = lambda name, what: arrays[f"{case.key}/{name}/{what}"]
+    stops = {name: int(of(name, "failed_at")) for name in case.lines()}
+    verdicts = {name: str(of(name, "verdict")) for name in case.lines()}
+    run = {
+        **dataclasses.asdict(case),
+        "b1": settings.b1,
+        "distances at the end": end,
+        "largest move": float(arrays[f"{case.key}/moved"][-1]),
+        "not finite from step": {name: stop for name, stop in stops.items() if stop >= 0},
+        "loss": [float(value) for value in arrays[f"{case.key}/loss"]],
+        "verdicts": verdicts,
+    }
+    where, paper = case.said, "the paper's second order"
+    bounded = "second order unexpanded (displaced, differences) stays bounded"
+    rows = {
+        "shown": [],
+        "helps": [below(f"{where}: {paper} helps; {OVER}", ratio[TAYLOR], 1.0, **run)],
+        "fails": [
+            above(f"{where}: {paper} fails; {OVER}", ratio[TAYLOR], 1.0, **run),
+            said(f"{where}: its own verdict says so", verdicts[TAYLOR], "does not hold"),
             each_below(
-                f"{case.said}: second order unexpanded (displaced, differences) stays "
-                f"bounded; {OVER}",
-                [ratio["displaced 2"], ratio["differences 2"]],
-                2.0,
+                f"{where}: {bounded}; {OVER}", [ratio["displaced 2"], ratio["differences 2"]], 2.0
             ),
             below(
-                f"{case.said}: the inertial flow follows all the same; {OVER}",
-                ratio["inertial"],
-                0.1,
+                f"{where}: the inertial flow follows all the same; {OVER}", ratio["inertial"], 0.1
             ),
-        ]
+        ],
+    }[case.role]
     if case.settled and case.role == "helps":
-        names = (FIRST, *COLLOCATION)
-        found.append(
-            ordered(
-                f"{case.said}: each order of collocation (1, 2, 3) is closer; distances",
-                [end[name] for name in names],
-                False,
-            )
-        )
-    return found
+        claim = f"{where}: each order of collocation (1, 2, 3) is closer; distances"
+        rows.append(ordered(claim, [end[name] for name in (FIRST, *COLLOCATION)], False))
+    return rows
 
 
-def caption(arrays: Mapping[str, np.ndarray], settings: Settings) -> str:
+def caption(arrays: Arrays, settings: PerceptronRuns) -> str:
     """What the figure shows, for a reader of the paper; which setting helps and which fails."""
     words = {"helps": [], "fails": [], "shown": []}
     for index, case in enumerate(settings.cases):
-        end = {name: arrays[f"{case.key}/{name}/distance"][-1] for name in case.lines()}
-        ratio = {name: value / end[FIRST] for name, value in end.items()}
+        _, ratio = ends(arrays, case)
         words[case.role].append(
             f"({chr(ord('a') + index)}) second order {ratio[TAYLOR]:.2g}, inertial "
             f"{ratio['inertial']:.2g}"
@@ -270,7 +231,7 @@ def _list(words: list[str]) -> str:
     return ", ".join(words) or "none here"
 
 
-def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
+def draw(arrays: Arrays, settings: PerceptronRuns) -> Figure:
     """The figure from its arrays."""
     from matplotlib import pyplot as plt
 
@@ -305,7 +266,7 @@ def _power(value: float) -> str:
     return (f"{factor:g}·" if abs(factor - 1) > 1e-9 else "") + f"10$^{{{exponent}}}$"
 
 
-def _panel(axis, arrays: Mapping[str, np.ndarray], case: Case) -> None:
+def _panel(axis, arrays: Arrays, case: AdamCase) -> None:
     moved = arrays[f"{case.key}/moved"]
     epochs = np.arange(len(moved))
     axis.plot(epochs[1:], moved[1:], color="black", lw=0.8, ls=":", label="Adam's own move")

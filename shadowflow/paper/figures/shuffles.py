@@ -11,7 +11,7 @@ perturbed one-norm of the whole gradient, s < 0 anti-penalizes it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import t
 
 from ... import ema_weights as mem, trees
 from ...diagnostics.bias import implicit_bias
@@ -31,21 +32,18 @@ from ...optimizers import zoo
 from ...optimizers.moments import Optimizer
 from ...problem import Problem
 from ..evidence import Evidence, above, below, near, ordered
-from . import style
+from . import Arrays, Data, Progress, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ...lab.data.load import Images
-
 TITLE = "The sign of Adam's bias against β, ρ and the batch size"
 DATA = ()
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 MEMORIES = 7  # the past reaches back so many times the longest memory: e^-7 is dropped
 
 
 @dataclass(frozen=True)
-class Settings:
+class BiasGrid:
     """The places (starts × lengths of the run before), the batches, the settings of Adam.
 
     stages: steps of full-batch Adam at ``warm`` from each start; batches: how many per epoch;
@@ -77,7 +75,7 @@ class Settings:
 
 
 SCALES = {
-    "smoke": Settings(
+    "smoke": BiasGrid(
         seeds=(0, 1, 2),
         stages=(60,),
         batches=(1, 36),
@@ -86,7 +84,7 @@ SCALES = {
         draws=2,
         steps=2,
     ),
-    "full": Settings(),
+    "full": BiasGrid(),
 }
 
 
@@ -100,15 +98,13 @@ def size(count: int) -> int:
     return len(load_digits()[1]) // count
 
 
-def work(settings: Settings) -> int:
+def work(settings: BiasGrid) -> int:
     """How many times ``compute`` reports progress."""
     places = len(settings.seeds) * len(settings.stages)
     return places * len(settings.batches) * len(settings.decays)
 
 
-def compute(
-    settings: Settings, data: Mapping[str, Images], progress: Callable[[int], Any]
-) -> dict[str, np.ndarray]:
+def compute(settings: BiasGrid, data: Data, progress: Progress) -> dict[str, np.ndarray]:
     """Per stage: "loss" [starts], "noise" [starts, batches]; per line s and its standard error
     over shuffles, [starts, batches], and s of ``implicit_bias`` for the full batch, [starts]."""
     shape = len(settings.seeds), len(settings.batches)
@@ -138,16 +134,15 @@ def compute(
     return arrays
 
 
-def adam(settings: Settings, decays: tuple[float, float]) -> Optimizer:
-    """The paper's, ε inside the root."""
-    return zoo.adam(*decays, eps=0.0, eps_root=settings.eps_root)
+def adam(settings: BiasGrid, decays: tuple[float, float]) -> Optimizer:
+    """The paper's Adam, ε inside the root."""
+    return zoo.adam(b1=decays[0], b2=decays[1], eps=0.0, eps_root=settings.eps_root)
 
 
-def _place(settings: Settings, whole: Problem, seed: int, stage: int):
-    rate, b1, b2 = settings.warm
-    optimizer = zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=settings.eps_root)
+def _place(settings: BiasGrid, whole: Problem, seed: int, stage: int):
+    rate, decays = settings.warm[0], settings.warm[1:]
     start = mlp_init(jax.random.key(seed), dtype=jnp.float64)
-    run = iterate(whole, optimizer, start, rate, stage, save_every=stage)
+    run = iterate(whole, adam(settings, decays), start, rate, stage, save_every=stage)
     return jax.tree.map(jnp.asarray, run.last)
 
 
@@ -158,13 +153,8 @@ def _loss(params, batch):
 def _batched(images: np.ndarray, labels: np.ndarray, count: int, seed: int) -> Problem:
     """The digits in ``count`` equal batches, dealt out at random; one batch is all of them."""
     order = np.random.default_rng(seed).permutation(len(labels))[: count * size(count)]
-    parts = (images[order].astype(float), labels[order])
-    return Problem(
-        _loss,
-        batches=tuple(
-            jnp.asarray(part.reshape(count, size(count), *part.shape[1:])) for part in parts
-        ),
-    )
+    fold = lambda part: jnp.asarray(part.reshape(count, size(count), *part.shape[1:]))
+    return Problem(_loss, batches=(fold(images[order].astype(float)), fold(labels[order])))
 
 
 class Frame(eqx.Module):
@@ -189,7 +179,7 @@ def _frame(problem: Problem, params, eps_root) -> Frame:
     return Frame(slope, trees.inner(slope, scaled) / 2, spread / trees.inner(mean, mean))
 
 
-class Strength(eqx.Module):
+class BiasOfShuffle(eqx.Module):
     """The problem with one shuffle as its schedule → s, the mean over ``steps``."""
 
     optimizer: Optimizer
@@ -214,25 +204,20 @@ def past(decays: tuple[float, float]) -> int:
 
 
 def _strength(
-    settings: Settings,
-    problem: Problem,
-    params,
-    frame: Frame,
-    decays: tuple[float, float],
-    seed: int,
+    settings: BiasGrid, problem: Problem, params, frame: Frame, decays: tuple[float, float], seed
 ) -> tuple[float, float]:
     kept, count = past(decays), problem.count
     epochs = -(-kept // count) + 1
     last = np.linspace((epochs - 1) * count, epochs * count - 1, settings.steps)
     steps = np.unique(np.round(last).astype(np.int32))
     optimizer = jax.tree.map(jnp.asarray, adam(settings, decays))
-    call = Strength(optimizer, params, frame, jnp.asarray(steps), kept)
+    call = BiasOfShuffle(optimizer, params, frame, jnp.asarray(steps), kept)
     samples = None if count == 1 else settings.draws
     found = over_shuffles(call, problem, epochs=epochs, samples=samples, seed=seed)
     return float(found.mean), float(found.standard_error)
 
 
-def _plain(settings: Settings, whole: Problem, params, decays: tuple[float, float]) -> float:
+def _plain(settings: BiasGrid, whole: Problem, params, decays: tuple[float, float]) -> float:
     """s for the full batch from ``implicit_bias``: as long a memory, no batches, no shuffles."""
     found = implicit_bias(
         whole,
@@ -246,17 +231,14 @@ def _plain(settings: Settings, whole: Problem, params, decays: tuple[float, floa
     gradient, product = whole.linearize(params)
     root = jax.tree.map(lambda g: jnp.sqrt(g * g + settings.eps_root), gradient)
     slope = product(jax.tree.map(jnp.divide, gradient, root))
-    return (
-        -2
-        * found.one_norm.bias_rate
-        / float(trees.inner(slope, jax.tree.map(jnp.divide, slope, root)))
-    )
+    scale = float(trees.inner(slope, jax.tree.map(jnp.divide, slope, root)))
+    return -2 * found.one_norm.bias_rate / scale
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean over starts (first axis), and half the width of its 95 % interval (Student)."""
     starts = len(values)
-    half = STUDENT[starts] * np.std(values, axis=0, ddof=1) / np.sqrt(starts)
+    half = t.ppf(0.975, starts - 1) * np.std(values, axis=0, ddof=1) / np.sqrt(starts)
     return np.mean(values, axis=0), half
 
 
@@ -273,83 +255,60 @@ def signs(values: np.ndarray) -> str:
     )
 
 
-def evidence(arrays: Mapping[str, np.ndarray], settings: Settings) -> list[Evidence]:
+def evidence(arrays: Arrays, settings: BiasGrid) -> list[Evidence]:
     """The full batch against ``implicit_bias``; what the batch size does to each sign."""
-    found = []
-    for stage in settings.stages:
-        where = f"after {stage} steps"
-        lines = {decays: arrays[f"{key(stage, decays)}/s"] for decays in settings.decays}
-        off = max(
+    return [row for stage in settings.stages for row in _at_stage(arrays, settings, stage)]
+
+
+def _at_stage(arrays: Arrays, settings: BiasGrid, stage: int) -> Iterator[Evidence]:
+    where = f"after {stage} steps"
+    lines = {decays: arrays[f"{key(stage, decays)}/s"] for decays in settings.decays}
+    yield near(
+        f"{where}, full batch: s is that of implicit_bias; largest relative difference",
+        max(
             float(np.max(np.abs(s[:, 0] / arrays[f"{key(stage, decays)}/plain"] - 1)))
             for decays, s in lines.items()
-        )
-        run = {
+        ),
+        0.0,
+        1e-6,
+        **{
             "batch sizes": [size(count) for count in settings.batches],
             "noise over signal": arrays[f"{stage}/noise"].mean(axis=0).tolist(),
             "loss": arrays[f"{stage}/loss"].tolist(),
+        },
+    )
+    for (b1, b2), s in lines.items():
+        said = f"{where}, β = {b1:g}, ρ = {b2:g}"
+        mean, half = interval(s)
+        run = {
+            "s": mean.tolist(),
+            "half of the 95 % interval": half.tolist(),
+            "signs": signs(s),
+            "standard error over shuffles": arrays[f"{key(stage, (b1, b2))}/error"]
+            .mean(axis=0)
+            .tolist(),
+            "s of every start": s.tolist(),
         }
-        found.append(
-            near(
-                f"{where}, full batch: s is that of implicit_bias; largest relative difference",
-                off,
-                0.0,
-                1e-6,
-                **run,
-            )
-        )
-        for (b1, b2), s in lines.items():
-            said = f"{where}, β = {b1:g}, ρ = {b2:g}"
-            mean, half = interval(s)
-            error = arrays[f"{key(stage, (b1, b2))}/error"]
-            run = {
-                "s": mean.tolist(),
-                "half of the 95 % interval": half.tolist(),
-                "signs": signs(s),
-                "standard error over shuffles": error.mean(axis=0).tolist(),
-                "s of every start": s.tolist(),
-            }
-            if b1 < b2:
-                found += [
-                    below(
-                        f"{said}: the full batch anti-penalizes; upper end of s",
-                        mean[0] + half[0],
-                        0.0,
-                        **run,
-                    ),
-                    below(
-                        f"{said}: the smallest batch does so less, if at all; s over that of "
-                        "the full batch",
-                        mean[-1] / mean[0],
-                        0.5,
-                    ),
-                ]
-            else:
-                found.append(
-                    above(
-                        f"{said}: the smallest batch penalizes; lower end of s",
-                        mean[-1] - half[-1],
-                        0.0,
-                        **run,
-                    )
-                )
-        lowest = lines[settings.panels[0][0]]
-        mean, half = interval(lowest)
-        found.append(
-            above(
-                f"{where}, β = {settings.b1:g}, ρ = {settings.b2s[0]:g}: the sign turns,"
-                " the smallest batch penalizes; lower end of s",
-                mean[-1] - half[-1],
-                0.0,
-            )
-        )
-        ends = [interval(lines[decays])[0][0] for decays in settings.panels[0]]
-        found.append(
-            ordered(f"{where}, full batch: larger ρ, more anti-penalty; s", ends, rising=False)
-        )
-    return found
+        if b1 < b2:
+            claim = f"{said}: the full batch anti-penalizes; upper end of s"
+            yield below(claim, mean[0] + half[0], 0.0, **run)
+            claim = f"{said}: the smallest batch does so less, if at all; s over that of"
+            yield below(f"{claim} the full batch", mean[-1] / mean[0], 0.5)
+        else:
+            claim = f"{said}: the smallest batch penalizes; lower end of s"
+            yield above(claim, mean[-1] - half[-1], 0.0, **run)
+    mean, half = interval(lines[settings.panels[0][0]])
+    yield above(
+        f"{where}, β = {settings.b1:g}, ρ = {settings.b2s[0]:g}: the sign turns, the smallest "
+        "batch penalizes; lower end of s",
+        mean[-1] - half[-1],
+        0.0,
+    )
+    ends = [interval(lines[decays])[0][0] for decays in settings.panels[0]]
+    yield ordered(f"{where}, full batch: larger ρ, more anti-penalty; s", ends, rising=False)
 
 
-def caption(arrays: Mapping[str, np.ndarray], settings: Settings) -> str:
+def caption(arrays: Arrays, settings: BiasGrid) -> str:
     """What is drawn, and every sign."""
     rate, b1, b2 = settings.warm
     sizes = ", ".join(str(size(count)) for count in settings.batches)
@@ -377,57 +336,42 @@ def caption(arrays: Mapping[str, np.ndarray], settings: Settings) -> str:
     )
 
 
-def draw(arrays: Mapping[str, np.ndarray], settings: Settings) -> Figure:
+def draw(arrays: Arrays, settings: BiasGrid) -> Figure:
     """The figure from its arrays: a row per stage; left ρ varied, right β varied."""
     from matplotlib import pyplot as plt
 
-    rows = len(settings.stages)
+    figsize = style.PAGE, 2.5 * len(settings.stages) + 0.3
     figure, axes = plt.subplots(
-        rows, 2, figsize=(style.PAGE, 2.5 * rows + 0.3), squeeze=False, sharey=True
+        len(settings.stages), 2, figsize=figsize, squeeze=False, sharey=True
     )
-    for (stage, line), (decays_of, fixed) in itertools.product(
-        zip(settings.stages, axes, strict=True), zip(settings.panels, (0, 1), strict=True)
-    ):
-        axis = line[fixed]
-        for index, decays in enumerate(decays_of):
-            label = f"{'ρ' if fixed == 0 else 'β'} = {decays[1 - fixed]:g}"
-            _line(
-                axis,
-                arrays[f"{key(stage, decays)}/s"],
-                settings,
-                index - 1,
-                style.shades(len(decays_of))[index],
-                label,
-            )
-        other = f"β = {settings.b1:g}" if fixed == 0 else f"ρ = {settings.b2:g}"
+    for stage, line in zip(settings.stages, axes, strict=True):
         loss = arrays[f"{stage}/loss"].mean()
-        axis.set_title(f"{other}, after {stage} steps (loss {loss:.2g})")
-        _scales(axis, arrays[f"{stage}/noise"].mean(axis=0), settings)
-        axis.legend(loc=("upper right", "lower center")[fixed], ncols=(1, 3)[fixed])
-    for axis in axes[:, 0]:
-        axis.set_ylabel("s   (< 0 anti-penalizes, > 0 penalizes)")
+        for varied, (axis, panel) in enumerate(zip(line, settings.panels, strict=True)):
+            for index, decays in enumerate(panel):
+                label = f"{'ρβ'[varied]} = {decays[1 - varied]:g}"
+                colour = style.shades(len(panel))[index]
+                values = arrays[f"{key(stage, decays)}/s"]
+                _line(axis, values, settings, index - 1, colour, label)
+            other = (f"β = {settings.b1:g}", f"ρ = {settings.b2:g}")[varied]
+            axis.set_title(f"{other}, after {stage} steps (loss {loss:.2g})")
+            _scales(axis, arrays[f"{stage}/noise"].mean(axis=0), settings)
+            axis.legend(loc=("upper right", "lower center")[varied], ncols=(1, 3)[varied])
+        line[0].set_ylabel("s   (< 0 anti-penalizes, > 0 penalizes)")
     for axis in axes[-1]:
         axis.set_xlabel("batch size\nvariance of its gradient / squared gradient")
     style.letter(list(axes.flat))
     return figure
 
 
-def _line(axis, values: np.ndarray, settings: Settings, shift: int, colour, label: str) -> None:
+def _line(axis, values: np.ndarray, settings: BiasGrid, shift: int, colour, label: str) -> None:
     sizes = np.array([size(count) for count in settings.batches]) * 1.06**shift
     mean, half = interval(values)
     axis.errorbar(sizes, mean, half, color=colour, label=label, marker="o", ms=3, capsize=2.5)
-    axis.plot(
-        np.broadcast_to(sizes, values.shape).T,
-        values.T,
-        ls="",
-        marker=".",
-        ms=2.5,
-        color=colour,
-        alpha=0.5,
-    )
+    for row in values:
+        axis.plot(sizes, row, ls="", marker=".", ms=2.5, color=colour, alpha=0.5)
 
 
-def _scales(axis, noise: np.ndarray, settings: Settings) -> None:
+def _scales(axis, noise: np.ndarray, settings: BiasGrid) -> None:
     sizes = [size(count) for count in settings.batches]
     axis.axhline(0, color="black", lw=0.8)
     axis.set(xscale="log", xticks=sizes)

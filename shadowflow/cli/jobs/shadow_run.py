@@ -1,0 +1,134 @@
+"""The run of an optimizer, and beside it the runs of its shadows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ...diagnostics.bias import ImplicitBias, implicit_bias
+from ...diagnostics.convergence import Comparison, compare
+from ...diagnostics.error_bar import ErrorBar, error_bar
+from ...iterate import Trajectory, iterate
+from ...methods import METHODS
+from ...optimizers.moments import Optimizer
+from ...problem import Problem
+from ...shadow import Shadow, settled_state, shadow
+from .settings import Setting
+
+SAVED = 500
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A shadow, its distance from the optimizer, and the estimate of that where one was asked."""
+
+    method: str
+    kind: str
+    follow: Shadow
+    gap: Comparison
+    bar: ErrorBar | None = None
+
+    @property
+    def order(self) -> int:
+        """The order, also where it was chosen automatically."""
+        return self.follow.order
+
+    @property
+    def name(self) -> str:
+        """The key of its arrays."""
+        return f"{self.method} / order {self.order} / {self.kind}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The run of an optimizer, its shadows, and its implicit bias at the end, if it has one."""
+
+    setting: Setting
+    problem: Problem
+    optimizer: Optimizer
+    real: Trajectory
+    lines: list[Followed]
+    bias: ImplicitBias | None
+
+    def loss(self, index: int) -> float:
+        """The loss at a saved place of the run, NaN for a problem that has only gradients."""
+        if self.problem.loss is None:
+            return float("nan")
+        place = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), self.real.params)
+        return float(self.problem.full_batch().value(place))
+
+    @property
+    def moved(self) -> float:
+        """The two-norm of the way from the start to the end."""
+        return float(compare(self.real, self.real).moved[-1])
+
+    def relative(self, line: Followed) -> float:
+        """A shadow's last distance, over that of the first-order flow at the same step."""
+        base = [other.gap for other in self.lines if other.order == 1 and other.kind == "flow"]
+        there = [gap.two_norm[gap.steps == line.gap.steps[-1]] for gap in base]
+        if not there or not there[0].size or there[0][0] == 0:
+            return float("nan")
+        return float(line.gap.two_norm[-1] / there[0][0])
+
+
+def run(setting: Setting, problem: Problem, params: PyTree, quiet: bool, bars: bool) -> Outcome:
+    """Compute one setting."""
+    from tqdm import tqdm
+
+    optimizer, rate, steps = setting.build(), setting.learning_rate, setting.steps
+    given, start = (problem, optimizer, params, rate), 0
+    if setting.settled:
+        start = settled_state(*given, order="auto")
+    rows, lines = wanted(setting.methods, problem), []
+    options: dict[str, Any] = {"start": start, "save_every": max(1, steps // SAVED)}
+    total = steps * (len(rows) + 1)
+    with tqdm(total=total, delay=2, disable=quiet, unit="step", leave=False) as bar:
+        real = iterate(*given, steps, **options, progress=bar.update)
+        for method, order, kind in rows:
+            way: dict[str, Any] = {"method": method, "order": order, "kind": kind}
+            follow = shadow(*given, steps, **way, **options, progress=bar.update)
+            way["order"], estimate = follow.order, None
+            if bars:
+                estimate = error_bar(*given, steps, **way, **options, follow=follow)
+            lines.append(Followed(method, kind, follow, compare(real, follow), estimate))
+    return Outcome(setting, problem, optimizer, real, lines, _bias(setting, given, real))
+
+
+def wanted(methods: tuple[str, ...], problem: Problem) -> list[tuple[str, int | str, str]]:
+    """(method, order, kind) of the table: the first order once, then every method's best.
+
+    Only methods that the problem allows: some need Hessian-vector products, which a host function
+    may lack, and some the full batch.
+    """
+    chosen = [METHODS[name] for name in methods]
+    if _without_hvp(problem):
+        chosen = [method for method in chosen if not method.needs_hvp]
+    if problem.batched:
+        chosen = [method for method in chosen if not method.full_batch]
+    kinds = ("iteration", "flow")
+    base = next((method.name for method in chosen if method.is_field), None)
+    first: list[tuple[str, int | str, str]] = [(base, 1, kind) for kind in kinds if base]
+    return first + [
+        (method.name, "auto" if method.orders is None else method.usual[0], kind)
+        for method in chosen
+        for kind in kinds
+        if kind in method.kinds
+    ]
+
+
+def _without_hvp(problem: Problem) -> bool:
+    return not problem.traceable and problem.hvp is None
+
+
+def _bias(setting: Setting, given: tuple, real: Trajectory) -> ImplicitBias | None:
+    """The bias where the run ended, with the weights of that step; None where it has none."""
+    problem, optimizer, _, rate = given
+    if _without_hvp(problem) or problem.batched or real.failed_at is not None:
+        return None
+    step = None if setting.settled else int(real.steps[-1])
+    end = jax.tree.map(jnp.asarray, real.last)
+    return implicit_bias(problem, optimizer, end, rate, start=step, eps_root=setting.eps_root)
