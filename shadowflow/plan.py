@@ -84,7 +84,7 @@ def refuse_tolerance(problem: Problem, tolerance) -> None:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShadowPlan:
     """A method bound to the run that it follows: how the shadow goes, step by step.
 
     keep: which moments stay states, one flag each; None: all, or none by a memoryless method.
@@ -162,14 +162,14 @@ def planned(
     spacing: float | None = None,
     memory_tolerance: float | None = None,
     keep: Any = None,
-) -> Plan:
-    """The ``Plan`` of a method for a run; ValueError for what it cannot have, with the reason."""
+) -> ShadowPlan:
+    """The ``ShadowPlan`` of a method for a run; ValueError for what it cannot have, and why."""
     found, kind = choose(method, kind, order)
     refuse_unable(found, run.problem, run.optimizer, run.learning_rate, spacing)
     refuse_tolerance(run.problem, memory_tolerance)
     if found.needs_settled and run.start.step == 0 and run.optimizer.remembers:
         raise ValueError(
-            f"start: expected 'settled', or a step by which the memory has settled, got 0: "
+            "start: expected 'settled', or a step by which the memory has settled, got 0: "
             f"method={found.name!r} describes a settled memory; pass start='settled', with the run "
             "begun in settled_state(…, order=…), or start from within a run."
         )
@@ -186,7 +186,7 @@ def planned(
     if run.problem.batched:
         last = run.first + run.steps
         cut = truncation_of(run.optimizer, run.params, memory_tolerance, last)
-    return Plan(run, found, kind, chosen, spacing, cut, kept, remark)
+    return ShadowPlan(run, found, kind, chosen, spacing, cut, kept, remark)
 
 
 def with_moments(run: FollowedRun, order: int, keep: tuple[bool, ...] | None) -> FollowedRun:

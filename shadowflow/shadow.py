@@ -16,7 +16,7 @@ from .methods.collocation import past_state
 from .optimizers import thresholds
 from .optimizers.base import AbstractOptimizer, State
 from .optimizers.from_optax import as_optimizer
-from .plan import Plan, choose, numbered, planned, refuse_tolerance, refuse_unable
+from .plan import ShadowPlan, choose, numbered, planned, refuse_tolerance, refuse_unable
 from .problem import Problem
 from .running import Trajectory, trajectory
 from .start import SETTLED, followed, refuse_schedule, refuse_settled
@@ -155,7 +155,7 @@ def shadow(
 
 
 def shadowed(
-    plan: Plan, curvature: float | None = None, save_every: int = 1, progress=None
+    plan: ShadowPlan, curvature: float | None = None, save_every: int = 1, progress=None
 ) -> Shadow:
     """The shadow of a plan, judged."""
     run = plan.run
@@ -190,7 +190,7 @@ def shadowed(
     )
 
 
-def _remarks(plan: Plan, end: int) -> list[str]:
+def _remarks(plan: ShadowPlan, end: int) -> list[str]:
     """What else a verdict says: of the memory, the start, the batches."""
     run, optimizer = plan.run, plan.run.optimizer
     remarks = [trust.memory_remark(optimizer, run.start.step, end), _length_remark(plan)]
@@ -204,7 +204,7 @@ def _remarks(plan: Plan, end: int) -> list[str]:
     return remarks if plan.truncation is None else [*remarks, plan.truncation.remark]
 
 
-def _length_remark(plan: Plan) -> str:
+def _length_remark(plan: ShadowPlan) -> str:
     """What to say of the memory of an optax transformation, which has no decays."""
     run = plan.run
     if run.optimizer.closed_form:

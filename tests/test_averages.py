@@ -26,12 +26,12 @@ def promotion_as_optax_needs_it():
 def distances(make, counts, *, cold, order=2):
     optimizer, errors = sf.from_optax(make), []
     for count in counts:
-        rate, state = 0.2 / count, None
+        rate, begun = 0.2 / count, 0
         if not cold:
-            state = sf.settled_state(BOWL, optimizer, PLACE, rate, order=order)
-        run = sf.iterate(BOWL, optimizer, PLACE, rate, count, start=state)
+            begun = sf.settled_state(BOWL, optimizer, PLACE, rate, order=order)
+        run = sf.iterate(BOWL, optimizer, PLACE, rate, count, start=begun)
         follow = sf.shadow(
-            BOWL, optimizer, PLACE, rate, count, method="inertial", order=order, start=state
+            BOWL, optimizer, PLACE, rate, count, method="inertial", order=order, start=begun
         )
         errors.append(sf.compare(run, follow).max_norm.max())
     return errors

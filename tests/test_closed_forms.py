@@ -48,7 +48,7 @@ def library(row: str, step, scheduled=False) -> dict:
 
 def adam_field(**options):
     """The settled field of Adam, Taylor, second order."""
-    return answers(zoo.adam, tuple(options.items()), None)["taylor", "flow", 2]
+    return answers(zoo.adam, tuple(options.items()), "settled")["taylor", "flow", 2]
 
 
 def agree(actual, expected, rtol=1e-11):
@@ -102,7 +102,7 @@ def test_double_sums_over_past_steps_for_every_optimizer(row, scheduled):
 
 
 def test_gradient_descent_has_no_memory_and_half_a_step_of_curvature():
-    for n in (0, 5, None):
+    for n in (0, 5, "settled"):
         found = library("sgd", n)
         g = np.array([SURFACE.gradient(x) for x in PLACES])
         matrices = [np.eye(3) + RATE / 2 * SURFACE.hessian(x) for x in PLACES]
@@ -115,7 +115,7 @@ def test_gradient_descent_has_no_memory_and_half_a_step_of_curvature():
 def test_one_line_formula_for_every_settled_optimizer(row):
     formula = oracles.formula(row, ROWS[row].options)
     expected = [oracles.one_line(formula, SURFACE, x, RATE) for x in PLACES]
-    agree(library(row, None)["taylor", "flow", 2], expected)
+    agree(library(row, "settled")["taylor", "flow", 2], expected)
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -136,7 +136,7 @@ def test_first_order_is_the_direction_of_an_eternal_gradient(row):
                 for x in PLACES
             ]
         )
-        found = library(row, None if n == np.inf else n)
+        found = library(row, "settled" if n == np.inf else n)
         np.testing.assert_allclose(found["taylor", "flow", 1], expected, rtol=1e-12)
         np.testing.assert_allclose(found["taylor", "iteration", 1], RATE * expected, rtol=1e-12)
         assert np.abs(found["taylor", "flow", 2] - expected).max() > 1e-3
@@ -153,7 +153,7 @@ def test_first_order_is_the_same_in_every_method(row, method):
 def test_far_into_a_run_the_memory_is_settled(row):
     """To rounding. (The secants of an uncorrected optimizer end at other places of a like error:
     both differ from Taylor at second order only, as asserted below.)"""
-    late, settled = library(row, 400), library(row, None)
+    late, settled = library(row, 400), library(row, "settled")
     corrected = all(moment[3] for moment in oracles.formula(row, ROWS[row].options).moments)
     for case, value in settled.items():
         if corrected or case[0] != "displaced":
@@ -258,7 +258,7 @@ def test_linear_optimizers_penalize_the_two_norm(row):
         "nesterov": (RATE / 4 * (b * (1 + b) / (1 - b) + 1 - b) / (1 - b), 1 / (1 - b)),
     }[row]
     descent = gain * gradients_of(lambda x: smooth_loss(x) + factor * two_norm(x))
-    agree(library(row, None)["taylor", "flow", 2], -descent)
+    agree(library(row, "settled")["taylor", "flow", 2], -descent)
 
 
 # Quadratic losses, where everything is linear algebra
@@ -398,7 +398,7 @@ def must_be_equal(row, method, kind, step):
 
 
 def test_secants_differ_from_taylor_visibly_at_a_large_rate():
-    found = library("adam-inside", None)
+    found = library("adam-inside", "settled")
     gaps = found["displaced", "flow", 2] - found["taylor", "flow", 2]
     assert np.abs(gaps).max() > 1e-3
 

@@ -23,10 +23,10 @@ COUNTS = (64, 128, 256, 512)
 def distance(row, count, order, *, cold, keep=None, horizon=HORIZON) -> float:
     """How far the flow is from the iterates at most, from a settled or a cold start."""
     optimizer, rate = ROWS[row](), horizon / count
-    state = None
+    start = 0
     if not cold:
-        state = settled_state(BILINEAR, optimizer, BILINEAR_START, rate, order=max(4, order))
-    run = iterate(BILINEAR, optimizer, BILINEAR_START, rate, count, start=state)
+        start = settled_state(BILINEAR, optimizer, BILINEAR_START, rate, order=max(4, order))
+    run = iterate(BILINEAR, optimizer, BILINEAR_START, rate, count, start=start)
     follow = shadow(
         BILINEAR,
         optimizer,
@@ -35,7 +35,7 @@ def distance(row, count, order, *, cold, keep=None, horizon=HORIZON) -> float:
         count,
         method="inertial",
         order=order,
-        start=state,
+        start=start,
         keep=keep,
     )
     return float(np.abs(run.params - follow.params).max())

@@ -12,7 +12,7 @@ from test_transformation import ADAM, BILINEAR, BOWL, OPTIONS, PLACE, X, clipped
 import shadowflow as sf
 from shadowflow import trees
 from shadowflow.optimizers.derivative_check import NotDifferentiable
-from shadowflow.optimizers.memory_probe import NeverSettles, positional, remembered, uniform
+from shadowflow.optimizers.memory_probe import NeverSettles, positional, remembered, time_invariant
 
 RMS = functools.partial(optax.rmsprop, decay=0.7, eps=0.1, eps_in_sqrt=True)
 SLOW_RMS = functools.partial(optax.rmsprop, decay=0.95, eps=0.1, eps_in_sqrt=True)
@@ -174,13 +174,13 @@ def test_a_state_that_holds_parameters_is_told():
     assert positional(free, PLACE)
     assert not positional(ADAM, PLACE)
     state = sf.iterate(BOWL, free, PLACE, 1e-3, 3).state
-    with pytest.raises(ValueError, match="state: expected None for free, whose state holds param"):
+    with pytest.raises(ValueError, match="start: expected a step number for free, whose state holds param"):
         sf.shadow(BOWL, free, PLACE, 1e-3, 3, start=state)
 
 
 def test_what_is_corrected_steps_alike():
-    assert uniform(ADAM, PLACE)
-    assert not uniform(sf.from_optax(RMS), PLACE)
+    assert time_invariant(ADAM, PLACE)
+    assert not time_invariant(sf.from_optax(RMS), PLACE)
 
 
 def test_a_memory_that_grows_never_settles():

@@ -63,7 +63,7 @@ def slope(errors):
 
 @pytest.mark.parametrize("row", ["sgd", "nadam", "adamw"])
 def test_the_mean_of_the_iterates_is_that_of_every_run(row):
-    optimizer, past, state = ROWS[row](), [2, 0, 0, 1], None
+    optimizer, past = ROWS[row](), [2, 0, 0, 1]
     runs = [sf.iterate(with_order(3, order), optimizer, PLACE, RATE, 6) for order in orders(3, 2)]
     found = shuffle_mean(problem(3), optimizer, PLACE, RATE, epochs=2)
     assert (found.orders, found.exact, found.failed_at) == (36, True, None)

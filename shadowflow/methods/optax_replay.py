@@ -161,7 +161,7 @@ def directions(past: Past, seen: Still, dtype) -> tuple[list[PyTree], Array]:
     return spanned(ways, dtype), jnp.where(size > 0, size, trees.norm(seen.forward))
 
 
-class Reading(eqx.Module):
+class PastReading(eqx.Module):
     """What a place tells: the gradient, the loss if it is read, the replay at θ, the plane."""
 
     past: Past
@@ -223,13 +223,13 @@ class Reading(eqx.Module):
 
 
 @eqx.filter_jit
-def _displaced(found: Reading, phase: Array) -> PyTree:
+def _displaced(found: PastReading, phase: Array) -> PyTree:
     """The direction that has read the gradients where they were."""
     return found.again(phase, 1.0)
 
 
 @eqx.filter_jit
-def _expanded(found: Reading, phase: Array) -> PyTree:
+def _expanded(found: PastReading, phase: Array) -> PyTree:
     """The direction to first order in the displacements. A coordinate whose gradient is 0 and
     does not change has no derivative where a root is taken of it: it adds nothing."""
     run = lambda share: found.again(phase, share)
@@ -256,7 +256,7 @@ class Replay(AbstractDirection):
         found = self.reading(memory, params)
         return found.seen.direction, found.second_order(self.phase, self.linear)
 
-    def reading(self, memory: Memory, params: PyTree) -> Reading:
+    def reading(self, memory: Memory, params: PyTree) -> PastReading:
         """One gradient, and one, or a Hessian-vector product, per direction of the ways."""
         past = past_of(self.optimizer, memory, params, self.origin)
         gradient, change = self.problem.changes(params, self.linear)
@@ -265,4 +265,4 @@ class Replay(AbstractDirection):
         units, length = directions(past, seen, trees.finest_dtype(params))
         safe = jnp.where(length > 0, length, 1.0)
         changes = [trees.scale(1 / safe, change(trees.scale(safe, unit))) for unit in units]
-        return Reading(past, params, gradient, value, seen, Plane(units, changes))
+        return PastReading(past, params, gradient, value, seen, Plane(units, changes))

@@ -129,6 +129,6 @@ def _bias(setting: Setting, given: tuple, real: Trajectory) -> ImplicitBias | No
     problem, optimizer, _, rate = given
     if _without_hvp(problem) or problem.batched or real.failed_at is not None:
         return None
-    step = None if setting.settled else int(real.steps[-1])
+    step = "settled" if setting.settled else int(real.steps[-1])
     end = jax.tree.map(jnp.asarray, real.last)
     return implicit_bias(problem, optimizer, end, rate, start=step, eps_root=setting.eps_root)

@@ -131,7 +131,7 @@ def measure(case: OrderCase, way: Way, exponents: range) -> OrderRow:
     problem, params = bilinear_problem()
     method = METHODS[way.method]
     corrected = all(moment.corrected for moment in optimizer.moments)
-    cold = not method.settled and (corrected or not method.keeps_moments)
+    cold = not method.needs_settled and (corrected or not method.keeps_moments)
     (row,) = convergence(
         theorems.batches() if case.batched else problem,
         optimizer,
