@@ -330,7 +330,7 @@ def test_flat_is_what_a_logger_takes():
     scalar = jnp.asarray(3.0)
     sgd = zoo.sgd()
     state, _ = sgd.update(sgd.init(scalar), scalar, scalar, RATE)
-    one = run_measures(sgd, mem.ready(sgd, RATE, 0, scalar.dtype), scalar, scalar, state)
+    one = run_measures(sgd, mem.ready(sgd, RATE, 0, scalar), scalar, scalar, state)
     assert set(one.flat()) == set(one.total)
 
 
@@ -342,7 +342,7 @@ def test_dead_units_are_counted_and_no_nan(dtype):
     g = {**x, "w": jnp.asarray([0.0, 1.0, 0.9, 0.1, 0.0], dtype)}
     state, _ = adam.update(adam.init(x), last, x, 0.1)
     state, _ = adam.update(state, g, x, 0.1)
-    found = run_measures(adam, mem.ready(adam, 0.1, 1, dtype), x, g, state, last_grad=last)
+    found = run_measures(adam, mem.ready(adam, 0.1, 1, x), x, g, state, last_grad=last)
     assert all(np.isfinite(value) for value in found.flat().values()), found
     assert all(value.dtype == jnp.float64 for value in found.total.values())
     assert float(found.leaves["saturated"]["w"]) == 0.4 and float(found.total["saturated"]) == 0.625
@@ -354,7 +354,7 @@ def test_dead_units_are_counted_and_no_nan(dtype):
     moving = {**x, "dead": jnp.ones(3, dtype)}
     state, _ = adam.update(adam.init(x), moving, x, 0.1)
     assert np.isinf(
-        run_measures(adam, mem.ready(adam, 0.1, 0, dtype), x, moving, state).leaves["update_ratio"][
+        run_measures(adam, mem.ready(adam, 0.1, 0, x), x, moving, state).leaves["update_ratio"][
             "dead"
         ]
     )
@@ -410,7 +410,7 @@ def test_what_does_not_fit_is_refused():
         lambda: call(memory=mem.ready(optimizer, 0.1, "settled", jnp.ones(1))), "state:", "step inf"
     )
     refused(lambda: call(memory=mem.ready(zoo.sgd(), 0.1, STEPS, jnp.ones(1))), "memory:", "adam")
-    refused(lambda: call(memory=0.1), "memory:", "memory.ready", error=TypeError)
+    refused(lambda: call(memory=0.1), "memory:", "ema_weights.ready", error=TypeError)
     refused(lambda: call(optimizer=zoo.sgd()), "state:", "sgd")
     refused(lambda: call(state="state"), "state:", error=TypeError)
     refused(lambda: call(last_rate=-1.0), "last_rate:", "at least 0")
