@@ -56,7 +56,7 @@ def sweep_job(
             else:
                 launch.ray(sweep, workers, watch)
     except KeyboardInterrupt:
-        print(f"Stopped. {counted(table.standings(sweep))}; the same command goes on.")
+        print(f"Stopped. {counted(table.standings(sweep))}; the same command resumes.")
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -1,10 +1,10 @@
 """Locks between workers that share nothing but a folder, and the heartbeats that keep them.
 
-A worker has a token and a file of its own that it writes again and again. The lock of a cell is
-the file ``<key>.<n>`` of the highest n, made at once or not at all, and holds the token of its
-owner and how far the cell was. Whoever gives it up makes ``<key>.<n>.free``; whoever finds that the
-owner's heartbeat has stood still for long enough makes ``<key>.<n+1>``, and the owner, should it
-wake, is one no more. Nothing is removed, so no lock can be taken for another; no two clocks are
+A worker has a token and a file of its own that it writes again and again. The lock of a cell is the
+file ``<key>.<n>`` of the highest n, made at once or not at all, and holds the token of its owner
+and how far the cell was. The owner gives it up by making ``<key>.<n>.free``. A worker that sees the
+owner's heartbeat stand still for long enough makes ``<key>.<n+1>``, and the owner, should it wake,
+has lost the lock. Nothing is removed, so no lock can be taken for another; no two clocks are
 compared. Where a machine keeps what it knows of a shared folder for a while (NFS: up to a minute),
 patience must be longer.
 """
@@ -29,7 +29,7 @@ BEATS = 6  # heartbeats in the time after which a worker counts as dead
 
 
 class Lost(Exception):
-    """Another worker has taken this one, long silent, for dead, and its lock with it."""
+    """The lock is another worker's, which took this one, long silent, for dead."""
 
 
 def fresh() -> str:
@@ -95,7 +95,7 @@ class Worker:
         return Lock(self.run_dir, key, number + 1)
 
     def dead(self, token: str) -> bool:
-        """Whether a worker has ended, or not been heard of for as long as that takes to be sure."""
+        """Whether a worker has ended, or its heartbeat stood still for longer than patience."""
         if self.file(f"{token}.dead").exists():
             return True
         try:
@@ -112,14 +112,14 @@ class Worker:
 
 @dataclass(frozen=True)
 class Lock:
-    """A cell that is this worker's, until it says so or is taken for dead."""
+    """A cell that is this worker's, until it gives it up or is taken for dead."""
 
     run_dir: Path
     key: str
     number: int
 
     def check(self) -> None:
-        """Lost, where it is no longer this worker's."""
+        """Raise `Lost` where it is no longer this worker's."""
         if _path(self.run_dir, self.key, self.number + 1).exists():
             raise Lost(f"{self.key}: another worker has taken it over")
 
@@ -144,7 +144,7 @@ class Lock:
 
 
 def bury(run_dir: Path, token: str) -> None:
-    """Say of a worker that it has ended, so that nobody need wait to be sure."""
+    """Mark a worker as dead, so that nobody waits for its heartbeat."""
     path = run_dir / WORKERS / f"{token}.dead"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()

@@ -33,10 +33,10 @@ class Standing:
 
 
 def standings(sweep: Sweep) -> list[Standing]:
-    """One for every cell.
+    """How far every cell is.
 
-    A cell is "running" whose lock a worker holds that has not ended; one that was killed and
-    could not say so counts until its heartbeat has stood still for as long as the others wait.
+    A cell is "running" whose lock a worker holds that has not ended; a killed worker, which could
+    not say so, counts until its heartbeat has stood still for as long as the others wait.
     """
     return [_standing(sweep, cell) for cell in sweep.cells]
 
@@ -89,10 +89,7 @@ def export(sweep: Sweep, path: Path) -> Path:
 
     Columns: cell, run (the folder's name), state, the whole configuration with the optimizer's
     arguments as opt.b1 …, and all that the histories say; null for what is not finite or was not
-    measured.
-
-    Raises:
-        ValueError: no cell has a history, or the file cannot be written.
+    measured. ValueError where no cell has a history, or the file cannot be written.
     """
     try:
         import polars

@@ -1,8 +1,8 @@
 """Checkpoints: a whole state on disk, checked when it is read, two of them kept.
 
 A checkpoint is `<epoch>.npz`, the leaves of the state by their paths, and `<epoch>.json`, its
-manifest: sha256 of the file and of itself, shape and dtype of every leaf, and the configuration
-of the run. The manifest is written last, so that a checkpoint without one is none.
+manifest: sha256 of the file and of itself, shape and dtype of every leaf, and the configuration of
+the run. The manifest is written last: arrays without one do not count.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Restored:
-    """A state that was read: its epoch, the pytree, and in words every checkpoint passed over."""
+    """A state that was read, its epoch, and in words every checkpoint passed over."""
 
     epoch: int
     state: PyTree
@@ -33,20 +33,11 @@ class Restored:
 
 
 def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, Any]) -> Path:
-    """Write a checkpoint, and keep it and those before it, ``KEPT`` in all.
+    """Write a checkpoint, keep it and those before it, ``KEPT`` in all; the path of its manifest.
 
-    Args:
-        folder: of this run alone; made if it is not there.
-        epoch: how many epochs the state has behind it.
-        state: a pytree of arrays and random keys, every leaf at its own path.
-        configuration: of the run, as JSON has it.
-
-    Returns:
-        The path of the manifest.
-
-    Raises:
-        ValueError: the folder cannot be written, for example as the disk is full; the
-            checkpoints that were there are there still.
+    The folder is that of one run, and epochs are those behind the state, a pytree of arrays and
+    random keys. ValueError where the folder cannot be written, for example as the disk is full; the
+    checkpoints that were there are there still.
     """
     leaves = {path: _stored(leaf) for path, leaf in _leaves(state).items()}
     data, manifest = _paths(folder, epoch)
@@ -76,17 +67,10 @@ def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, An
 def restore(folder: Path, like: PyTree, configuration: Mapping[str, Any]) -> Restored | None:
     """The newest sound checkpoint of a folder; None where there is none at all.
 
-    A checkpoint that is truncated or changed is passed over in favour of the one before it, and
-    the result says so.
-
-    Args:
-        folder: as for ``save``.
-        like: a state of the same structure, shapes and dtypes.
-        configuration: of the run that wants to go on.
-
-    Raises:
-        ValueError: the checkpoint is of another configuration (the message names the field) or of
-            another structure (it names the leaf), or none of those there is sound.
+    One that is truncated or changed is passed over in favour of the one before it, and the result
+    says so. ``like`` is a state of the same structure, shapes and dtypes. ValueError where the
+    checkpoint is of another configuration (the message names the field) or of another structure (it
+    names the leaf), or none of those there is sound.
     """
     sweep(folder)
     passed = []

@@ -46,15 +46,12 @@ class Help(NamedTuple):
 class Training:
     """One run: full-batch training of a network, the gradient summed over ghost batches.
 
-    The flags of `shadowflow train`, the columns of a sweep and the name of a run's folder are
-    made from these fields.
+    The flags of `shadowflow train`, the columns of a sweep and the name of a run's folder are made
+    from these fields. ValueError for a value out of its range, an unknown name, or values that do
+    not go together.
 
-    Raises:
-        ValueError: a value out of its range, an unknown name, or values that do not go together.
-
-    Example:
-        >>> Training(epochs=3).key()
-        'mlp-digits-adam-...'
+    >>> Training(epochs=3).key()
+    'mlp-digits-adam-...'
     """
 
     model: Annotated[Model, Help("The network.")] = "mlp"

@@ -31,14 +31,10 @@ class Devices:
 
     @classmethod
     def of(cls, count: int) -> Devices:
-        """The first ``count`` devices.
+        """The first ``count`` devices; ValueError where there are not so many.
 
-        Raises:
-            ValueError: there are not so many.
-
-        Example:
-            >>> Devices.of(1).count
-            1
+        >>> Devices.of(1).count
+        1
         """
         there = jax.devices()
         if count > len(there):
@@ -73,10 +69,9 @@ def at_a_time(network: Network, images: int, devices: int = 1) -> int:
 
     All of them, on a CPU what fits `CPU_BYTES` on each device; with BatchNorm all in any case.
 
-    Example:
-        >>> from shadowflow.lab.networks import build
-        >>> at_a_time(build("cnn"), 500)  # on a CPU
-        20
+    >>> from shadowflow.lab.networks import build
+    >>> at_a_time(build("cnn"), 500)  # on a CPU
+    20
     """
     if network.has_batch_norm or jax.default_backend() != "cpu":
         return images

@@ -12,14 +12,14 @@ from ...files import plain, write
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """One more line; numbers that are not finite become null. OSError where it cannot be."""
+    """Append a line, with null for what is not finite; OSError where it cannot be written."""
     line = json.dumps(plain(dict(record)), allow_nan=False, ensure_ascii=False) + "\n"
     with path.open("a", encoding="utf-8") as file:
         file.write(line)
 
 
 def to_disk(path: Path) -> None:
-    """See to it that what was appended outlasts a crash of the machine."""
+    """Flush what was appended, so that it outlasts a crash of the machine."""
     if path.exists():
         with path.open("ab") as file:
             os.fsync(file.fileno())
@@ -42,10 +42,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def cut(path: Path, epoch: int) -> None:
-    """Drop the records from ``epoch`` on, which a run that goes on from there writes again.
+    """Drop the records from ``epoch`` on: a run that is resumed there writes them again.
 
-    Raises:
-        ValueError: a record before that is missing.
+    ValueError where a record before that is missing.
     """
     if not path.exists() and epoch == 0:
         return
