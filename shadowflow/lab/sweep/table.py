@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -109,10 +108,10 @@ def export(sweep: Sweep, path: Path) -> Path:
 
 def _rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
     for row in standings(sweep):
-        configuration = json.loads(json.dumps(row.cell.settings.plain()))
+        configuration = row.cell.settings.plain()
         arguments = configuration.pop("arguments")
-        if "learning_rate" in configuration:  # the schedule's start; every line has its own
-            configuration["base_learning_rate"] = configuration.pop("learning_rate")
+        # the schedule's start: every line has a learning rate of its own
+        configuration["base_learning_rate"] = configuration.pop("learning_rate")
         fixed = {
             "cell": row.cell.index,
             "run": row.cell.settings.key(),

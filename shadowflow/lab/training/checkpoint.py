@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ...files import plain, read_arrays, write, write_arrays
+from ...files import plain, read_arrays, write_arrays, write_json
 
 KEPT = 2
 
@@ -39,7 +39,7 @@ def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, An
     random keys. ValueError where the folder cannot be written, for example as the disk is full; the
     checkpoints that were there are there still.
     """
-    leaves = {path: _stored(leaf) for path, leaf in _leaves(state).items()}
+    leaves = _arrays(state)
     data, manifest = _paths(folder, epoch)
     try:
         write_arrays(data, leaves, compress=False, durable=True)
@@ -49,8 +49,7 @@ def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, An
             "configuration": plain(dict(configuration)),
             "leaves": {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves.items()},
         }
-        text = json.dumps({**content, "check": _check(content)}, indent=1, allow_nan=False) + "\n"
-        write(manifest, lambda draft: draft.write_text(text, encoding="utf-8"), durable=True)
+        write_json(manifest, {**content, "check": _check(content)}, durable=True)
         later = [other for other in _epochs(folder) if other > epoch]  # of a course given up
         for old in later + _epochs(folder)[len(later) + KEPT :]:
             for path in reversed(_paths(folder, old)):  # the manifest first: half is none
@@ -78,12 +77,9 @@ def restore(folder: Path, like: PyTree, configuration: Mapping[str, Any]) -> Res
         data, path = _paths(folder, epoch)
         try:
             manifest = _manifest(path)
-            if _digest(data) != manifest["sha256"]:
-                raise ValueError("damaged: its sha256 is not that of its manifest")
-        except OSError as error:
-            passed.append(f"{data.name}: cannot be read: {error.strerror}")
-            continue
-        except ValueError as error:
+            if (_digest(data), epoch) != (manifest["sha256"], manifest["epoch"]):
+                raise ValueError("damaged: its sha256 and epoch are not those of its manifest")
+        except (OSError, ValueError) as error:
             passed.append(f"{data.name}: {error}")
             continue
         refuse_other(manifest["configuration"], plain(dict(configuration)), path)
@@ -97,9 +93,10 @@ def restore(folder: Path, like: PyTree, configuration: Mapping[str, Any]) -> Res
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half written."""
-    for draft in folder.glob(".*-*"):
-        draft.unlink(missing_ok=True)
+    """Remove what a killed process left half written: drafts, and arrays without a manifest."""
+    alone = [path for path in folder.glob("[0-9]*.npz") if not path.with_suffix(".json").exists()]
+    for path in [*folder.glob(".*-*"), *alone]:
+        path.unlink(missing_ok=True)
 
 
 def refuse_other(stored: Any, wanted: Any, path: Path, field: str = "") -> None:
@@ -107,7 +104,7 @@ def refuse_other(stored: Any, wanted: Any, path: Path, field: str = "") -> None:
     if stored == wanted:
         return
     if isinstance(stored, dict) and isinstance(wanted, dict):
-        for name in [*wanted, *(name for name in stored if name not in wanted)]:
+        for name in wanted | stored:
             inner = f"{field}.{name}" if field else name
             refuse_other(stored.get(name), wanted.get(name), path, inner)
         return
@@ -117,10 +114,10 @@ def refuse_other(stored: Any, wanted: Any, path: Path, field: str = "") -> None:
     )
 
 
-def _leaves(state: PyTree) -> dict[str, Any]:
+def _arrays(state: PyTree) -> dict[str, np.ndarray]:
     """Path → leaf; a leaf that is the whole state stands under "state"."""
     pairs = jax.tree_util.tree_leaves_with_path(state)
-    return {_name(path): leaf for path, leaf in pairs}
+    return {_name(path): _stored(leaf) for path, leaf in pairs}
 
 
 def _name(path: tuple) -> str:
@@ -137,15 +134,13 @@ def _stored(leaf: Any) -> np.ndarray:
 
 def _fitted(arrays: Mapping[str, np.ndarray], like: PyTree, path: Path) -> PyTree:
     """The arrays in the structure of ``like``, leaf by leaf of the same name, shape and dtype."""
-    wanted = {name: _stored(leaf) for name, leaf in _leaves(like).items()}
-    for name in [*wanted, *(name for name in arrays if name not in wanted)]:
-        pair = [
-            None if a is None else (a.shape, str(a.dtype))
-            for a in (wanted.get(name), arrays.get(name))
-        ]
-        if pair[0] != pair[1]:
+    form = lambda array: None if array is None else (array.shape, str(array.dtype))
+    wanted = _arrays(like)
+    for name in wanted | dict(arrays):
+        ours, theirs = form(wanted.get(name)), form(arrays.get(name))
+        if ours != theirs:
             raise ValueError(
-                f"{path.name}: expected the leaf {name} as {pair[0]}, got {pair[1]}; "
+                f"{path.name}: expected the leaf {name} as {ours}, got {theirs}; "
                 "it was written for another model or optimizer"
             )
     fit = lambda place, leaf: _as(leaf, arrays[_name(place)])
@@ -172,12 +167,11 @@ def _manifest(path: Path) -> dict[str, Any]:
     """A manifest that says of itself what it should; ValueError for any other."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        sound = content.pop("check") == _check(content)
+        if content.pop("check") == _check(content):
+            return content
     except (ValueError, KeyError, TypeError, AttributeError):
-        sound, content = False, {}
-    if not sound:
-        raise ValueError("damaged: its manifest is not what was written")
-    return content
+        pass
+    raise ValueError("damaged: its manifest is not what was written")
 
 
 def _check(content: Mapping[str, Any]) -> str:
