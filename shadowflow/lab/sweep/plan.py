@@ -39,7 +39,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) & set("/\\") or self.name.startswith("."):
-            raise ValueError(f"--name: expected a name that a folder can bear, got {self.name!r}")
+            raise ValueError(f"--name: expected a name that a folder can have, got {self.name!r}")
         if self.checkpoint_every < 1:
             raise ValueError(f"--checkpoint-every: expected 1 or more, got {self.checkpoint_every}")
         if not 0 < self.patience < float("inf"):
@@ -52,7 +52,7 @@ class Sweep:
 
     @property
     def file(self) -> Path:
-        """What a worker is told of it."""
+        """The file that its workers read."""
         return self.folder / FILE
 
     def folder_of(self, cell: Cell) -> Path:
@@ -80,7 +80,7 @@ class Sweep:
     def write(self) -> None:
         """Put it into its folder, unless it is there.
 
-        ValueError where the folder cannot be written, or a sweep of other cells bears the name.
+        ValueError where the folder cannot be written, or another sweep there has the name.
         """
         content = plain(self.plain())
         if self.file.exists():
@@ -145,7 +145,7 @@ def threads_of(workers: int) -> int:
 
 
 def read(file: Path) -> Sweep:
-    """The sweep that a file describes; ValueError where it is none."""
+    """The sweep that a file describes; ValueError where it describes none."""
     content = read_json(file)
     try:
         data_dir = content["data_dir"]
@@ -163,8 +163,8 @@ def read(file: Path) -> Sweep:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{file.name}: expected a sweep in {str(file)!r}, got what is none of this version: "
-            f"{error!r}"
+            f"{file.name}: expected a sweep of this version in {str(file)!r}, got {error!r}; "
+            "start it again in another --run-dir"
         ) from None
 
 

@@ -110,8 +110,8 @@ def _train(sweep: Sweep, cell: Cell, lock: Lock, progress: Progress | None) -> N
     try:
         if lock.deaths() >= DEATHS:
             raise RuntimeError(
-                f"{lock.deaths()} workers in a row died of it at the same place, as they do where "
-                "memory runs out"
+                f"{lock.deaths()} workers in a row died at the same epoch of it, as they do "
+                "where memory runs out"
             )
         train(
             cell.settings,

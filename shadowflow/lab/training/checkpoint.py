@@ -52,7 +52,9 @@ def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, An
         write_json(manifest, {**content, "check": _check(content)}, durable=True)
         later = [other for other in _epochs(folder) if other > epoch]  # of a course given up
         for old in later + _epochs(folder)[len(later) + KEPT :]:
-            for path in reversed(_paths(folder, old)):  # the manifest first: half is none
+            for path in reversed(
+                _paths(folder, old)
+            ):  # the manifest first: arrays alone do not count
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(

@@ -51,7 +51,7 @@ class Devices:
         return self.mesh.size
 
     def share(self, batch: PyTree) -> PyTree:
-        """A batch, its images shared out; where they do not come out even, each has all of it."""
+        """A batch, its images shared out; each device has all where they do not divide evenly."""
         even = all(len(leaf) % self.count == 0 for leaf in jax.tree.leaves(batch))
         return jax.device_put(batch, self._by("images") if even else self._by())
 
