@@ -251,6 +251,16 @@ def test_nothing_is_written_where_the_lock_is_lost(tmp_path):
     assert not work.settled(made, cell)
 
 
+def test_an_empty_lock_is_that_of_a_dead_worker(tmp_path):
+    worker = locks.Worker(tmp_path, patience=0.05)
+    worker.acquire("run").release()
+    (tmp_path / locks.LOCKS / "run.1").touch()
+    assert locks.newest(tmp_path, "run") == (1, "")
+    while (lock := worker.acquire("run")) is None:
+        continue
+    assert (lock.number, lock.deaths()) == (2, 0)
+
+
 def test_deaths_in_a_row_at_one_place_are_counted(tmp_path):
     worker = locks.Worker(tmp_path, patience=60)
 

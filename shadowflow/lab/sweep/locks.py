@@ -57,7 +57,8 @@ class Worker:
         def beat() -> None:
             for count in itertools.count():
                 with contextlib.suppress(OSError):  # a full disk is no death
-                    write(self.file(self.token), functools.partial(_number, count=count))
+                    beat = f"{os.getpid()} {count}"
+                    write(self.file(self.token), functools.partial(Path.write_text, data=beat))
                 if ends.wait(self.patience / BEATS):
                     return
 
@@ -129,18 +130,12 @@ class Lock:
 
     def deaths(self) -> int:
         """How many owners in a row have died before this one, all where the cell still is."""
-        here = self._progress(self.number)
-        earlier = itertools.takewhile(
-            lambda number: (
-                not _free(_path(self.run_dir, self.key, number)).exists()
-                and self._progress(number) == here
-            ),
-            range(self.number - 1, -1, -1),
-        )
-        return sum(1 for _ in earlier)
-
-    def _progress(self, number: int) -> str:
-        return _path(self.run_dir, self.key, number).read_text().split()[1]
+        here = _path(self.run_dir, self.key, self.number)
+        for count in range(self.number):
+            path = _path(self.run_dir, self.key, self.number - 1 - count)
+            if _free(path).exists() or _content(path)[1] != _content(here)[1]:
+                return count
+        return self.number
 
 
 def bury(run_dir: Path, token: str) -> None:
@@ -165,11 +160,13 @@ def newest(run_dir: Path, key: str) -> tuple[int, str | None]:
     path = _path(run_dir, key, number)
     if number < 0 or _free(path).exists():
         return number, None
-    return number, path.read_text().split()[0]
+    return number, _content(path)[0]
 
 
-def _number(draft: Path, count: int) -> None:
-    draft.write_text(f"{os.getpid()} {count}")
+def _content(path: Path) -> tuple[str, str]:
+    """(owner, progress) of a lock; empty words where it is damaged."""
+    owner, _, progress = path.read_text().partition(" ")
+    return owner, progress
 
 
 def _path(run_dir: Path, key: str, number: int) -> Path:

@@ -46,11 +46,11 @@ def _standing(sweep: Sweep, cell: Cell) -> Standing:
     times = [row["seconds"] for row in history.read(folder / "timing.jsonl")[-LAST:]]
     seconds = statistics.median(times) if times else None
     if (folder / "done.json").exists():
-        reason = history.read_json(folder / "done.json")["reason"]
+        reason = history.read_json(folder / "done.json", "reason")["reason"]
         return Standing(cell, "non-finite" if reason == "non-finite" else "done", epoch, seconds)
     failed = work.failure(sweep, cell)
     if failed.exists():
-        return Standing(cell, "failed", epoch, seconds, history.read_json(failed)["error"])
+        return Standing(cell, "failed", epoch, seconds, history.read_json(failed, "error")["error"])
     _, owner = newest(sweep.run_dir, cell.settings.key())
     held = owner is not None and _beats(Worker(sweep.run_dir, sweep.patience), owner)
     return Standing(cell, "running" if held else "waiting", epoch, seconds)

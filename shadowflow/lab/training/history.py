@@ -58,9 +58,15 @@ def cut(path: Path, epoch: int) -> None:
     write(path, lambda draft: draft.write_text("".join(lines), encoding="utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """A whole JSON file; ValueError where it is damaged."""
+def read_json(path: Path, *names: str) -> dict[str, Any]:
+    """A JSON file that has these names; ValueError where it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path.name}: expected JSON in {str(path)!r}, got: {error}") from None
+    if not isinstance(content, dict) or set(names) - set(content):
+        raise ValueError(
+            f"{path.name}: expected {', '.join(names) or 'names'} in {str(path)!r}, got "
+            f"{str(content)[:60]}; remove the file to begin again"
+        )
+    return content

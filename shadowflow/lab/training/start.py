@@ -34,7 +34,7 @@ def train(
     folder = run_dir / settings.key()
     done = folder / "done.json"
     if done.exists():
-        content = history.read_json(done)
+        content = history.read_json(done, "reason", "epoch")
         return Ending(folder, content["reason"], content["epoch"], ("it was done already",))
     network, images = network_of(settings), images_of(settings, data_dir)
     run = TrainingRun(settings, network, images, folder, **options)
