@@ -54,10 +54,10 @@ def _to_disk(path: Path) -> None:
         os.close(number)
 
 
-def write_json(path: Path, content: Any) -> Path:
+def write_json(path: Path, content: Any, *, durable: bool = False) -> Path:
     """Write ``content`` as JSON; a number that is not finite becomes null."""
     text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    return write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    return write(path, lambda draft: draft.write_text(text, encoding="utf-8"), durable=durable)
 
 
 def write_arrays(

@@ -127,6 +127,24 @@ def test_another_structure_is_refused_by_its_leaf(tmp_path, change, words):
         restore(tmp_path, other, CONFIGURATION)
 
 
+def test_a_manifest_under_another_name_is_passed_over(tmp_path):
+    for epoch in (1, 2):
+        save(tmp_path, epoch, state(epoch), CONFIGURATION)
+    for end in ("npz", "json"):
+        (tmp_path / f"00000002.{end}").rename(tmp_path / f"00000005.{end}")
+    found = restore(tmp_path, state(), CONFIGURATION)
+    assert found.epoch == 1
+    assert "00000005.npz: damaged: its sha256 and epoch" in found.passed_over[0]
+
+
+def test_arrays_whose_manifest_was_never_written_are_removed(tmp_path):
+    for epoch in (1, 2):
+        save(tmp_path, epoch, state(epoch), CONFIGURATION)
+    (tmp_path / "00000002.json").unlink()
+    assert restore(tmp_path, state(), CONFIGURATION).epoch == 1
+    assert [path.stem for path in tmp_path.glob("*.npz")] == ["00000001"]
+
+
 def test_a_full_disk_leaves_the_old_ones(tmp_path, monkeypatch):
     save(tmp_path, 1, state(1), CONFIGURATION)
 

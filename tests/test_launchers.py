@@ -209,7 +209,7 @@ def test_a_sweep_that_is_stopped_says_so(tmp_path, capsys, monkeypatch, launcher
     monkeypatch.setattr(launch, launcher, interrupted)
     assert jobs.sweep_job(made, launcher, 2, quiet=True) == 130
     said = capsys.readouterr().out
-    assert "Stopped. 1 done, 2 waiting; the same command" in said
+    assert "Stopped. 1 done, 2 waiting; the same command resumes" in said
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -83,7 +83,7 @@ def test_every_epoch_is_drawn_anew_from_the_same_key(tmp_path, change):
 
 def normalized():
     """The smallest network with BatchNorm: the pixels' values normalised, then a dense layer."""
-    settings = checked(10, (8, 8, 1))
+    settings = checked(shape=(8, 8, 1))
 
     def flat_norm(params, state, values, train):
         return batch_norm(params, state, values.reshape(len(values), -1), train)

@@ -83,7 +83,7 @@ def test_blocks_are_united_and_what_they_share_is_one_cell(tmp_path):
         ("--grid seed=0 --workers 0 train", "--workers: expected 1 or more, got 0"),
         ("--grid seed=0 --threads 0 train", "--threads: expected 1 or more, got 0"),
         ("--grid seed=0 --patience 0 train", "--patience: expected seconds above 0, got 0.0"),
-        ("--grid seed=0 --name a/b train", "--name: expected a name that a folder can bear"),
+        ("--grid seed=0 --name a/b train", "--name: expected a name that a folder can have"),
         ("--grid seed=0 train --wall-time 9", "--wall-time: expected none behind train, got 9.0"),
         ("--grid seed=0 train --run-dir x", "--run-dir: expected none behind train, got x"),
         ("--grid seed=0 train --log wandb", r"--log: expected none behind train, got \('wandb',\)"),
@@ -251,6 +251,16 @@ def test_nothing_is_written_where_the_lock_is_lost(tmp_path):
     assert not work.settled(made, cell)
 
 
+def test_an_empty_lock_is_that_of_a_dead_worker(tmp_path):
+    worker = locks.Worker(tmp_path, patience=0.05)
+    worker.acquire("run").release()
+    (tmp_path / locks.LOCKS / "run.1").touch()
+    assert locks.newest(tmp_path, "run") == (1, "")
+    while (lock := worker.acquire("run")) is None:
+        continue
+    assert (lock.number, lock.deaths()) == (2, 0)
+
+
 def test_deaths_in_a_row_at_one_place_are_counted(tmp_path):
     worker = locks.Worker(tmp_path, patience=60)
 
@@ -282,7 +292,7 @@ def test_a_cell_that_kills_its_workers_is_marked(tmp_path, capsys):
     work.work(made)
     (row,) = table.standings(made)
     assert row.state == "failed"
-    assert "3 workers in a row died of it at the same place" in row.error
+    assert "3 workers in a row died at the same epoch of it" in row.error
     launch.begin(made)
     work.work(made)
     assert [row.state for row in table.standings(made)] == ["done"]
@@ -332,7 +342,7 @@ def test_workers_that_die_again_and_again_are_given_up(tmp_path, monkeypatch):
     made = sweep(tmp_path)
     made.write()
     monkeypatch.setattr(launch.sys, "executable", "/bin/false")
-    with pytest.raises(ValueError, match=r"sweep: expected workers that get on .*, got 9"):
+    with pytest.raises(ValueError, match=r"sweep: expected workers that make progress, got 9"):
         launch.local(made, 2, lambda: None)
 
 

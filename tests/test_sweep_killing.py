@@ -136,7 +136,7 @@ def test_stopped_it_leaves_nobody_behind_and_goes_on(tmp_path, alone, number):
         time.sleep(0.1)
         assert process.poll() is None
     process.send_signal(number)
-    assert "the same command goes on" in process.communicate()[0]
+    assert "the same command resumes" in process.communicate()[0]
     assert process.returncode == 130
     assert all(row.state != "running" for row in table.standings(made))
     if number == signal.SIGINT:

@@ -293,6 +293,15 @@ def test_a_run_that_is_done_is_not_repeated(tmp_path):
     assert (first.folder / "history.jsonl").stat().st_mtime_ns == stamp
 
 
+def test_a_damaged_end_is_said(tmp_path):
+    folder = tmp_path / SMALL.key()
+    folder.mkdir()
+    for text in ("{}", "[]", "{"):
+        (folder / "done.json").write_text(text)
+        with pytest.raises(ValueError, match=r"done.json: expected .* in .*, got"):
+            train(SMALL, tmp_path)
+
+
 def test_a_folder_of_another_configuration_is_refused(tmp_path):
     first = train(SMALL, tmp_path)
     (first.folder / "done.json").unlink()

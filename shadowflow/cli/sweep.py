@@ -121,13 +121,16 @@ def _options(train: Train) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Status:
-    """Say how far a sweep is, how long it still takes, and what failed."""
-
+class _Planned:
     dir: Annotated[Positional[Path], arg(metavar="DIR", help_behavior_hint="")] = Path("runs")
     """The --run-dir of the sweep."""
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Of the sweep, where the folder has several."""
+
+
+@dataclass(frozen=True)
+class Status(_Planned):
+    """Say how far a sweep is, how long it still takes, and what failed."""
 
     def run(self) -> int:
         """0 whatever it says."""
@@ -138,13 +141,9 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(_Planned):
     """Put the histories of all cells, with their configurations, into one parquet file."""
 
-    dir: Annotated[Positional[Path], arg(metavar="DIR", help_behavior_hint="")] = Path("runs")
-    """The --run-dir of the sweep."""
-    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """Of the sweep, where the folder has several."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """The file (default: histories.parquet in the sweep's folder)."""
 

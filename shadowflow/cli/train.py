@@ -26,7 +26,7 @@ TrainingFlags = dataclasses.make_dataclass(
 
 @dataclass(frozen=True)
 class Train:
-    """Train a network on full batches; killed and started again it goes on, to the bit.
+    """Train a network on full batches; killed and started again it resumes, to the bit.
 
     The folder of a run is named by its whole configuration: the same command again resumes it, or
     finds it done.
@@ -43,7 +43,7 @@ class Train:
     checkpoint_every: int = 10
     """Epochs between checkpoints."""
     wall_time: Annotated[float | None, arg(metavar="SECONDS", help_behavior_hint="")] = None
-    """Stop after so long; the same command goes on."""
+    """Stop after so long; the same command resumes."""
     log: Annotated[tuple[Tracker, ...], arg(metavar="TRACKER…", help_behavior_hint="")] = ()
     """Send every record there too: tensorboard, trackio, wandb."""
     describe: Flag = False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +14,15 @@ if TYPE_CHECKING:
 
 
 def load_problem(where: str) -> tuple[Problem, Any, str]:
-    """Run a Python file and take a `(problem, params)` tuple from it.
+    """Run a Python file and take a `(problem, params)` tuple from it: `path/to/file.py:name`.
 
-    Args:
-        where: `path/to/file.py:name`.
+    The problem, the parameters to start from, and a label `file.py:name:digest` with the digest of
+    the file's text: an edited file is another problem. ValueError where there is no such file or
+    name, or the file does not run; TypeError where the name holds something else.
 
-    Returns:
-        The problem, the parameters to start from, and a label `file.py:name:digest`, the digest
-        being that of the file's text: an edited file is another problem.
-
-    Raises:
-        ValueError: no such form, file or name.
-        TypeError: the name holds something else.
-
-    Example:
-        >>> load_problem("mine.py")
-        Traceback (most recent call last):
-        ValueError: --problem: expected path/to/file.py:name, got 'mine.py'; ...
+    >>> load_problem("mine.py")
+    Traceback (most recent call last):
+    ValueError: --problem: expected path/to/file.py:name, got 'mine.py'; ...
     """
     path, name, found = _named("--problem", where, "a (problem, params) tuple")
     problem, params = _checked(found, where)
@@ -39,20 +31,13 @@ def load_problem(where: str) -> tuple[Problem, Any, str]:
 
 
 def load_optimizer(flag: str, where: str) -> Optimizer:
-    """Run a Python file and take a `shadowflow.Optimizer` from it.
+    """Run a Python file and take a `shadowflow.Optimizer` from it, as `load_problem` does.
 
-    Args:
-        flag: the flag that names it, for messages.
-        where: `path/to/file.py:name`.
+    flag: the one that names the file, for messages.
 
-    Raises:
-        ValueError: no such form, file or name.
-        TypeError: the name holds something else.
-
-    Example:
-        >>> load_optimizer("--own", "mine.py")
-        Traceback (most recent call last):
-        ValueError: --own: expected path/to/file.py:name, got 'mine.py'; ...
+    >>> load_optimizer("--own", "mine.py")
+    Traceback (most recent call last):
+    ValueError: --own: expected path/to/file.py:name, got 'mine.py'; ...
     """
     from ..optimizers.moments import Optimizer
 
@@ -88,19 +73,20 @@ def _named(flag: str, where: str, what: str) -> tuple[Path, str, Any]:
 
 
 def _public_names(flag: str, path: Path) -> dict[str, Any]:
-    module_name = f"_shadowflow_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
+    """What the file defines; it may import its neighbours, as a script may."""
+    name = f"_shadowflow_{path.stem}"
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__file__ = str(path)
+    sys.path.insert(0, str(path.parent.resolve()))
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{flag}: expected a file that runs, got {str(path)!r}, which raised "
             f"{type(error).__name__}: {error}; run it with python to see where"
         ) from error
+    finally:
+        sys.path.pop(0)
     return {name: value for name, value in vars(module).items() if not name.startswith("__")}
 
 

@@ -24,23 +24,13 @@ TALL = 8
 def mlp_init(
     key: PRNGKeyArray, sizes: Sequence[int] = (64, 32, 32, 10), dtype: DTypeLike = jnp.float32
 ) -> Layers:
-    """Parameters of a multilayer perceptron.
+    """Parameters of a multilayer perceptron with these widths of input, hidden layers and output.
 
-    Args:
-        key: randomness of the weights.
-        sizes: width of the input, of each hidden layer, and of the output.
-        dtype: of every array.
+    One dict a layer: "weight" (inputs, outputs), normal with variance 1/inputs, and "bias"
+    (outputs,), zero. ValueError for fewer than two sizes, or a size below 1.
 
-    Returns:
-        One dict per layer: "weight" of shape (inputs, outputs), normal with variance 1/inputs, and
-        "bias" of shape (outputs,), zero.
-
-    Raises:
-        ValueError: fewer than two sizes, or a size below 1.
-
-    Example:
-        >>> [layer["weight"].shape for layer in mlp_init(jax.random.key(0))]
-        [(64, 32), (32, 32), (32, 10)]
+    >>> [layer["weight"].shape for layer in mlp_init(jax.random.key(0))]
+    [(64, 32), (32, 32), (32, 10)]
     """
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(
@@ -61,18 +51,12 @@ def mlp_init(
 def mlp_apply(
     params: Layers, images: Float[Array, "batch inputs"]
 ) -> Float[Array, "batch outputs"]:
-    """Logits of a multilayer perceptron with GELU between its layers.
+    """Logits of a multilayer perceptron with GELU between its layers, a row per image.
 
-    Args:
-        params: as of `mlp_init`.
-        images: one row per example; computed on in the dtype of the parameters.
+    Computed in the dtype of the parameters, which are those of `mlp_init`.
 
-    Returns:
-        One row of logits per example.
-
-    Example:
-        >>> mlp_apply(mlp_init(jax.random.key(0)), jnp.zeros((5, 64))).shape
-        (5, 10)
+    >>> mlp_apply(mlp_init(jax.random.key(0)), jnp.zeros((5, 64))).shape
+    (5, 10)
     """
     values = jnp.asarray(images, params[0]["weight"].dtype)
     for layer in params[:-1]:
@@ -88,9 +72,8 @@ def product(
     XLA multiplies (inputs × batch)(batch × outputs) at a third of the speed of its transpose where
     inputs are many and outputs few; the barrier keeps it from exchanging the two.
 
-    Example:
-        >>> product(jnp.ones((1, 20)), jnp.ones((20, 1))).tolist()
-        [[20.0]]
+    >>> product(jnp.ones((1, 20)), jnp.ones((20, 1))).tolist()
+    [[20.0]]
     """
     inputs, outputs = weight.shape
     if inputs < TALL * outputs:
@@ -104,9 +87,8 @@ def cross_entropy(
 ) -> Float[Array, ""]:
     """Mean cross entropy of logits against class numbers.
 
-    Example:
-        >>> float(cross_entropy(jnp.zeros((3, 10)), jnp.arange(3)) - jnp.log(10.0))
-        0.0
+    >>> float(cross_entropy(jnp.zeros((3, 10)), jnp.arange(3)) - jnp.log(10.0))
+    0.0
     """
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -116,7 +98,7 @@ def perceptron_problem(
 ) -> Problem:
     """The mean cross entropy of `mlp_apply` on all the images at once, in the parameters' dtype.
 
-    What was compiled for it is found again as long as it is the same object.
+    Calls with the same object share what was compiled for it.
     """
 
     def loss(params: Layers) -> Float[Array, ""]:
@@ -133,22 +115,13 @@ def _digits() -> Problem:
 def digits_problem(seed: int = 0) -> tuple[Problem, Layers]:
     """The default problem: a 64–32–32–10 perceptron on all 1,797 digits at once.
 
-    The loss is one object however often this is called, so that what was compiled for it is found
-    again.
+    The mean cross entropy and float32 parameters to start from. The problem is the same object for
+    every seed, so that all calls share what was compiled. ImportError where scikit-learn is
+    missing.
 
-    Args:
-        seed: of the weights at the start.
-
-    Returns:
-        The problem (full batch, mean cross entropy) and the float32 parameters to start from.
-
-    Raises:
-        ImportError: scikit-learn is missing.
-
-    Example:
-        >>> problem, params = digits_problem()
-        >>> problem is digits_problem(seed=1)[0]
-        True
+    >>> problem, params = digits_problem()
+    >>> problem is digits_problem(seed=1)[0]
+    True
     """
     return _digits(), mlp_init(jax.random.key(seed))
 
@@ -163,15 +136,8 @@ def _mnist(count: int) -> Problem:
 def mnist_problem(seed: int = 0, count: int = 10_000) -> tuple[Problem, Layers]:
     """The perceptron of the paper's Figure 3: 784–32–32–10 on the first MNIST images at once.
 
-    Args:
-        seed: of the weights at the start.
-        count: how many images.
-
-    Returns:
-        The problem (full batch, mean cross entropy) and the float32 parameters to start from.
-
-    Raises:
-        ValueError: the data are not there; the message says how to get them.
+    The mean cross entropy and float32 parameters to start from. ValueError where the data are not
+    there; the message says how to get them.
     """
     return _mnist(count), mlp_init(jax.random.key(seed), (784, 32, 32, 10))
 
@@ -188,12 +154,10 @@ def _bilinear() -> Problem:
 def bilinear_problem() -> tuple[Problem, Float[Array, "2"]]:
     """The two-dimensional loss ½(3/2 − 2 θ₁ θ₂)², whose minimizers are the hyperbola θ₁ θ₂ = 3/4.
 
-    Returns:
-        The problem and the start (2.8, 3.5), of shape (2,), in the default float dtype.
+    It starts at (2.8, 3.5), in the default float dtype.
 
-    Example:
-        >>> problem, params = bilinear_problem()
-        >>> params.shape
-        (2,)
+    >>> problem, params = bilinear_problem()
+    >>> params.shape
+    (2,)
     """
     return _bilinear(), jnp.array([2.8, 3.5])

@@ -23,8 +23,10 @@ COPIES = 8  # of the parameters: two gradients, two moments, the same after a st
 
 
 class Cost(NamedTuple):
-    """seconds: of an epoch, with its share of tests; memory: bytes for one ghost batch, at once,
-    and all that is as large as the parameters.
+    """The cost of a run.
+
+    seconds: of an epoch, with its share of tests. memory: bytes of one ghost batch computed at
+    once, and of all that is as large as the parameters.
     """
 
     seconds: float

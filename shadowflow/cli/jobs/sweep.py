@@ -56,7 +56,7 @@ def sweep_job(
             else:
                 launch.ray(sweep, workers, watch)
     except KeyboardInterrupt:
-        print(f"Stopped. {counted(table.standings(sweep))}; the same command goes on.")
+        print(f"Stopped. {counted(table.standings(sweep))}; the same command resumes.")
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -76,32 +76,22 @@ def obtained(
         return one_by_one(run_dir, data_dir=data_dir, quiet=quiet)
 
     def runs(wanted: Sequence[Training]) -> list[Record]:
-        cells = tuple(
-            Cell(
-                index,
-                {
-                    f"opt.{name}": value
-                    for name, value in settings.arguments.items()
-                    if name in ("b1", "b2")
-                }
-                | {"seed": settings.seed},
-                settings,
-            )
-            for index, settings in enumerate(wanted)
-        )
+        cells = tuple(Cell(index, _shown(run), run) for index, run in enumerate(wanted))
+        threads = threads_of(workers)
         sweep = Sweep(
-            digest(cells),
-            run_dir,
-            cells,
-            data_dir=data_dir,
-            checkpoint_every=100,
-            threads=threads_of(workers),
+            digest(cells), run_dir, cells, data_dir, checkpoint_every=100, threads=threads
         )
         if sweep_job(sweep, launcher, workers, quiet=quiet) == 130:
             raise KeyboardInterrupt
         return [read(cell.settings, sweep.folder_of(cell)) for cell in cells]
 
     return runs
+
+
+def _shown(settings: Training) -> dict[str, Any]:
+    """What the runs of a figure differ in."""
+    decays = {f"opt.{name}": settings.arguments[name] for name in ("b1", "b2")}
+    return {**decays, "seed": settings.seed}
 
 
 def one_job(sweep: Sweep, index: int, *, quiet: bool) -> int:
@@ -163,24 +153,15 @@ def status(sweep: Sweep) -> str:
 
 
 def _left(rows: list[table.Standing]) -> str:
+    from tqdm import tqdm
+
     seconds = table.remaining(rows)
     if not any(row.state in ("running", "waiting") for row in rows):
         return ""
     if seconds is None:
-        return " No epoch is done yet, so no time can be told."
+        return " No epoch is done yet, so the time that is left is not known."
     busy = sum(row.state == "running" for row in rows)
-    return f" About {duration(seconds)} left with {max(1, busy)} at work."
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(45), duration(600), duration(9000)
-    ('45 s', '10 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return f" About {tqdm.format_interval(seconds)} left with {max(1, busy)} at work."
 
 
 def ended(sweep: Sweep) -> int:

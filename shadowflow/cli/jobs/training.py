@@ -18,7 +18,7 @@ from ...lab.training.start import counts_of, network_of, train
 REASONS = {
     "epochs": "all epochs are done",
     "accuracy": "the training accuracy that was asked for is reached",
-    "time": "the time is up; the same command goes on from here",
+    "time": "the time is up; the same command resumes from here",
     "non-finite": "the loss or the gradient is not finite from this epoch on; the last good state "
     "is kept as a checkpoint",
 }

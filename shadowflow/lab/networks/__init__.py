@@ -39,24 +39,17 @@ NETWORKS: Mapping[str, Callable[..., Network]] = _Constructors()
 
 
 def build(name: str, **options: Any) -> Network:
-    """The network of a name.
+    """The network of a name in ``NETWORKS``, whose parameters are not made yet.
 
-    Args:
-        name: one of ``NETWORKS``.
-        options: of its constructor; all take classes, shape (height, width, channels), width (a
-            factor of every channel count) and dtype.
+    Every constructor takes ``classes``, ``shape`` (height, width, channels) of the images,
+    ``width``, a factor of every channel count and hidden width, and ``dtype`` of every parameter;
+    ``mlp`` also ``hidden``, ``simple_vit`` also ``blocks``. ValueError names what is unknown or
+    makes no sense.
 
-    Returns:
-        A `Network`, whose parameters are not made yet.
-
-    Raises:
-        ValueError: there is no network of that name, or its constructor refuses an option.
-
-    Example:
-        >>> list(NETWORKS)
-        ['mlp', 'cnn', 'resnet50', 'resnet101', 'simple_vit']
-        >>> build("cnn", classes=100).classes
-        100
+    >>> list(NETWORKS)
+    ['mlp', 'cnn', 'resnet50', 'resnet101', 'simple_vit']
+    >>> build("cnn", classes=100).classes
+    100
     """
     if name not in _MODULES:
         raise ValueError(

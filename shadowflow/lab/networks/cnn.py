@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from .interface import Layer, Network, Params, Settings, checked, sequential, stateless
+from .interface import Layer, Network, NetworkSettings, Params, checked, sequential, stateless
 from .layers import conv, conv_init, dense, dense_init, max_pool, relu
 
 CHANNELS = (32, 64, 128)
 HIDDEN = 512
 
 
-def cnn(
-    classes: int = 10,
-    shape: Sequence[int] = (32, 32, 3),
-    width: float = 1.0,
-    dtype: DTypeLike = jnp.float32,
-) -> Network:
+def cnn(**options: Any) -> Network:
     """Three blocks of two 3×3 convolutions, halving the image, then two dense layers.
 
     A block is convolution, ReLU, convolution, ReLU, 2×2 max-pool; the blocks have 32, 64 and 128
-    channels, the hidden dense layer 512 units and a ReLU. 1,341,226 parameters for 10 classes of
-    32×32×3 images.
+    channels, the hidden dense layer 512 units and a ReLU (Cattaneo, Klusowski & Shigida 2024, *On
+    the Implicit Bias of Adam*, appendix H.4). Images have at least 8 by 8 pixels.
 
-    Source: Cattaneo, Klusowski & Shigida 2024, *On the Implicit Bias of Adam*, appendix H.4.
-
-    Args:
-        classes: how many logits there are.
-        shape: (height, width, channels) of the images, at least 8 by 8 pixels.
-        width: factor of the channels and of the hidden width.
-        dtype: of every parameter.
-
-    Returns:
-        A `Network` without state.
-
-    Raises:
-        ValueError: for classes, shape, width or dtype that make no sense.
-
-    Example:
-        >>> sum(row.parameters for row in cnn().layers())
-        1341226
+    >>> sum(row.parameters for row in cnn().layers())
+    1341226
     """
-    settings = checked(classes, shape, width, dtype)
+    settings = checked(**options)
     smallest = 2 ** len(CHANNELS)
     rows, columns, inputs = settings.shape
     if min(rows, columns) < smallest:
@@ -79,7 +57,7 @@ def cnn(
     return sequential(layers, settings, has_batch_norm=False)
 
 
-def _conv_relu(name: str, inputs: int, outputs: int, settings: Settings) -> Layer:
+def _conv_relu(name: str, inputs: int, outputs: int, settings: NetworkSettings) -> Layer:
     return stateless(
         name,
         lambda key: conv_init(key, 3, inputs, outputs, settings.dtype, bias=True),

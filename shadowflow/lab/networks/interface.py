@@ -26,7 +26,7 @@ class Apply(Protocol):
     ) -> tuple[Array, State]: ...
 
 
-class Row(NamedTuple):
+class LayerRow(NamedTuple):
     """A line of a network's table: the shape is that of one example's values behind the layer."""
 
     name: str
@@ -55,7 +55,7 @@ class Network:
     init: Callable[[PRNGKeyArray], tuple[PyTree, State]]
     apply: Apply
     has_batch_norm: bool
-    layers: Callable[[], tuple[Row, ...]]
+    layers: Callable[[], tuple[LayerRow, ...]]
     shape: tuple[int, int, int]
     classes: int
     dtype: np.dtype
@@ -70,7 +70,7 @@ class Layer:
     apply: Callable[[Params, State, Array, bool], tuple[Array, State]]
 
 
-class Settings(NamedTuple):
+class NetworkSettings(NamedTuple):
     """What every constructor takes, checked."""
 
     classes: int
@@ -81,29 +81,20 @@ class Settings(NamedTuple):
     def scaled(self, channels: int, multiple: int = 1) -> int:
         """``channels`` times the width factor, rounded to a positive multiple of ``multiple``.
 
-        >>> checked(10, (32, 32, 3), 0.3).scaled(64)
+        >>> checked(width=0.3).scaled(64)
         19
         """
         return multiple * max(1, round(channels * self.width / multiple))
 
 
 def checked(
-    classes: int, shape: Sequence[int], width: float = 1.0, dtype: DTypeLike = jnp.float32
-) -> Settings:
-    """The settings of a network.
-
-    Args:
-        classes: how many logits there are.
-        shape: (height, width, channels) of the images.
-        width: factor of every channel count and hidden width.
-        dtype: of every parameter.
-
-    Returns:
-        The same, as `Settings`.
-
-    Raises:
-        ValueError: one of them makes no sense; the message names it.
-    """
+    *,
+    classes: int = 10,
+    shape: Sequence[int] = (32, 32, 3),
+    width: float = 1.0,
+    dtype: DTypeLike = jnp.float32,
+) -> NetworkSettings:
+    """The arguments that every constructor takes; ValueError names one that makes no sense."""
     if not is_whole(classes):
         raise ValueError(
             f"classes: expected a whole number of at least 1, got {classes!r}; for example 10"
@@ -128,7 +119,7 @@ def checked(
             f"dtype: expected a float dtype, got {dtype!r}; for example jax.numpy.float32"
         )
     height, breadth, channels = map(int, shape)
-    return Settings(int(classes), (height, breadth, channels), float(width), found)
+    return NetworkSettings(int(classes), (height, breadth, channels), float(width), found)
 
 
 def is_whole(value: Any) -> bool:
@@ -149,17 +140,13 @@ def stateless(
     )
 
 
-def sequential(layers: Sequence[Layer], settings: Settings, *, has_batch_norm: bool) -> Network:
-    """The network that runs one layer behind the other.
+def sequential(
+    layers: Sequence[Layer], settings: NetworkSettings, *, has_batch_norm: bool
+) -> Network:
+    """The network that runs one layer behind the other; the last one returns the logits.
 
-    Args:
-        layers: the last one returns the logits; every name stands once.
-        settings: of the constructor.
-        has_batch_norm: whether a layer has a state.
-
-    Returns:
-        The network; its params and its state are dicts with the names of those layers that have
-        any.
+    Its params and its state are dicts with the names of those layers that have any, so every name
+    stands once. has_batch_norm: whether a layer has a state.
     """
     layers = tuple(layers)
 
@@ -177,13 +164,13 @@ def sequential(layers: Sequence[Layer], settings: Settings, *, has_batch_norm: b
             values, new[layer.name] = layer.apply(own, carried, values, train)
         return values, _filled(new)
 
-    def rows() -> tuple[Row, ...]:
+    def rows() -> tuple[LayerRow, ...]:
         found = []
         values = jax.ShapeDtypeStruct((1, *settings.shape), settings.dtype)
         for layer in layers:
             params, state = jax.eval_shape(layer.init, jax.random.key(0))
             values = _shape_behind(layer, params, state, values)
-            found.append(Row(layer.name, values.shape[1:], parameter_count(params)))
+            found.append(LayerRow(layer.name, values.shape[1:], parameter_count(params)))
         return tuple(found)
 
     return Network(
@@ -191,7 +178,7 @@ def sequential(layers: Sequence[Layer], settings: Settings, *, has_batch_norm: b
     )
 
 
-def check_call(images: ArrayLike, train: bool, settings: Settings) -> None:
+def check_call(images: ArrayLike, train: bool, settings: NetworkSettings) -> None:
     """ValueError for images of another shape than the network's, or a ``train`` that is no bool."""
     got = np.shape(images)
     if len(got) != 4 or got[1:] != settings.shape:
@@ -221,23 +208,15 @@ def parameter_count(params: PyTree) -> int:
 
 
 def describe(network: Network) -> str:
-    """The table of a network's layers as text.
+    """The table of a network's layers as text: name, shape behind the layer, parameters, their sum.
 
-    Args:
-        network: any of this package.
-
-    Returns:
-        A line per layer with its name, the shape of one example's values behind it and its
-        parameters; then a line with their sum. Nothing is allocated.
-
-    Example:
-        >>> from shadowflow.lab.networks import build
-        >>> print(describe(build("mlp", shape=(28, 28, 1))))
-        layer    shape  parameters
-        hidden1  64         50,240
-        hidden2  64          4,160
-        logits   10            650
-        total               55,050
+    >>> from shadowflow.lab.networks import build
+    >>> print(describe(build("mlp", shape=(28, 28, 1))))
+    layer    shape  parameters
+    hidden1  64         50,240
+    hidden2  64          4,160
+    logits   10            650
+    total               55,050
     """
     rows = network.layers()
     lines = [("layer", "shape", "parameters")]

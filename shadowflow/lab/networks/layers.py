@@ -34,17 +34,9 @@ def normal_init(
 def conv_init(
     key: PRNGKeyArray, size: int, inputs: int, outputs: int, dtype: DTypeLike, *, bias: bool
 ) -> Arrays:
-    """Parameters of `conv`, for a ReLU behind it.
+    """Parameters of `conv` with a window of ``size`` by ``size``, for a ReLU behind it.
 
-    Args:
-        key: randomness of the weight.
-        size: of the square window.
-        inputs, outputs: channels.
-        dtype: of both arrays.
-        bias: whether there is one.
-
-    Returns:
-        "weight" [size, size, inputs, outputs] and, if asked for, "bias" [outputs].
+    "weight" [size, size, inputs, outputs] and, if asked for, "bias" [outputs].
     """
     shape = (size, size, inputs, outputs)
     params = {"weight": normal_init(key, shape, size * size * inputs, dtype, gain=2.0)}
@@ -54,20 +46,14 @@ def conv_init(
 def conv(
     params: Arrays, values: Float[Array, "batch height width inputs"], stride: int = 1
 ) -> Float[Array, "batch rows columns outputs"]:
-    """Convolution with zeros around the image, half a window on each side.
+    """Convolution with zeros around the image, half a window on each side; its size is odd.
 
-    Args:
-        params: as of `conv_init`; the window's size is odd.
-        values: images.
-        stride: every how many pixels the window is put, from the first one on.
+    The window is put on every ``stride``-th pixel from the first one on, so that the result has
+    ⌈height/stride⌉ by ⌈width/stride⌉ pixels.
 
-    Returns:
-        Images of ⌈height/stride⌉ by ⌈width/stride⌉ pixels.
-
-    Example:
-        >>> params = conv_init(jax.random.key(0), 3, 2, 5, jnp.float32, bias=True)
-        >>> conv(params, jnp.ones((1, 8, 7, 2), jnp.float32), stride=2).shape
-        (1, 4, 4, 5)
+    >>> params = conv_init(jax.random.key(0), 3, 2, 5, jnp.float32, bias=True)
+    >>> conv(params, jnp.ones((1, 8, 7, 2), jnp.float32), stride=2).shape
+    (1, 4, 4, 5)
     """
     # "SAME" would put the window of a strided convolution elsewhere: it pads less on the left
     pad = params["weight"].shape[0] // 2
@@ -84,16 +70,9 @@ def conv(
 def dense_init(
     key: PRNGKeyArray, inputs: int, outputs: int, dtype: DTypeLike, *, before_relu: bool = False
 ) -> Arrays:
-    """Parameters of `dense`.
+    """Parameters of `dense`: "weight" [inputs, outputs] and "bias" [outputs].
 
-    Args:
-        key: randomness of the weight.
-        inputs, outputs: widths.
-        dtype: of both arrays.
-        before_relu: doubles the variance of the weights.
-
-    Returns:
-        "weight" [inputs, outputs] and "bias" [outputs].
+    before_relu: doubles the variance of the weights.
     """
     gain = 2.0 if before_relu else 1.0
     weight = normal_init(key, (inputs, outputs), inputs, dtype, gain)
@@ -103,19 +82,17 @@ def dense_init(
 def dense(params: Arrays, values: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
     """values · weight + bias, on the last axis.
 
-    Example:
-        >>> params = dense_init(jax.random.key(0), 3, 5, jnp.float32)
-        >>> dense(params, jnp.ones((2, 7, 3), jnp.float32)).shape
-        (2, 7, 5)
+    >>> params = dense_init(jax.random.key(0), 3, 5, jnp.float32)
+    >>> dense(params, jnp.ones((2, 7, 3), jnp.float32)).shape
+    (2, 7, 5)
     """
     return _with_bias(params, values @ params["weight"])
 
 
 def batch_norm_init(channels: int, dtype: DTypeLike) -> tuple[Arrays, Arrays]:
-    """Parameters and running statistics of `batch_norm`.
+    """Parameters and running statistics of `batch_norm`, all [channels].
 
-    Returns:
-        {"scale", "shift"} in ``dtype``, {"mean", "variance"} in float32 or finer; all [channels].
+    {"scale", "shift"} in ``dtype``, {"mean", "variance"} in float32 or finer.
     """
     fine = _fine(dtype)
     params = {"scale": jnp.ones(channels, dtype), "shift": jnp.zeros(channels, dtype)}
@@ -125,31 +102,21 @@ def batch_norm_init(channels: int, dtype: DTypeLike) -> tuple[Arrays, Arrays]:
 def batch_norm(
     params: Arrays, state: Arrays, values: Float[Array, "*batch channels"], train: bool
 ) -> tuple[Float[Array, "*batch channels"], Arrays]:
-    """Every channel to mean 0 and variance 1, then scaled and shifted.
+    """Every channel to mean 0 and variance 1, then scaled and shifted; the new running statistics.
 
-    Source: Ioffe & Szegedy 2015, *Batch Normalization*. As in PyTorch the running variance is
-    that of the batch with the divisor count − 1, the one that normalizes with the divisor count.
+    All axes but the last are averaged over. In training (``train``) the statistics are those of
+    ``values``, and the running ones move a tenth of the way there; otherwise the running ones are
+    used. No gradient passes through them. As in PyTorch the running variance is that of the batch
+    with the divisor count − 1, the one that normalizes with the divisor count (Ioffe & Szegedy
+    2015, *Batch Normalization*). ValueError where a channel to train on has one value, thus no
+    variance.
 
-    Args:
-        params: "scale" and "shift" [channels].
-        state: the running "mean" and "variance" [channels].
-        values: channels last; all other axes are averaged over.
-        train: normalize by the statistics of ``values`` and move the running ones a tenth of the
-            way there; otherwise normalize by the running ones.
-
-    Returns:
-        The values, and the new running statistics, through which no gradient passes.
-
-    Raises:
-        ValueError: ``train`` with one value per channel, which has no variance.
-
-    Example:
-        >>> params, state = batch_norm_init(1, jnp.float32)
-        >>> values, state = batch_norm(params, state, jnp.float32([[1], [3]]), train=True)
-        >>> [round(float(value), 3) for value in values[:, 0]]
-        [-1.0, 1.0]
-        >>> {name: round(float(value[0]), 3) for name, value in state.items()}
-        {'mean': 0.2, 'variance': 1.1}
+    >>> params, state = batch_norm_init(1, jnp.float32)
+    >>> values, state = batch_norm(params, state, jnp.float32([[1], [3]]), train=True)
+    >>> [round(float(value), 3) for value in values[:, 0]]
+    [-1.0, 1.0]
+    >>> {name: round(float(value[0]), 3) for name, value in state.items()}
+    {'mean': 0.2, 'variance': 1.1}
     """
     fine = values.astype(_fine(values.dtype))
     if not train:
@@ -180,14 +147,11 @@ def layer_norm_init(width: int, dtype: DTypeLike) -> Arrays:
 def layer_norm(
     params: Arrays, values: Float[Array, "*batch width"]
 ) -> Float[Array, "*batch width"]:
-    """The last axis to mean 0 and variance 1, then scaled and shifted.
+    """The last axis to mean 0 and variance 1, then scaled and shifted (Ba, Kiros & Hinton 2016).
 
-    Source: Ba, Kiros & Hinton 2016, *Layer Normalization*.
-
-    Example:
-        >>> values = layer_norm(layer_norm_init(2, jnp.float32), jnp.float32([[1, 3]]))
-        >>> [round(float(value), 3) for value in values[0]]
-        [-1.0, 1.0]
+    >>> values = layer_norm(layer_norm_init(2, jnp.float32), jnp.float32([[1, 3]]))
+    >>> [round(float(value), 3) for value in values[0]]
+    [-1.0, 1.0]
     """
     fine = values.astype(_fine(values.dtype))
     centred = fine - jnp.mean(fine, -1, keepdims=True)
@@ -210,14 +174,11 @@ def max_pool(
 ) -> Float[Array, "batch rows columns channels"]:
     """The largest of every 2×2 pixels; a last row or column without a partner is left out.
 
-    Of equal ones the first takes the whole gradient, as in PyTorch; NaN wins.
+    Of equal ones the first takes the whole gradient, as in PyTorch; NaN wins. ValueError for images
+    of less than 2 by 2 pixels.
 
-    Raises:
-        ValueError: the image is less than 2 pixels high or wide.
-
-    Example:
-        >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
-        [[5.0, 7.0], [13.0, 15.0]]
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
     """
     height, width = values.shape[1:3]
     if min(height, width) < 2:
@@ -235,9 +196,8 @@ def max_pool(
 def mean_pool(values: Float[Array, "batch *space channels"]) -> Float[Array, "batch channels"]:
     """The mean over all axes but the first and the last.
 
-    Example:
-        >>> mean_pool(jnp.arange(8.0).reshape(1, 2, 2, 2)).tolist()
-        [[3.0, 4.0]]
+    >>> mean_pool(jnp.arange(8.0).reshape(1, 2, 2, 2)).tolist()
+    [[3.0, 4.0]]
     """
     return jnp.mean(values, tuple(range(1, values.ndim - 1)))
 
@@ -247,9 +207,8 @@ def attention_init(
 ) -> Arrays:
     """Parameters of `attention`, without biases.
 
-    Returns:
-        "qkv" [width, 3, heads, head_size], the weights of queries, keys and values, and "out"
-        [heads, head_size, width].
+    "qkv" [width, 3, heads, head_size], the weights of queries, keys and values, and "out" [heads,
+    head_size, width].
     """
     first, second = jax.random.split(key)
     return {
@@ -263,19 +222,12 @@ def attention(
 ) -> Float[Array, "batch tokens width"]:
     """Every token becomes a mean of all tokens' values, weighted by softmax(q·k/√head_size).
 
-    Source: Vaswani et al. 2017, *Attention Is All You Need*.
+    The sum over the heads, projected back to the width; the shapes of the parameters say how many
+    heads there are (Vaswani et al. 2017, *Attention Is All You Need*).
 
-    Args:
-        params: as of `attention_init`; their shapes say how many heads there are.
-        values: one row per token.
-
-    Returns:
-        The sum over the heads, projected back to the width.
-
-    Example:
-        >>> params = attention_init(jax.random.key(0), 8, 2, 3, jnp.float32)
-        >>> attention(params, jnp.ones((1, 5, 8), jnp.float32)).shape
-        (1, 5, 8)
+    >>> params = attention_init(jax.random.key(0), 8, 2, 3, jnp.float32)
+    >>> attention(params, jnp.ones((1, 5, 8), jnp.float32)).shape
+    (1, 5, 8)
     """
     query, key, value = jnp.einsum("btw,wkhs->kbhts", values, params["qkv"])
     scores = jnp.einsum("bhqs,bhts->bhqt", query, key) / math.sqrt(query.shape[-1])

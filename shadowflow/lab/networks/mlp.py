@@ -5,47 +5,27 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 from jaxtyping import Array, PRNGKeyArray
 
 from ..models import Layers, mlp_apply, mlp_init
-from .interface import Network, Row, State, as_dtype_of, check_call, checked, is_whole
+from .interface import LayerRow, Network, State, as_dtype_of, check_call, checked, is_whole
 
 HIDDEN = (64, 64)
 
 
-def mlp(
-    classes: int = 10,
-    shape: Sequence[int] = (32, 32, 3),
-    width: float = 1.0,
-    dtype: DTypeLike = jnp.float32,
-    hidden: Sequence[int] = HIDDEN,
-) -> Network:
+def mlp(*, hidden: Sequence[int] = HIDDEN, **options: Any) -> Network:
     """A perceptron on the flattened image: dense 64, GELU, dense 64, GELU, dense classes.
 
     It is `mlp_apply` of `shadowflow.lab.models` (GELU in its tanh form), with the parameters that
-    `mlp_init` draws from the same key.
+    `mlp_init` draws from the same key. hidden: the width of each hidden layer, before the factor.
 
-    Args:
-        classes: how many logits there are.
-        shape: (height, width, channels) of the images.
-        width: factor of the hidden widths.
-        dtype: of every parameter.
-        hidden: width of each hidden layer.
-
-    Returns:
-        A `Network` without state; its params are the list of `mlp_init`.
-
-    Raises:
-        ValueError: for classes, shape, width, dtype or hidden that make no sense.
-
-    Example:
-        >>> [(row.name, row.parameters) for row in mlp(classes=2, shape=(4, 4, 1)).layers()]
-        [('hidden1', 1088), ('hidden2', 4160), ('logits', 130)]
+    >>> [(row.name, row.parameters) for row in mlp(classes=2, shape=(4, 4, 1)).layers()]
+    [('hidden1', 1088), ('hidden2', 4160), ('logits', 130)]
     """
-    settings = checked(classes, shape, width, dtype)
+    settings = checked(**options)
     if not all(map(is_whole, hidden)):
         raise ValueError(
             f"hidden: expected whole numbers of at least 1, got {tuple(hidden)}; for example (64,)"
@@ -61,9 +41,9 @@ def mlp(
         values = as_dtype_of(params, images)
         return mlp_apply(params, values.reshape(values.shape[0], -1)), state
 
-    def rows() -> tuple[Row, ...]:
+    def rows() -> tuple[LayerRow, ...]:
         names = [f"hidden{i + 1}" for i in range(len(inner))] + ["logits"]
         pairs = zip(names, itertools.pairwise(sizes), strict=True)
-        return tuple(Row(name, (n,), (m + 1) * n) for name, (m, n) in pairs)
+        return tuple(LayerRow(name, (n,), (m + 1) * n) for name, (m, n) in pairs)
 
     return Network(init, apply, False, rows, settings.shape, settings.classes, settings.dtype)

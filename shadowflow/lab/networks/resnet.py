@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
@@ -17,76 +17,40 @@ CHANNELS = (64, 128, 256, 512)
 EXPANSION = 4  # a block's output has so many times the channels of its 3×3 convolution
 
 
-def resnet50(
-    classes: int = 10,
-    shape: Sequence[int] = (32, 32, 3),
-    width: float = 1.0,
-    dtype: DTypeLike = jnp.float32,
-) -> Network:
+def resnet50(**options: Any) -> Network:
     """`resnet` with 3, 4, 6 and 3 blocks; 23,520,842 parameters for 10 classes of RGB images.
 
-    Arguments, returned value and errors are those of `resnet`.
-
-    Example:
-        >>> [row.name for row in resnet50().layers()][:3]
-        ['stem', 'stage1_block1', 'stage1_block2']
+    >>> [row.name for row in resnet50().layers()][:3]
+    ['stem', 'stage1_block1', 'stage1_block2']
     """
-    return resnet((3, 4, 6, 3), classes, shape, width, dtype)
+    return resnet((3, 4, 6, 3), **options)
 
 
-def resnet101(
-    classes: int = 10,
-    shape: Sequence[int] = (32, 32, 3),
-    width: float = 1.0,
-    dtype: DTypeLike = jnp.float32,
-) -> Network:
-    """`resnet` with 3, 4, 23 and 3 blocks; 42,512,970 parameters for 10 classes of RGB images.
-
-    Arguments, returned value and errors are those of `resnet`.
-    """
-    return resnet((3, 4, 23, 3), classes, shape, width, dtype)
+def resnet101(**options: Any) -> Network:
+    """`resnet` with 3, 4, 23 and 3 blocks; 42,512,970 parameters for 10 classes of RGB images."""
+    return resnet((3, 4, 23, 3), **options)
 
 
-def resnet(
-    blocks: Sequence[int],
-    classes: int = 10,
-    shape: Sequence[int] = (32, 32, 3),
-    width: float = 1.0,
-    dtype: DTypeLike = jnp.float32,
-) -> Network:
+def resnet(blocks: Sequence[int], **options: Any) -> Network:
     """A residual network v1.5: bottleneck blocks, the stride in their 3×3 convolution.
 
     The stem is one 3×3 convolution of stride 1 with 64 channels, without a max-pool behind it. A
     block is convolution 1×1, 3×3, 1×1 (four times the channels) plus its own input, through a 1×1
     convolution where the shapes differ; ReLU behind the first two and behind the sum. Every
-    convolution is without bias and has BatchNorm behind it. The stages have 64, 128, 256 and 512
-    channels; from the second on they halve the image. Then the mean over all pixels and a dense
-    layer.
+    convolution is without bias and has BatchNorm behind it. The stages, one to four, have 64, 128,
+    256 and 512 channels and as many blocks as ``blocks`` says; from the second on they halve the
+    image. Then the mean over all pixels and a dense layer. The state holds the running "mean" and
+    "variance" of each BatchNorm, in float32 or finer.
 
     Source: He, Zhang, Ren & Sun 2016, *Deep Residual Learning for Image Recognition*; there the
-    stride is in the first 1×1 convolution, and the stem, made for larger images, is 7×7 with
-    stride 2 and max-pool.
+    stride is in the first 1×1 convolution, and the stem, made for larger images, is 7×7 with stride
+    2 and max-pool.
 
-    Args:
-        blocks: how many each stage has; one to four stages.
-        classes: how many logits there are.
-        shape: (height, width, channels) of the images.
-        width: factor of the channels.
-        dtype: of every parameter; the running statistics are kept in float32 or finer.
-
-    Returns:
-        A `Network` with a state: under "stem" and every block, the running "mean" and "variance"
-        of each BatchNorm.
-
-    Raises:
-        ValueError: for blocks, classes, shape, width or dtype that make no sense.
-
-    Example:
-        >>> network = resnet((1, 1), classes=3, shape=(8, 8, 1), width=0.25)
-        >>> [(row.name, row.shape) for row in network.layers()][1:3]
-        [('stage1_block1', (8, 8, 64)), ('stage2_block1', (4, 4, 128))]
+    >>> network = resnet((1, 1), classes=3, shape=(8, 8, 1), width=0.25)
+    >>> [(row.name, row.shape) for row in network.layers()][1:3]
+    [('stage1_block1', (8, 8, 64)), ('stage2_block1', (4, 4, 128))]
     """
-    settings = checked(classes, shape, width, dtype)
+    settings = checked(**options)
     if not all(map(is_whole, blocks)) or not 1 <= len(blocks) <= len(CHANNELS):
         raise ValueError(
             f"blocks: expected one to {len(CHANNELS)} whole numbers of at least 1, got "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,41 +29,20 @@ WIDTH, HIDDEN = 512, 1024
 TEMPERATURE = 10_000.0  # the longest wave of the positions over the shortest
 
 
-def simple_vit(
-    classes: int = 10,
-    shape: Sequence[int] = (32, 32, 3),
-    width: float = 1.0,
-    dtype: DTypeLike = jnp.float32,
-    blocks: int = BLOCKS,
-) -> Network:
+def simple_vit(*, blocks: int = BLOCKS, **options: Any) -> Network:
     """SimpleViT: patches of 4×4 pixels, 6 transformer blocks, the mean of all tokens, a dense head.
 
     A patch passes layer norm, dense 512, layer norm, and gets its place added as fixed sines and
     cosines; there is no class token. A block is x + attention(norm x), 16 heads of 64 without
     biases, then x + dense(GELU(dense(norm x))) with 1024 hidden units. A last layer norm stands
-    before the mean. 18,928,234 parameters for 10 classes of 32×32×3 images.
+    before the mean (Beyer, Zhai & Kolesnikov 2022, *Better plain ViT baselines for ImageNet-1k*).
+    Both sides of the images are multiples of 4. The factor ``width`` is one of the width (then a
+    multiple of 4), of the hidden width and of the number of heads, whose size stays 64.
 
-    Source: Beyer, Zhai & Kolesnikov 2022, *Better plain ViT baselines for ImageNet-1k*.
-
-    Args:
-        classes: how many logits there are.
-        shape: (height, width, channels) of the images; both sides are multiples of 4.
-        width: factor of the width (then a multiple of 4), of the hidden width and of the number
-            of heads, whose size stays 64.
-        dtype: of every parameter.
-        blocks: how many there are.
-
-    Returns:
-        A `Network` without state.
-
-    Raises:
-        ValueError: for classes, shape, width, dtype or blocks that make no sense.
-
-    Example:
-        >>> sum(row.parameters for row in simple_vit().layers())
-        18928234
+    >>> sum(row.parameters for row in simple_vit().layers())
+    18928234
     """
-    settings = checked(classes, shape, width, dtype)
+    settings = checked(**options)
     if not is_whole(blocks):
         raise ValueError(
             f"blocks: expected a whole number of at least 1, got {blocks!r}; for example {BLOCKS}"
@@ -93,19 +72,13 @@ def simple_vit(
 
 
 def positions(rows: int, columns: int, width: int) -> Float[np.ndarray, "tokens width"]:
-    """Fixed places of the tokens in the plane, row after row.
+    """Fixed places of the tokens in the plane, row after row, in float64.
 
-    Args:
-        rows, columns: of the tokens.
-        width: a multiple of 4.
+    A row per token: a quarter each of sin ωx, cos ωx, sin ωy, cos ωy for the column x and the row
+    y, with width/4 frequencies ω from 1 down to 1/10,000; ``width`` is a multiple of 4.
 
-    Returns:
-        A row per token, in float64: a quarter each of sin ωx, cos ωx, sin ωy, cos ωy for the
-        column x and the row y, with width/4 frequencies ω from 1 down to 1/10,000.
-
-    Example:
-        >>> positions(1, 2, 4).round(2).tolist()
-        [[0.0, 1.0, 0.0, 1.0], [0.84, 0.54, 0.0, 1.0]]
+    >>> positions(1, 2, 4).round(2).tolist()
+    [[0.0, 1.0, 0.0, 1.0], [0.84, 0.54, 0.0, 1.0]]
     """
     quarter = width // 4
     frequencies = TEMPERATURE ** -(np.arange(quarter) / max(1, quarter - 1))
@@ -118,9 +91,8 @@ def patches(
 ) -> Float[Array, "batch tokens pixels"]:
     """The 4×4 patches of images, row after row; each lists its pixels row after row.
 
-    Example:
-        >>> patches(jnp.arange(32.0).reshape(1, 4, 8, 1))[0, 1, :5].tolist()
-        [4.0, 5.0, 6.0, 7.0, 12.0]
+    >>> patches(jnp.arange(32.0).reshape(1, 4, 8, 1))[0, 1, :5].tolist()
+    [4.0, 5.0, 6.0, 7.0, 12.0]
     """
     batch, height, width, channels = images.shape
     rows, columns = height // PATCH, width // PATCH

@@ -73,12 +73,10 @@ class GridFile(NamedTuple):
 def axis(text: str) -> tuple[str, tuple[Value, ...]]:
     """The name and the values of ``--grid NAME=VALUE,VALUE``.
 
-    Raises:
-        ValueError: no such flag, no values, or one that is not of the flag's type.
+    ValueError for no such flag, no values, or one that is not of the flag's type.
 
-    Example:
-        >>> axis("opt.b2=0.9,0.95")
-        ('opt.b2', (0.9, 0.95))
+    >>> axis("opt.b2=0.9,0.95")
+    ('opt.b2', (0.9, 0.95))
     """
     name, equals, values = text.partition("=")
     if not equals:
@@ -151,17 +149,11 @@ def shown(value: Any) -> str:
 def cells(base: Training, blocks: Sequence[Block]) -> tuple[Cell, ...]:
     """All cells, block after block; what two blocks share is there once.
 
-    Args:
-        base: what the values of the grid override.
-        blocks: each with its axes.
+    ``base`` is the training whose values the grid overrides. ValueError where two cells of a block
+    are the same, or a configuration is refused; it names the cell.
 
-    Raises:
-        ValueError: two cells of a block are the same, or a configuration is refused; it names
-            the cell.
-
-    Example:
-        >>> [str(cell) for cell in cells(Training(), [Block({"seed": (0, 1)})])]
-        ['cell 0 (seed=0)', 'cell 1 (seed=1)']
+    >>> [str(cell) for cell in cells(Training(), [Block({"seed": (0, 1)})])]
+    ['cell 0 (seed=0)', 'cell 1 (seed=1)']
     """
     found: dict[str, Cell] = {}
     for block in blocks:
@@ -204,8 +196,7 @@ def overridden(base: Training, values: Mapping[str, Value]) -> Training:
 def read(path: Path) -> GridFile:
     """What a TOML file in the dialect of this module says.
 
-    Raises:
-        ValueError: it is no such file, or names what a training does not have, or a name twice.
+    ValueError where it is no such file, names what a training does not have, or a name twice.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -29,11 +29,11 @@ MINUTES = 240  # of a job of Slurm, unless they are given
 
 
 class _Deaths:
-    """How often workers have died since a cell last got on."""
+    """How often in a row workers have died while no cell made progress."""
 
     def __init__(self, sweep: Sweep, workers: int) -> None:
         self.sweep, self.count, self.last = sweep, 0, _progress(sweep)
-        self.most = workers * (work.DEATHS + 1)  # a cell that kills them all is marked before
+        self.most = workers * (work.DEATHS + 1)  # before that, a cell that kills them all is marked
 
     def add(self, reason: str) -> None:
         """One more; ValueError where that is too often to be an accident."""
@@ -41,7 +41,7 @@ class _Deaths:
         self.count, self.last = 1 if now != self.last else self.count + 1, now
         if self.count > self.most:
             raise ValueError(
-                f"sweep: expected workers that get on with their cells, got {self.count} deaths in "
+                f"sweep: expected workers that make progress, got {self.count} deaths in "
                 f"a row, the last one: {reason}; once that is mended, the same command resumes"
             )
 
@@ -53,7 +53,7 @@ def _progress(sweep: Sweep) -> tuple[int, int]:
 
 
 def begin(sweep: Sweep) -> None:
-    """What failed before is tried again."""
+    """Forget which cells failed, so that they are tried again."""
     for cell in sweep.cells:
         work.failure(sweep, cell).unlink(missing_ok=True)
 
@@ -146,7 +146,9 @@ def slurm(
     options: of submitit, as ``slurm_partition`` or ``timeout_min``.
     """
     if cluster == "slurm" and shutil.which("srun") is None:
-        raise ValueError("--launcher: expected a machine of Slurm, got one without srun")
+        raise ValueError(
+            "--launcher: expected a machine of Slurm, got one without srun; use --launcher local"
+        )
     submitit = extra("submitit", "slurm")
     executor = submitit.AutoExecutor(folder=sweep.folder / "jobs", cluster=cluster)
     given = {"name": f"sweep-{sweep.name}", "cpus_per_task": sweep.threads, "timeout_min": MINUTES}

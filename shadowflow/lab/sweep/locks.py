@@ -1,10 +1,10 @@
 """Locks between workers that share nothing but a folder, and the heartbeats that keep them.
 
-A worker has a token and a file of its own that it writes again and again. The lock of a cell is
-the file ``<key>.<n>`` of the highest n, made at once or not at all, and holds the token of its
-owner and how far the cell was. Whoever gives it up makes ``<key>.<n>.free``; whoever finds that the
-owner's heartbeat has stood still for long enough makes ``<key>.<n+1>``, and the owner, should it
-wake, is one no more. Nothing is removed, so no lock can be taken for another; no two clocks are
+A worker has a token and a file of its own that it writes again and again. The lock of a cell is the
+file ``<key>.<n>`` of the highest n, made at once or not at all, and holds the token of its owner
+and how far the cell was. The owner gives it up by making ``<key>.<n>.free``. A worker that sees the
+owner's heartbeat stand still for long enough makes ``<key>.<n+1>``, and the owner, should it wake,
+has lost the lock. Nothing is removed, so no lock can be taken for another; no two clocks are
 compared. Where a machine keeps what it knows of a shared folder for a while (NFS: up to a minute),
 patience must be longer.
 """
@@ -29,7 +29,7 @@ BEATS = 6  # heartbeats in the time after which a worker counts as dead
 
 
 class Lost(Exception):
-    """Another worker has taken this one, long silent, for dead, and its lock with it."""
+    """The lock is another worker's, which took this one, long silent, for dead."""
 
 
 def fresh() -> str:
@@ -57,7 +57,8 @@ class Worker:
         def beat() -> None:
             for count in itertools.count():
                 with contextlib.suppress(OSError):  # a full disk is no death
-                    write(self.file(self.token), functools.partial(_number, count=count))
+                    beat = f"{os.getpid()} {count}"
+                    write(self.file(self.token), functools.partial(Path.write_text, data=beat))
                 if ends.wait(self.patience / BEATS):
                     return
 
@@ -95,7 +96,7 @@ class Worker:
         return Lock(self.run_dir, key, number + 1)
 
     def dead(self, token: str) -> bool:
-        """Whether a worker has ended, or not been heard of for as long as that takes to be sure."""
+        """Whether a worker has ended, or its heartbeat stood still for longer than patience."""
         if self.file(f"{token}.dead").exists():
             return True
         try:
@@ -112,14 +113,14 @@ class Worker:
 
 @dataclass(frozen=True)
 class Lock:
-    """A cell that is this worker's, until it says so or is taken for dead."""
+    """A cell that is this worker's, until it gives it up or is taken for dead."""
 
     run_dir: Path
     key: str
     number: int
 
     def check(self) -> None:
-        """Lost, where it is no longer this worker's."""
+        """Raise `Lost` where it is no longer this worker's."""
         if _path(self.run_dir, self.key, self.number + 1).exists():
             raise Lost(f"{self.key}: another worker has taken it over")
 
@@ -129,22 +130,16 @@ class Lock:
 
     def deaths(self) -> int:
         """How many owners in a row have died before this one, all where the cell still is."""
-        here = self._progress(self.number)
-        earlier = itertools.takewhile(
-            lambda number: (
-                not _free(_path(self.run_dir, self.key, number)).exists()
-                and self._progress(number) == here
-            ),
-            range(self.number - 1, -1, -1),
-        )
-        return sum(1 for _ in earlier)
-
-    def _progress(self, number: int) -> str:
-        return _path(self.run_dir, self.key, number).read_text().split()[1]
+        here = _path(self.run_dir, self.key, self.number)
+        for count in range(self.number):
+            path = _path(self.run_dir, self.key, self.number - 1 - count)
+            if _free(path).exists() or _content(path)[1] != _content(here)[1]:
+                return count
+        return self.number
 
 
 def bury(run_dir: Path, token: str) -> None:
-    """Say of a worker that it has ended, so that nobody need wait to be sure."""
+    """Mark a worker as dead, so that nobody waits for its heartbeat."""
     path = run_dir / WORKERS / f"{token}.dead"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -165,11 +160,13 @@ def newest(run_dir: Path, key: str) -> tuple[int, str | None]:
     path = _path(run_dir, key, number)
     if number < 0 or _free(path).exists():
         return number, None
-    return number, path.read_text().split()[0]
+    return number, _content(path)[0]
 
 
-def _number(draft: Path, count: int) -> None:
-    draft.write_text(f"{os.getpid()} {count}")
+def _content(path: Path) -> tuple[str, str]:
+    """(owner, progress) of a lock; empty words where it is damaged."""
+    owner, _, progress = path.read_text().partition(" ")
+    return owner, progress
 
 
 def _path(run_dir: Path, key: str, number: int) -> Path:

@@ -24,14 +24,9 @@ class Sweep:
 
     A cell's run lies in ``run_dir`` under the name of its configuration, as that of a single
     `shadowflow train`; the sweep's own folder, ``run_dir/sweep-<name>``, says which they are.
-
-    Args:
-        name: of the sweep; run_dir: where it lies.
-        data_dir: where the data lie, if not in the cache. checkpoint_every: epochs between
-            checkpoints.
-        threads: that a worker computes with. On a CPU the last bits of a run depend on it, so that
-            it is a part of the sweep.
-        patience: seconds without a heartbeat after which a worker counts as dead.
+    data_dir: where the data lie, if not in the cache. threads: that a worker computes with; on a
+    CPU the last bits of a run depend on it, so that it is a part of the sweep. patience: seconds
+    without a heartbeat after which a worker counts as dead.
     """
 
     name: str
@@ -44,7 +39,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) & set("/\\") or self.name.startswith("."):
-            raise ValueError(f"--name: expected a name that a folder can bear, got {self.name!r}")
+            raise ValueError(f"--name: expected a name that a folder can have, got {self.name!r}")
         if self.checkpoint_every < 1:
             raise ValueError(f"--checkpoint-every: expected 1 or more, got {self.checkpoint_every}")
         if not 0 < self.patience < float("inf"):
@@ -57,7 +52,7 @@ class Sweep:
 
     @property
     def file(self) -> Path:
-        """What a worker is told of it."""
+        """The file that its workers read."""
         return self.folder / FILE
 
     def folder_of(self, cell: Cell) -> Path:
@@ -85,8 +80,7 @@ class Sweep:
     def write(self) -> None:
         """Put it into its folder, unless it is there.
 
-        Raises:
-            ValueError: the folder cannot be written, or a sweep of other cells bears the name.
+        ValueError where the folder cannot be written, or another sweep there has the name.
         """
         content = plain(self.plain())
         if self.file.exists():
@@ -107,16 +101,10 @@ def sweep_of(
 ) -> Sweep:
     """The sweep of a grid; without a name it is named by its cells.
 
-    Args:
-        base, blocks: as for ``grid.cells``.
-        run_dir: where its runs and its own folder lie. options: as ``Sweep`` has them.
+    options: as `Sweep` has them. ValueError as `grid.cells` and `Sweep` refuse it.
 
-    Raises:
-        ValueError: as ``grid.cells`` and ``Sweep`` refuse it.
-
-    Example:
-        >>> sweep_of(Training(), [Block({"seed": (0, 1)})], Path("runs"), "seeds").file.as_posix()
-        'runs/sweep-seeds/sweep.json'
+    >>> sweep_of(Training(), [Block({"seed": (0, 1)})], Path("runs"), "seeds").file.as_posix()
+    'runs/sweep-seeds/sweep.json'
     """
     found = cells(base, blocks)
     return Sweep(name or digest(found), run_dir, found, **options)
@@ -125,9 +113,8 @@ def sweep_of(
 def check(sweep: Sweep, cells: Sequence[Cell]) -> None:
     """Refuse, before anything runs, what a cell would refuse, or data that are nowhere.
 
-    Raises:
-        ValueError: an optimizer, a network, a number of images or a data set that a cell does not
-            get; it names the cell.
+    ValueError for an optimizer, a network, a number of images or a data set that a cell does not
+    get; it names the cell.
     """
     from ..data.load import load
     from ..training.start import counts_of, network_of
@@ -158,7 +145,7 @@ def threads_of(workers: int) -> int:
 
 
 def read(file: Path) -> Sweep:
-    """The sweep that a file describes; ValueError where it is none."""
+    """The sweep that a file describes; ValueError where it describes none."""
     content = read_json(file)
     try:
         data_dir = content["data_dir"]
@@ -176,17 +163,13 @@ def read(file: Path) -> Sweep:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{file.name}: expected a sweep in {str(file)!r}, got what is none of this version: "
-            f"{error!r}"
+            f"{file.name}: expected a sweep of this version in {str(file)!r}, got {error!r}; "
+            "start it again in another --run-dir"
         ) from None
 
 
 def find(run_dir: Path, name: str | None = None) -> Sweep:
-    """The sweep in a folder.
-
-    Raises:
-        ValueError: there is none, or several and none is named.
-    """
+    """The sweep in a folder; ValueError where there is none, or several and none is named."""
     there = {
         path.parent.name.removeprefix("sweep-"): path
         for path in sorted(run_dir.glob(f"sweep-*/{FILE}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -33,10 +32,10 @@ class Standing:
 
 
 def standings(sweep: Sweep) -> list[Standing]:
-    """One for every cell.
+    """How far every cell is.
 
-    A cell is "running" whose lock a worker holds that has not ended; one that was killed and
-    could not say so counts until its heartbeat has stood still for as long as the others wait.
+    A cell is "running" whose lock a worker holds that has not ended; a killed worker, which could
+    not say so, counts until its heartbeat has stood still for as long as the others wait.
     """
     return [_standing(sweep, cell) for cell in sweep.cells]
 
@@ -47,11 +46,11 @@ def _standing(sweep: Sweep, cell: Cell) -> Standing:
     times = [row["seconds"] for row in history.read(folder / "timing.jsonl")[-LAST:]]
     seconds = statistics.median(times) if times else None
     if (folder / "done.json").exists():
-        reason = history.read_json(folder / "done.json")["reason"]
+        reason = history.read_json(folder / "done.json", "reason")["reason"]
         return Standing(cell, "non-finite" if reason == "non-finite" else "done", epoch, seconds)
     failed = work.failure(sweep, cell)
     if failed.exists():
-        return Standing(cell, "failed", epoch, seconds, history.read_json(failed)["error"])
+        return Standing(cell, "failed", epoch, seconds, history.read_json(failed, "error")["error"])
     _, owner = newest(sweep.run_dir, cell.settings.key())
     held = owner is not None and _beats(Worker(sweep.run_dir, sweep.patience), owner)
     return Standing(cell, "running" if held else "waiting", epoch, seconds)
@@ -89,10 +88,7 @@ def export(sweep: Sweep, path: Path) -> Path:
 
     Columns: cell, run (the folder's name), state, the whole configuration with the optimizer's
     arguments as opt.b1 …, and all that the histories say; null for what is not finite or was not
-    measured.
-
-    Raises:
-        ValueError: no cell has a history, or the file cannot be written.
+    measured. ValueError where no cell has a history, or the file cannot be written.
     """
     try:
         import polars
@@ -112,10 +108,10 @@ def export(sweep: Sweep, path: Path) -> Path:
 
 def _rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
     for row in standings(sweep):
-        configuration = json.loads(json.dumps(row.cell.settings.plain()))
+        configuration = row.cell.settings.plain()
         arguments = configuration.pop("arguments")
-        if "learning_rate" in configuration:  # the schedule's start; every line has its own
-            configuration["base_learning_rate"] = configuration.pop("learning_rate")
+        # the schedule's start: every line has a learning rate of its own
+        configuration["base_learning_rate"] = configuration.pop("learning_rate")
         fixed = {
             "cell": row.cell.index,
             "run": row.cell.settings.key(),

@@ -1,8 +1,7 @@
 """A worker: takes the cells of a sweep that nobody else has, one after the other, until all end.
 
-`python -m shadowflow.lab.sweep.work SWEEP.JSON TOKEN` is one, until its input ends. JAX is not
-loaded before there is a cell to train: how many threads it computes with is settled by the
-environment until then.
+`python -m shadowflow.lab.sweep.work SWEEP.JSON TOKEN` is one, until its input ends. JAX is loaded
+only where there is a cell to train: the environment settles the number of its threads before.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Progress = Callable[[int, Mapping[str, Any]], Any]
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What makes a process that begins compute with so many threads.
+    """Environment variables by which a new process computes with so many threads.
 
     >>> environment(2)["NPROC"]
     '2'
@@ -38,7 +37,7 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def failure(sweep: Sweep, cell: Cell) -> Path:
-    """Where the message of a cell that failed is."""
+    """The file with the message of a cell that failed."""
     return sweep.folder_of(cell) / "failed.json"
 
 
@@ -69,8 +68,8 @@ def work(
     """Train all cells, or those given, that no other worker has; wait for those that others have.
 
     A cell that fails is marked, with the reason, and the next one is taken; so is one that kills
-    its workers. On SIGTERM, and SIGUSR2 by which Slurm says that the time is up, as on Ctrl-C, a
-    KeyboardInterrupt comes out; the lock is given up and the run can be gone on with.
+    its workers. SIGTERM, and SIGUSR2 by which Slurm says that the time is up, raise
+    KeyboardInterrupt as Ctrl-C does; the lock is given up, and the run can be resumed.
     """
     os.environ.update(environment(sweep.threads))
     mine = sweep.cells if cells is None else cells
@@ -89,7 +88,7 @@ def work(
 
 
 def _try(sweep: Sweep, cell: Cell, worker: Worker, progress: Progress | None) -> bool:
-    """Whether a cell could be had; then it has been trained, or is marked."""
+    """Train a cell, or mark it, where its lock can be had; False where another worker has it."""
     if settled(sweep, cell):
         return True
     lock = worker.acquire(cell.settings.key(), written(sweep, cell))
@@ -111,8 +110,8 @@ def _train(sweep: Sweep, cell: Cell, lock: Lock, progress: Progress | None) -> N
     try:
         if lock.deaths() >= DEATHS:
             raise RuntimeError(
-                f"{lock.deaths()} workers in a row died of it at the same place, as they do where "
-                "memory runs out"
+                f"{lock.deaths()} workers in a row died at the same epoch of it, as they do "
+                "where memory runs out"
             )
         train(
             cell.settings,
@@ -131,7 +130,7 @@ def _train(sweep: Sweep, cell: Cell, lock: Lock, progress: Progress | None) -> N
 
 
 def end_with_input() -> None:
-    """SIGTERM to this process as soon as whoever holds the other end of its input is gone."""
+    """SIGTERM to this process as soon as its input ends, with the process at the other end."""
 
     def wait() -> None:
         while os.read(0, 64):

@@ -1,8 +1,8 @@
 """Checkpoints: a whole state on disk, checked when it is read, two of them kept.
 
 A checkpoint is `<epoch>.npz`, the leaves of the state by their paths, and `<epoch>.json`, its
-manifest: sha256 of the file and of itself, shape and dtype of every leaf, and the configuration
-of the run. The manifest is written last, so that a checkpoint without one is none.
+manifest: sha256 of the file and of itself, shape and dtype of every leaf, and the configuration of
+the run. The manifest is written last: arrays without one do not count.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ...files import plain, read_arrays, write, write_arrays
+from ...files import plain, read_arrays, write_arrays, write_json
 
 KEPT = 2
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A state that was read: its epoch, the pytree, and in words every checkpoint passed over."""
+    """A state that was read, its epoch, and in words every checkpoint passed over."""
 
     epoch: int
     state: PyTree
@@ -33,22 +33,13 @@ class Restored:
 
 
 def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, Any]) -> Path:
-    """Write a checkpoint, and keep it and those before it, ``KEPT`` in all.
+    """Write a checkpoint, keep it and those before it, ``KEPT`` in all; the path of its manifest.
 
-    Args:
-        folder: of this run alone; made if it is not there.
-        epoch: how many epochs the state has behind it.
-        state: a pytree of arrays and random keys, every leaf at its own path.
-        configuration: of the run, as JSON has it.
-
-    Returns:
-        The path of the manifest.
-
-    Raises:
-        ValueError: the folder cannot be written, for example as the disk is full; the
-            checkpoints that were there are there still.
+    The folder is that of one run, and epochs are those behind the state, a pytree of arrays and
+    random keys. ValueError where the folder cannot be written, for example as the disk is full; the
+    checkpoints that were there are there still.
     """
-    leaves = {path: _stored(leaf) for path, leaf in _leaves(state).items()}
+    leaves = _arrays(state)
     data, manifest = _paths(folder, epoch)
     try:
         write_arrays(data, leaves, compress=False, durable=True)
@@ -58,11 +49,12 @@ def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, An
             "configuration": plain(dict(configuration)),
             "leaves": {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves.items()},
         }
-        text = json.dumps({**content, "check": _check(content)}, indent=1, allow_nan=False) + "\n"
-        write(manifest, lambda draft: draft.write_text(text, encoding="utf-8"), durable=True)
+        write_json(manifest, {**content, "check": _check(content)}, durable=True)
         later = [other for other in _epochs(folder) if other > epoch]  # of a course given up
         for old in later + _epochs(folder)[len(later) + KEPT :]:
-            for path in reversed(_paths(folder, old)):  # the manifest first: half is none
+            for path in reversed(
+                _paths(folder, old)
+            ):  # the manifest first: arrays alone do not count
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(
@@ -76,17 +68,10 @@ def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, An
 def restore(folder: Path, like: PyTree, configuration: Mapping[str, Any]) -> Restored | None:
     """The newest sound checkpoint of a folder; None where there is none at all.
 
-    A checkpoint that is truncated or changed is passed over in favour of the one before it, and
-    the result says so.
-
-    Args:
-        folder: as for ``save``.
-        like: a state of the same structure, shapes and dtypes.
-        configuration: of the run that wants to go on.
-
-    Raises:
-        ValueError: the checkpoint is of another configuration (the message names the field) or of
-            another structure (it names the leaf), or none of those there is sound.
+    One that is truncated or changed is passed over in favour of the one before it, and the result
+    says so. ``like`` is a state of the same structure, shapes and dtypes. ValueError where the
+    checkpoint is of another configuration (the message names the field) or of another structure (it
+    names the leaf), or none of those there is sound.
     """
     sweep(folder)
     passed = []
@@ -94,12 +79,9 @@ def restore(folder: Path, like: PyTree, configuration: Mapping[str, Any]) -> Res
         data, path = _paths(folder, epoch)
         try:
             manifest = _manifest(path)
-            if _digest(data) != manifest["sha256"]:
-                raise ValueError("damaged: its sha256 is not that of its manifest")
-        except OSError as error:
-            passed.append(f"{data.name}: cannot be read: {error.strerror}")
-            continue
-        except ValueError as error:
+            if (_digest(data), epoch) != (manifest["sha256"], manifest["epoch"]):
+                raise ValueError("damaged: its sha256 and epoch are not those of its manifest")
+        except (OSError, ValueError) as error:
             passed.append(f"{data.name}: {error}")
             continue
         refuse_other(manifest["configuration"], plain(dict(configuration)), path)
@@ -113,9 +95,10 @@ def restore(folder: Path, like: PyTree, configuration: Mapping[str, Any]) -> Res
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half written."""
-    for draft in folder.glob(".*-*"):
-        draft.unlink(missing_ok=True)
+    """Remove what a killed process left half written: drafts, and arrays without a manifest."""
+    alone = [path for path in folder.glob("[0-9]*.npz") if not path.with_suffix(".json").exists()]
+    for path in [*folder.glob(".*-*"), *alone]:
+        path.unlink(missing_ok=True)
 
 
 def refuse_other(stored: Any, wanted: Any, path: Path, field: str = "") -> None:
@@ -123,7 +106,7 @@ def refuse_other(stored: Any, wanted: Any, path: Path, field: str = "") -> None:
     if stored == wanted:
         return
     if isinstance(stored, dict) and isinstance(wanted, dict):
-        for name in [*wanted, *(name for name in stored if name not in wanted)]:
+        for name in wanted | stored:
             inner = f"{field}.{name}" if field else name
             refuse_other(stored.get(name), wanted.get(name), path, inner)
         return
@@ -133,10 +116,10 @@ def refuse_other(stored: Any, wanted: Any, path: Path, field: str = "") -> None:
     )
 
 
-def _leaves(state: PyTree) -> dict[str, Any]:
+def _arrays(state: PyTree) -> dict[str, np.ndarray]:
     """Path → leaf; a leaf that is the whole state stands under "state"."""
     pairs = jax.tree_util.tree_leaves_with_path(state)
-    return {_name(path): leaf for path, leaf in pairs}
+    return {_name(path): _stored(leaf) for path, leaf in pairs}
 
 
 def _name(path: tuple) -> str:
@@ -153,15 +136,13 @@ def _stored(leaf: Any) -> np.ndarray:
 
 def _fitted(arrays: Mapping[str, np.ndarray], like: PyTree, path: Path) -> PyTree:
     """The arrays in the structure of ``like``, leaf by leaf of the same name, shape and dtype."""
-    wanted = {name: _stored(leaf) for name, leaf in _leaves(like).items()}
-    for name in [*wanted, *(name for name in arrays if name not in wanted)]:
-        pair = [
-            None if a is None else (a.shape, str(a.dtype))
-            for a in (wanted.get(name), arrays.get(name))
-        ]
-        if pair[0] != pair[1]:
+    form = lambda array: None if array is None else (array.shape, str(array.dtype))
+    wanted = _arrays(like)
+    for name in wanted | dict(arrays):
+        ours, theirs = form(wanted.get(name)), form(arrays.get(name))
+        if ours != theirs:
             raise ValueError(
-                f"{path.name}: expected the leaf {name} as {pair[0]}, got {pair[1]}; "
+                f"{path.name}: expected the leaf {name} as {ours}, got {theirs}; "
                 "it was written for another model or optimizer"
             )
     fit = lambda place, leaf: _as(leaf, arrays[_name(place)])
@@ -188,12 +169,11 @@ def _manifest(path: Path) -> dict[str, Any]:
     """A manifest that says of itself what it should; ValueError for any other."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        sound = content.pop("check") == _check(content)
+        if content.pop("check") == _check(content):
+            return content
     except (ValueError, KeyError, TypeError, AttributeError):
-        sound, content = False, {}
-    if not sound:
-        raise ValueError("damaged: its manifest is not what was written")
-    return content
+        pass
+    raise ValueError("damaged: its manifest is not what was written")
 
 
 def _check(content: Mapping[str, Any]) -> str:

@@ -46,60 +46,46 @@ class Help(NamedTuple):
 class Training:
     """One run: full-batch training of a network, the gradient summed over ghost batches.
 
-    The flags of `shadowflow train`, the columns of a sweep and the name of a run's folder are
-    made from these fields.
+    The flags of `shadowflow train`, the columns of a sweep and the name of a run's folder are made
+    from these fields. ValueError for a value out of its range, an unknown name, or values that do
+    not go together.
 
-    Raises:
-        ValueError: a value out of its range, an unknown name, or values that do not go together.
-
-    Example:
-        >>> Training(epochs=3).key()
-        'mlp-digits-adam-...'
+    >>> Training(epochs=3).key()
+    'mlp-digits-adam-...'
     """
 
     model: Annotated[Model, Help("The network.")] = "mlp"
-    width: Annotated[float, Help("A factor on its channels and hidden widths.")] = 1.0
+    width: Annotated[float, Help("Factor of its channels and hidden widths.")] = 1.0
     dataset: Annotated[Data, Help("What it is trained on.")] = "digits"
-    images: Annotated[int | None, Help("The first so many images (default: all).", 1)] = None
-    test_images: Annotated[
-        int | None, Help("The first so many images to test on (default: all).", 1)
-    ] = None
+    images: Annotated[int | None, Help("Train on the first so many (default: all).", 1)] = None
+    test_images: Annotated[int | None, Help("Test on the first so many (default: all).", 1)] = None
     optimizer: str = "adam"
     arguments: Mapping[str, Argument] = field(default_factory=dict, hash=False)
     learning_rate: Annotated[float, Help("The step size.")] = 1e-3
-    schedule: Annotated[
-        Schedule, Help("Its course over the epochs; cosine and linear end at 0.")
-    ] = "constant"
+    schedule: Annotated[Schedule, Help("Its course; cosine and linear end at 0.")] = "constant"
     warmup: Annotated[int, Help("Epochs of a linear rise at the start.", 0)] = 0
     loss: Annotated[Loss, Help("What is minimised; mse: against one-hot labels.")] = "cross_entropy"
     epochs: Annotated[int, Help("Full-batch steps.", 1)] = 100
-    ghost_batch: Annotated[int, Help("Images whose statistics BatchNorm uses together.", 1)] = 500
-    ghost: Annotated[
-        Ghost, Help("The same ghost batches at every epoch, so one loss, or new ones.")
-    ] = "fixed"
+    ghost_batch: Annotated[int, Help("Images that BatchNorm normalizes together.", 1)] = 500
+    ghost: Annotated[Ghost, Help("The same batches at every epoch, or new ones.")] = "fixed"
     micro_batch: Annotated[
-        int | None,
-        Help("Images at a time within a ghost batch (default: all, on a CPU what is fastest).", 1),
+        int | None, Help("Images at a time (default: all, on a CPU what is fastest).", 1)
     ] = None
-    pool: Annotated[int, Help("Shrink the images: so many by so many pixels to their mean.", 1)] = 1
+    pool: Annotated[int, Help("Shrink the images: so many by so many pixels become one.", 1)] = 1
     standardize: Annotated[
-        Per, Help("What one mean and one standard deviation are taken over (pixel: the paper's).")
+        Per, Help("What shares a mean and a standard deviation (pixel: the paper's).")
     ] = "pixel"
-    augment: Annotated[bool, Help("Pad by 4, crop and mirror the images, anew at every epoch.")] = (
-        False
-    )
+    augment: Annotated[bool, Help("Pad by 4, crop and mirror, anew at every epoch.")] = False
     test_every: Annotated[int, Help("Epochs between looks at the test images.", 1)] = 1
-    measure_every: Annotated[
-        int, Help("Epochs between the measures of the gradient and of the optimizer.", 1)
-    ] = 1
+    measure_every: Annotated[int, Help("Epochs between measures of gradient and optimizer.", 1)] = 1
     stop_accuracy: Annotated[float | None, Help("Stop at this training accuracy.")] = None
-    precision: Annotated[
-        Precision, Help("Of the products in the network; all else is float32.")
-    ] = "float32"
+    precision: Annotated[Precision, Help("Of products in the network; all else is float32.")] = (
+        "float32"
+    )
     devices: Annotated[
-        int, Help("Share the images of a batch out over so many; sums then round differently.", 1)
+        int, Help("So many share the images of a batch; its sums then round differently.", 1)
     ] = 1
-    seed: Annotated[int, Help("Of the start, the order and the augmentation.", 0)] = 0
+    seed: Annotated[int, Help("Of the random start, order and augmentation.", 0)] = 0
 
     def __post_init__(self) -> None:
         _one_of("opt", self.optimizer, tuple(OPTIMIZERS))
@@ -173,7 +159,7 @@ def settings() -> Mapping[str, tuple[Any, Help]]:
     """Name → (type, help) of every field but the optimizer and its arguments.
 
     >>> settings()["seed"]
-    (<class 'int'>, Help(words='Of the start, the order and the augmentation.', least=0))
+    (<class 'int'>, Help(words='Of the random start, order and augmentation.', least=0))
     """
     hints = get_type_hints(Training, include_extras=True)
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Annotated}

@@ -31,14 +31,10 @@ class Devices:
 
     @classmethod
     def of(cls, count: int) -> Devices:
-        """The first ``count`` devices.
+        """The first ``count`` devices; ValueError where there are not so many.
 
-        Raises:
-            ValueError: there are not so many.
-
-        Example:
-            >>> Devices.of(1).count
-            1
+        >>> Devices.of(1).count
+        1
         """
         there = jax.devices()
         if count > len(there):
@@ -55,7 +51,7 @@ class Devices:
         return self.mesh.size
 
     def share(self, batch: PyTree) -> PyTree:
-        """A batch, its images shared out; where they do not come out even, each has all of it."""
+        """A batch, its images shared out; each device has all where they do not divide evenly."""
         even = all(len(leaf) % self.count == 0 for leaf in jax.tree.leaves(batch))
         return jax.device_put(batch, self._by("images") if even else self._by())
 
@@ -73,10 +69,9 @@ def at_a_time(network: Network, images: int, devices: int = 1) -> int:
 
     All of them, on a CPU what fits `CPU_BYTES` on each device; with BatchNorm all in any case.
 
-    Example:
-        >>> from shadowflow.lab.networks import build
-        >>> at_a_time(build("cnn"), 500)  # on a CPU
-        20
+    >>> from shadowflow.lab.networks import build
+    >>> at_a_time(build("cnn"), 500)  # on a CPU
+    20
     """
     if network.has_batch_norm or jax.default_backend() != "cpu":
         return images

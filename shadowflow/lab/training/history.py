@@ -12,14 +12,14 @@ from ...files import plain, write
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """One more line; numbers that are not finite become null. OSError where it cannot be."""
+    """Append a line, with null for what is not finite; OSError where it cannot be written."""
     line = json.dumps(plain(dict(record)), allow_nan=False, ensure_ascii=False) + "\n"
     with path.open("a", encoding="utf-8") as file:
         file.write(line)
 
 
 def to_disk(path: Path) -> None:
-    """See to it that what was appended outlasts a crash of the machine."""
+    """Flush what was appended, so that it outlasts a crash of the machine."""
     if path.exists():
         with path.open("ab") as file:
             os.fsync(file.fileno())
@@ -42,10 +42,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def cut(path: Path, epoch: int) -> None:
-    """Drop the records from ``epoch`` on, which a run that goes on from there writes again.
+    """Drop the records from ``epoch`` on: a run that is resumed there writes them again.
 
-    Raises:
-        ValueError: a record before that is missing.
+    ValueError where a record before that is missing.
     """
     if not path.exists() and epoch == 0:
         return
@@ -59,9 +58,15 @@ def cut(path: Path, epoch: int) -> None:
     write(path, lambda draft: draft.write_text("".join(lines), encoding="utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """A whole JSON file; ValueError where it is damaged."""
+def read_json(path: Path, *names: str) -> dict[str, Any]:
+    """A JSON file that has these names; ValueError where it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path.name}: expected JSON in {str(path)!r}, got: {error}") from None
+    if not isinstance(content, dict) or set(names) - set(content):
+        raise ValueError(
+            f"{path.name}: expected {', '.join(names) or 'names'} in {str(path)!r}, got "
+            f"{str(content)[:60]}; remove the file to begin again"
+        )
+    return content

@@ -16,14 +16,11 @@ PACKAGES = {"tensorboard": "tensorboardX"}
 
 @contextlib.contextmanager
 def tracker(name: Tracker, folder: Path, settings: Training) -> Generator[Any]:
-    """What receives every record of a run, as ``train(loggers=…)`` takes it, until the end.
+    """A tracker of a run, as ``train(loggers=…)`` takes it; it is closed at the end.
 
-    "tensorboard" writes to `tensorboard` in the run's folder; "wandb" and "trackio" to a run of
-    the project shadowflow that is named as the folder, wandb resuming the one that is there.
-
-    Raises:
-        ValueError: an unknown name.
-        ImportError: its package is not installed.
+    "tensorboard" writes to `tensorboard` in the run's folder; "wandb" and "trackio" to a run of the
+    project shadowflow that is named as the folder, where wandb resumes one that is there.
+    ImportError where its package is not installed.
     """
     if name not in get_args(Tracker):
         raise ValueError(f"--log: expected one of {', '.join(get_args(Tracker))}, got {name!r}")

@@ -73,14 +73,10 @@ class Ending:
 class TrainingRun:
     """The fixed parts of a run, and its loop.
 
-    Args:
-        settings: the whole configuration; network, data: what it trains, and on what.
-        folder: of this run alone.
-        loggers: each with ``.log(dict, step=)`` or ``.add_scalar(tag, value, step)``.
-        checkpoint_every: epochs between checkpoints. wall_time: seconds after which it stops,
-            to be resumed.
-        progress: called with every epoch and its record.
-        guard: called before every write; what it raises ends the run.
+    folder: of this run alone. loggers: each with ``.log(dict, step=)`` or ``.add_scalar(tag, value,
+    step)``. checkpoint_every: epochs between checkpoints. wall_time: seconds after which it stops,
+    to be resumed. progress: called with every epoch and its record. guard: called before every
+    write; what it raises ends the run.
     """
 
     settings: Training
@@ -261,7 +257,7 @@ class TrainingRun:
         return self.wall_time is not None and time.monotonic() - self.began > self.wall_time
 
     def reason(self, epoch: int, record: Mapping[str, Any], finite: bool) -> str | None:
-        """Why the run ends at this epoch, before its step; None: it goes on."""
+        """Why the run ends at this epoch, before its step; None where it does not."""
         if not finite:
             return "non-finite"
         wanted = self.settings.stop_accuracy

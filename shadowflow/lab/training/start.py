@@ -24,24 +24,17 @@ DIGITS = (1500, 297)  # to train on and to test on, of scikit-learn's one set
 def train(
     settings: Training, run_dir: Path, *, data_dir: Path | None = None, **options: Any
 ) -> Ending:
-    """Run a training, or resume it, or find it done.
+    """Run a training, or resume it, or find it done; how it ended.
 
-    Args:
-        settings: the whole configuration; it names the folder in ``run_dir``.
-        data_dir: where the data lie, if not in the cache.
-        options: loggers, checkpoint_every, wall_time, progress and guard of a `TrainingRun`.
-
-    Returns:
-        How it ended.
-
-    Raises:
-        ValueError: a folder that cannot be written, data that are nowhere, a setting that the
-            network or the optimizer refuses, a folder that holds another configuration.
+    The configuration names the folder in ``run_dir``. data_dir: where the data lie, if not in the
+    cache. options: loggers, checkpoint_every, wall_time, progress and guard of a `TrainingRun`.
+    ValueError for a folder that cannot be written or holds another configuration, data that are
+    nowhere, a setting that the network or the optimizer refuses.
     """
     folder = run_dir / settings.key()
     done = folder / "done.json"
     if done.exists():
-        content = history.read_json(done)
+        content = history.read_json(done, "reason", "epoch")
         return Ending(folder, content["reason"], content["epoch"], ("it was done already",))
     network, images = network_of(settings), images_of(settings, data_dir)
     run = TrainingRun(settings, network, images, folder, **options)
@@ -51,7 +44,7 @@ def train(
 
 
 def claim(folder: Path, settings: Training) -> None:
-    """Write ``config.json``, or see that the one there is of the same configuration."""
+    """Write ``config.json``, or check that the one there has the same configuration."""
     path, wanted = folder / "config.json", plain(settings.plain())
     if path.exists():
         stored = history.read_json(path)
