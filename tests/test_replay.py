@@ -174,7 +174,9 @@ def test_a_state_that_holds_parameters_is_told():
     assert positional(free, PLACE)
     assert not positional(ADAM, PLACE)
     state = sf.iterate(BOWL, free, PLACE, 1e-3, 3).state
-    with pytest.raises(ValueError, match="start: expected a step number for free, whose state holds param"):
+    with pytest.raises(
+        ValueError, match="start: expected a step number for free, whose state holds param"
+    ):
         sf.shadow(BOWL, free, PLACE, 1e-3, 3, start=state)
 
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sympy as sp
-from shadowflow.fields import modified_field
 from table import PLACE, PLACES, ROWS, SMOOTH, smooth_loss
 from test_minibatch import ORDER, PROBLEM, SURFACES
 
 import shadowflow as sf
 from shadowflow.lab.choices import OPTIMIZERS
+from shadowflow.shadow import modified_field
 from shadowflow.symbolic import derivation, penalty, sections as story
 from shadowflow.symbolic.model import GRADIENT as G, PAST, RATE as H, SIZE, STEP, THETA
 from shadowflow.symbolic.steps import FACTOR, RATIO_NOW, RATIO_PAST, direction_at, factor_at

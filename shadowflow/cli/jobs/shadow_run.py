@@ -12,10 +12,11 @@ from jaxtyping import PyTree
 from ...diagnostics.bias import ImplicitBias, implicit_bias
 from ...diagnostics.convergence import Comparison, compare
 from ...diagnostics.error_bar import ErrorBar, error_bar
-from ...iterate import Trajectory, iterate
+from ...iterate import iterate
 from ...methods import METHODS
 from ...optimizers.moments import Optimizer
 from ...problem import Problem
+from ...running import Trajectory
 from ...shadow import Shadow, settled_state, shadow
 from .settings import Setting
 
