@@ -14,7 +14,9 @@ from shadowflow.optimizers.moments import Optimizer
 from shadowflow.problem import Problem
 from shadowflow.shadow import memoryless_step, modified_field
 
-MEMORYLESS = [name for name, method in METHODS.items() if method.is_field]
+MEMORYLESS = [
+    name for name, method in METHODS.items() if method.is_field and not method.needs_settled
+]
 CASES = [
     (name, kind, order)
     for name, method in METHODS.items()

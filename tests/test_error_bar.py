@@ -17,7 +17,7 @@ def both(order, method, kind, rate=1e-2, steps=60, optimizer=MOMENTUM, **options
     """(error bar, real distance)."""
     run = QUADRATIC, optimizer, X, rate, steps
     bar = sf.error_bar(*run, order=order, method=method, kind=kind, **options)
-    real = sf.iterate(*run, start=options.get("state"))
+    real = sf.iterate(*run, start=options.get("start", 0))
     return bar, sf.compare(real, bar.follow)
 
 
@@ -87,9 +87,7 @@ def test_past_the_flow_edge_it_says_that_it_cannot_be_trusted():
     optimizer = sf.momentum(decay=0.6, form="ema")
     rate = 0.2
     state = sf.settled_state(QUADRATIC, optimizer, X, rate, order=1)
-    bar, _ = both(
-        2, "collocation", "iteration", rate=rate, optimizer=optimizer, start="settled", state=state
-    )
+    bar, _ = both(2, "collocation", "iteration", rate=rate, optimizer=optimizer, start=state)
     assert not bar.trusted[-1] and "no more than a sign" in bar.verdict
     calm, _ = both(
         2,
@@ -97,8 +95,7 @@ def test_past_the_flow_edge_it_says_that_it_cannot_be_trusted():
         "iteration",
         rate=1e-3,
         optimizer=optimizer,
-        start="settled",
-        state=sf.settled_state(QUADRATIC, optimizer, X, 1e-3),
+        start=sf.settled_state(QUADRATIC, optimizer, X, 1e-3),
     )
     assert np.all(calm.trusted)
 

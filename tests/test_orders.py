@@ -238,7 +238,7 @@ def continued(row, count, *, method, kind, with_state=False):
     optimizer, rate = ROWS[row](), HORIZON / count
     before = iterate(BILINEAR, optimizer, BILINEAR_START, rate, 20)
     after = iterate(BILINEAR, optimizer, before.last, rate, count, start=before.state)
-    begin = {"state": before.state} if with_state else {"start": 20}
+    begin = {"start": before.state} if with_state else {"start": 20}
     follow = shadow(
         BILINEAR, optimizer, before.last, rate, count, method=method, kind=kind, **begin
     )

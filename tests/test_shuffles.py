@@ -412,7 +412,7 @@ REFUSALS = [
     (
         lambda: shuffle_mean(problem(3), optax.sgd(0.1), PLACE, RATE),
         TypeError,
-        "optimizer: expected a",
+        "optimizer: expected one whose learning rate can be varied",
     ),
     (lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, -1.0), ValueError, "learning_rate: "),
     (
@@ -451,7 +451,7 @@ REFUSALS = [
             start=sf.State((PLACE,), jnp.asarray(jnp.inf)),
         ),
         ValueError,
-        "state: expected the number of a step",
+        "start: expected the number of a step",
     ),
     (lambda: shuffle_mean(problem(3), sf.sgd(), jnp.arange(3), RATE), TypeError, "params"),
 ]
