@@ -28,7 +28,7 @@ def sweep(folder, seeds=(0, 1, 2)):
 
 def end_one(made):
     """What a worker does that lives for one cell."""
-    for cell in launch.left(made)[:1]:
+    for cell in made.left()[:1]:
         folder = made.folder_of(cell)
         folder.mkdir(exist_ok=True)
         history.append(folder / "history.jsonl", {"epoch": 0})
@@ -94,9 +94,9 @@ def submitit(tmp_path, monkeypatch):
 def test_jobs_of_slurm_are_sent_until_every_cell_has_ended(submitit):
     made, looks = submitit.made, []
     options = {"timeout_min": 7, "slurm_partition": "gpu"}
-    watch = lambda: looks.append(len(launch.left(made)))
+    watch = lambda: looks.append(len(made.left()))
     launch.slurm(made, 2, watch, cluster="local", options=options)
-    assert launch.left(made) == []
+    assert made.left() == []
     assert (submitit.most, len(submitit.sent)) == (2, 4)  # the fourth while the third works
     assert submitit.given == {
         "folder": made.folder / "jobs",
@@ -116,7 +116,7 @@ def test_jobs_of_slurm_are_cancelled_where_the_command_is_stopped(submitit):
     with pytest.raises(KeyboardInterrupt):
         launch.slurm(submitit.made, 5, stop, cluster="local")
     assert submitit.cancelled == [0, 1, 2]  # no more than there are cells
-    assert len(launch.left(submitit.made)) == 3
+    assert len(submitit.made.left()) == 3
 
 
 def test_jobs_that_end_without_having_done_anything_are_given_up(submitit, monkeypatch):
@@ -156,7 +156,7 @@ def test_tasks_of_ray_are_sent_until_every_cell_has_ended(tmp_path, monkeypatch,
     monkeypatch.setitem(sys.modules, "ray", stand_in)
     monkeypatch.setattr(launch, "PATIENCE", 0.0)
     launch.ray(found.made, 2, lambda: None)
-    assert launch.left(found.made) == []
+    assert found.made.left() == []
     assert (found.most, len(found.sent)) == (2, 4)
     (options,) = (call for call in calls if isinstance(call, dict))
     assert options["num_cpus"] == found.made.threads
@@ -233,7 +233,7 @@ def test_runs_of_several_workers_are_a_sweep_in_the_order_asked_for(tmp_path, mo
     def finish(made, workers, watch):
         assert (workers, [cell.values["seed"] for cell in made.cells]) == (2, [4, 1])
         assert [cell.values["opt.b2"] for cell in made.cells] == [0.999, 0.999]
-        while launch.left(made):
+        while made.left():
             end_one(made)
 
     monkeypatch.setattr(launch, "local", finish)

@@ -237,7 +237,7 @@ def test_nothing_is_written_where_the_lock_is_lost(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shadowflow.lab.training.start.train", fail)
         assert work._try(made, cell, worker, None)
-    assert not work.settled(made, cell)
+    assert not made.ended(cell)
     train(cell.settings, tmp_path)
     (made.folder_of(cell) / "done.json").unlink()
     ends = iter([None, None, locks.Lost("run")])  # before the cut, the record, the end
@@ -248,7 +248,7 @@ def test_nothing_is_written_where_the_lock_is_lost(tmp_path):
 
     with pytest.raises(locks.Lost):
         train(cell.settings, tmp_path, guard=guard)
-    assert not work.settled(made, cell)
+    assert not made.ended(cell)
 
 
 def test_an_empty_lock_is_that_of_a_dead_worker(tmp_path):
@@ -293,7 +293,7 @@ def test_a_cell_that_kills_its_workers_is_marked(tmp_path, capsys):
     (row,) = table.standings(made)
     assert row.state == "failed"
     assert "3 workers in a row died at the same epoch of it" in row.error
-    launch.begin(made)
+    made.forget_failures()
     work.work(made)
     assert [row.state for row in table.standings(made)] == ["done"]
 
@@ -332,7 +332,7 @@ def test_one_cell_fails_one_diverges_and_the_rest_finish(tmp_path, capsys, monke
     assert "1 done, 1 non-finite, 1 failed" in text
     assert "left" not in text
     assert "no such luck" in capsys.readouterr().err
-    launch.begin(made)
+    made.forget_failures()
     work.work(made)
     assert [row.state for row in table.standings(made)] == ["done", "non-finite", "done"]
 

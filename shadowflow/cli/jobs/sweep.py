@@ -31,9 +31,9 @@ def sweep_job(
     """Run all cells and say how they ended: 0, or 1 where one failed; 130 where it was stopped."""
     from tqdm import tqdm
 
-    check(sweep, [cell for cell in sweep.cells if not work.done(sweep, cell)])
+    check(sweep, [cell for cell in sweep.cells if not sweep.done(cell)])
     sweep.write()
-    launch.begin(sweep)
+    sweep.forget_failures()
     total = sum(cell.settings.epochs for cell in sweep.cells)
     bar = tqdm(total=total, delay=1, disable=quiet, unit="epoch", leave=False)
     last = 0.0
@@ -106,7 +106,7 @@ def one_job(sweep: Sweep, index: int, *, quiet: bool) -> int:
     cell = sweep.cells[index]
     check(sweep, [cell])
     sweep.write()
-    work.failure(sweep, cell).unlink(missing_ok=True)
+    sweep.failure(cell).unlink(missing_ok=True)
     with tqdm(total=cell.settings.epochs, delay=1, disable=quiet, unit="epoch", leave=False) as bar:
         try:
             work.work(sweep, [cell], progress=lambda epoch, _: bar.update(epoch - bar.n))

@@ -17,7 +17,6 @@ from importlib import import_module
 from typing import Any, Literal
 
 from . import work
-from .grid import Cell
 from .locks import bury, fresh
 from .plan import Sweep
 
@@ -48,19 +47,8 @@ class _Deaths:
 
 def _progress(sweep: Sweep) -> tuple[int, int]:
     """(cells that are left, bytes of their histories)."""
-    cells = left(sweep)
-    return len(cells), sum(work.written(sweep, cell) for cell in cells)
-
-
-def begin(sweep: Sweep) -> None:
-    """Forget which cells failed, so that they are tried again."""
-    for cell in sweep.cells:
-        work.failure(sweep, cell).unlink(missing_ok=True)
-
-
-def left(sweep: Sweep) -> list[Cell]:
-    """The cells that have not ended."""
-    return [cell for cell in sweep.cells if not work.settled(sweep, cell)]
+    cells = sweep.left()
+    return len(cells), sum(map(sweep.written, cells))
 
 
 def _keep(
@@ -78,7 +66,7 @@ def _keep(
     """
     deaths, running = _Deaths(sweep, workers), []
     try:
-        for _ in range(min(workers, len(left(sweep)))):
+        for _ in range(min(workers, len(sweep.left()))):
             running.append(send())
         while running:
             time.sleep(PATIENCE)
@@ -88,7 +76,7 @@ def _keep(
                 if reason is None:
                     continue
                 running.remove(worker)
-                if left(sweep):
+                if sweep.left():
                     deaths.add(reason)
                     running.append(send())
     finally:

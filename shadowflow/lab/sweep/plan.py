@@ -59,6 +59,32 @@ class Sweep:
         """Where a cell runs."""
         return self.run_dir / cell.settings.key()
 
+    def failure(self, cell: Cell) -> Path:
+        """The file with the message of a cell that failed."""
+        return self.folder_of(cell) / "failed.json"
+
+    def forget_failures(self) -> None:
+        """Let the cells that failed be tried again."""
+        for cell in self.cells:
+            self.failure(cell).unlink(missing_ok=True)
+
+    def done(self, cell: Cell) -> bool:
+        """Whether the run of a cell has come to its end, diverged or not."""
+        return (self.folder_of(cell) / "done.json").exists()
+
+    def left(self) -> list[Cell]:
+        """The cells that have not ended: they are not done, and have not failed."""
+        return [cell for cell in self.cells if not self.ended(cell)]
+
+    def ended(self, cell: Cell) -> bool:
+        """Whether there is nothing left to do for a cell: it is done, diverged, or failed."""
+        return self.done(cell) or self.failure(cell).exists()
+
+    def written(self, cell: Cell) -> int:
+        """How long the history of a cell is, in bytes."""
+        path = self.folder_of(cell) / "history.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
     def plain(self) -> dict[str, Any]:
         """All but the place, as JSON has it."""
         return {

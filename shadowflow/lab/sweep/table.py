@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from ...files import write
 from ..training import history
-from . import work
 from .grid import Cell
 from .locks import Worker, newest
 from .plan import Sweep
@@ -48,7 +47,7 @@ def _standing(sweep: Sweep, cell: Cell) -> Standing:
     if (folder / "done.json").exists():
         reason = history.read_json(folder / "done.json", "reason")["reason"]
         return Standing(cell, "non-finite" if reason == "non-finite" else "done", epoch, seconds)
-    failed = work.failure(sweep, cell)
+    failed = sweep.failure(cell)
     if failed.exists():
         return Standing(cell, "failed", epoch, seconds, history.read_json(failed, "error")["error"])
     _, owner = newest(sweep.run_dir, cell.settings.key())

@@ -36,29 +36,6 @@ def environment(threads: int) -> dict[str, str]:
     return dict.fromkeys(THREADS, str(threads))
 
 
-def failure(sweep: Sweep, cell: Cell) -> Path:
-    """The file with the message of a cell that failed."""
-    return sweep.folder_of(cell) / "failed.json"
-
-
-def done(sweep: Sweep, cell: Cell) -> bool:
-    """Whether the run of a cell has come to its end, diverged or not."""
-    return (sweep.folder_of(cell) / "done.json").exists()
-
-
-def settled(sweep: Sweep, cell: Cell) -> bool:
-    """Whether there is nothing left to do for a cell: it is done, diverged, or failed."""
-    return done(sweep, cell) or failure(sweep, cell).exists()
-
-
-def written(sweep: Sweep, cell: Cell) -> int:
-    """How long the history of a cell is, in bytes."""
-    try:
-        return (sweep.folder_of(cell) / "history.jsonl").stat().st_size
-    except OSError:
-        return 0
-
-
 def work(
     sweep: Sweep,
     cells: Sequence[Cell] | None = None,
@@ -79,7 +56,7 @@ def work(
     worker = Worker(sweep.run_dir, sweep.patience, token or fresh())
     try:
         with worker.alive():
-            while left := [cell for cell in mine if not settled(sweep, cell)]:
+            while left := [cell for cell in mine if not sweep.ended(cell)]:
                 if not any(_try(sweep, cell, worker, progress) for cell in left):
                     time.sleep(WAIT)
     finally:
@@ -89,13 +66,13 @@ def work(
 
 def _try(sweep: Sweep, cell: Cell, worker: Worker, progress: Progress | None) -> bool:
     """Train a cell, or mark it, where its lock can be had; False where another worker has it."""
-    if settled(sweep, cell):
+    if sweep.ended(cell):
         return True
-    lock = worker.acquire(cell.settings.key(), written(sweep, cell))
+    lock = worker.acquire(cell.settings.key(), sweep.written(cell))
     if lock is None:
         return False
     try:
-        if not settled(sweep, cell):  # by whoever had it until now
+        if not sweep.ended(cell):  # by whoever had it until now
             _train(sweep, cell, lock, progress)
     except Lost as lost:
         print(f"{cell}: {lost}", file=sys.stderr)
@@ -126,7 +103,7 @@ def _train(sweep: Sweep, cell: Cell, lock: Lock, progress: Progress | None) -> N
     except Exception as error:
         lock.check()
         traceback.print_exc()
-        write_json(failure(sweep, cell), {"error": f"{type(error).__name__}: {error}"})
+        write_json(sweep.failure(cell), {"error": f"{type(error).__name__}: {error}"})
 
 
 def end_with_input() -> None:
