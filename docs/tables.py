@@ -95,8 +95,8 @@ def methods() -> str:
             for text, wanted in (
                 ("Hessian-vector products", method.needs_hvp),
                 ("the full batch", method.full_batch),
-                ("a settled memory", method.settled),
-                ("a constant learning rate", method.constant),
+                ("a settled memory", method.needs_settled),
+                ("a constant learning rate", method.needs_constant_rate),
             )
             if wanted
         ]

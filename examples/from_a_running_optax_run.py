@@ -23,8 +23,7 @@ for _ in range(50):
     params, opt_state = train_step(params, opt_state)
 
 adam = sf.adam(b1=0.9, b2=0.95, eps=0.0, eps_root=1e-6)
-state = sf.state_from_optax(adam, opt_state, params)
-follow = sf.shadow(problem, adam, params, 3e-4, 50, method="inertial", start=state)
+follow = sf.shadow(problem, adam, params, 3e-4, 50, method="inertial", start=opt_state)
 
 for _ in range(50):
     params, opt_state = train_step(params, opt_state)

@@ -36,4 +36,4 @@ for method, order in [("taylor", 1), ("taylor", 2), ("displaced", 2), ("inertial
     distance = sf.compare(real, follow).two_norm[-1]
     print(f"{method:>10}, order {order}: {distance:.1e} away. It {follow.verdict}")
 
-print(sf.implicit_bias(problem, optimizer, start, learning_rate, start="settled").describe())
+print(sf.implicit_bias(problem, optimizer, real.last, learning_rate, start=500).describe())

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +21,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?")
 CUT = "--- next block ---"
-NOISE = 1e-5  # a printed number below it may be rounding alone
+NOISE = 1e-7  # a printed number below it may be rounding alone
 
 
 def programs(page):
@@ -111,6 +112,11 @@ def test_the_readme_is_short_and_has_what_a_stranger_needs():
 def test_every_link_to_a_file_leads_somewhere(page):
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_citation_names_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"\nversion: {project['version']}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
 def test_every_page_is_on_the_index():
