@@ -102,8 +102,9 @@ def methods() -> str:
         ]
         offered = "any" if method.orders is None else ", ".join(map(str, method.orders))
         needed = ", ".join(needs) or "gradients only"
-        rows.append((f"`{name}`", offered, ", ".join(method.kinds), needed, method.summary))
-    return table(("method", "orders", "kinds", "needs", "idea"), rows)
+        optax = "yes" if method.follows_optax else "no"
+        rows.append((f"`{name}`", offered, ", ".join(method.kinds), needed, optax, method.summary))
+    return table(("method", "orders", "kinds", "needs", "optax", "idea"), rows)
 
 
 # Costs (make bench)
