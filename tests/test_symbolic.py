@@ -8,26 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sympy as sp
+from symbolic_cases import CORRECTED, FUNCTIONS, ORDER, PROBLEM, SURFACES, derived, own
 from table import PLACE, PLACES, ROWS, SMOOTH, smooth_loss
-from test_minibatch import ORDER, PROBLEM, SURFACES
 
 import shadowflow as sf
 from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.shadow import modified_field
-from shadowflow.symbolic import derivation, penalty, sections as story
-from shadowflow.symbolic.model import GRADIENT as G, PAST, RATE as H, SIZE, STEP, THETA
-from shadowflow.symbolic.steps import FACTOR, RATIO_NOW, RATIO_PAST, direction_at, factor_at
+from shadowflow.symbolic import mini_batch, penalty
+from shadowflow.symbolic.full_batch import FACTOR, RATIO_NOW, RATIO_PAST, direction_at, factor_at
+from shadowflow.symbolic.model import GRADIENT as G, PAST, PUSHED, RATE as H, SIZE, STEP, THETA
+from shadowflow.symbolic.sections import Section
 
-PUSHED = derivation.PUSHED
 B, R, E0 = sp.symbols("β ρ ε", positive=True)
 N = sp.Symbol("n", integer=True, nonnegative=True)
 C = lambda decay: (1 + decay) / (1 - decay)
 LEARNING_RATE = 0.02
-
-
-@functools.cache
-def derived(row: str):
-    return sf.derive(ROWS[row]())
 
 
 def same(found, expected):
@@ -81,7 +76,7 @@ def test_linear_optimizers_follow_the_gradient_flow_of_a_modified_loss(optimizer
     found = sf.derive(optimizer)
     part, potential = found.settled, found.potential
     assert part.linear and part.constant and potential.symbol == penalty.SQUARE
-    same(penalty.modified_loss(potential, part.strength), penalty.LOSS + loss * penalty.SQUARE)
+    same(penalty.modified_loss(potential, part.bias_coefficient), penalty.LOSS + loss * penalty.SQUARE)
     assert "The correction is a gradient" in found.text()
 
 
@@ -145,9 +140,9 @@ def test_the_call_is_the_settled_field(row):
     for place in PLACES:
         g, hd = pushed(optimizer, SMOOTH, place)
         found = field(g, hd, LEARNING_RATE, place)
-        np.testing.assert_allclose(found, numeric(None, place), rtol=1e-11)
+        np.testing.assert_allclose(found, numeric("settled", place), rtol=1e-11)
         first = -optimizer.direction(optimizer.transformed(g), place, jnp.inf)
-        if np.max(np.abs(numeric(None, place) - first)) > 1e-6:
+        if np.max(np.abs(numeric("settled", place) - first)) > 1e-6:
             assert np.max(np.abs(found - first)) > 1e-6
 
 
@@ -214,14 +209,14 @@ def _signed(model, expression, g, theta, step):
 def test_the_short_form_at_step_n_is_the_numerical_field(row):
     found = derived(row)
     model, part, late = found.model, found.at_step, found.settled
-    if part.strength is None:
+    if part.bias_coefficient is None:
         assert "A_" in found.text() and row in UNCORRECTED
         return
     n = 3
     g, hessian = landscape(tuple(PLACE.tolist()))
     theta = np.asarray(PLACE)
     values = {RATIO_NOW: part.ratio, **part.named}
-    strength = part.strength.replace(FACTOR, factor_at)
+    strength = part.bias_coefficient.replace(FACTOR, factor_at)
     strength = strength.subs(values).subs(RATIO_NOW, part.ratio)
     strength = strength.subs(RATIO_PAST, part.ratio.subs(STEP, PAST))
     strength = strength.subs(STEP, n).doit()
@@ -273,9 +268,9 @@ def test_the_mini_batch_form_is_the_numerical_field(row):
         for l in range(n + 1)
     ]
     values = {
-        sp.Symbol("F_n"): forces[n],
-        sp.Symbol("H_n F_n"): hessians[n] @ forces[n],
-        sp.Symbol("g_n", real=True): gradients[n],
+        mini_batch.FORCE: forces[n],
+        mini_batch.PUSHED: hessians[n] @ forces[n],
+        mini_batch.NOW: gradients[n],
         THETA: theta,
     }
     values |= dict(zip(part.moments, moments(n), strict=True))
@@ -327,7 +322,7 @@ def test_potential_and_one_dimensional_loss_have_the_right_slopes(row):
     assert abs(sp.N((sp.diff(part.potential, y) - part.driven).subs(place))) < 1e-12
     line = penalty.line_loss(part, potential)
     line = line.subs(potential.symbol, part.potential / (potential.scale if part.linear else 1))
-    slope = sp.N((sp.diff(line, y) - part.strength * part.driven).subs(place))
+    slope = sp.N((sp.diff(line, y) - part.bias_coefficient * part.driven).subs(place))
     assert abs(slope) < 1e-12
 
 
@@ -375,7 +370,7 @@ def test_the_sign_of_the_coefficient_turns_where_it_is_said():
     place, where = penalty.crossing(part, {B: sp.Rational(9, 10), R: sp.Rational(99, 100)})
     assert place == SIZE**2
     same(where, E0 * (1 + B) * (1 - R) / (2 * (R - B)))
-    same(part.strength.subs(SIZE, sp.sqrt(where)), 0)
+    same(part.bias_coefficient.subs(SIZE, sp.sqrt(where)), 0)
 
 
 # --- edges
@@ -415,27 +410,13 @@ def test_adam_s_edges_are_those_of_the_theory():
 # --- a user's own combine function
 
 
-class Own(eqx.Module):
-    power: float
-    mixture: float
-
-    def __call__(self, moments, params, step):
-        x = self.mixture * moments[0] + (1 - self.mixture) * moments[1]
-        return jnp.tanh(x) / (moments[2] + 0.25) ** self.power
-
-
-def own():
-    moments = [sf.Moment(0.5), sf.Moment(0.8), sf.Moment(0.6, lambda g: g**4)]
-    return sf.Optimizer(moments, Own(0.25, 0.7), "own")
-
-
 def check_own(optimizer, places=PLACES, rtol=1e-10):
     found = sf.derive(optimizer)
     numeric = modified_field(SMOOTH, optimizer, LEARNING_RATE, method="taylor")
     for place in places:
         g, hd = pushed(optimizer, SMOOTH, place)
         ours = found(g, hd, LEARNING_RATE, place)
-        np.testing.assert_allclose(ours, numeric(None, place), rtol=rtol)
+        np.testing.assert_allclose(ours, numeric("settled", place), rtol=rtol)
     return found
 
 
@@ -449,19 +430,6 @@ def test_numbers_of_a_module_become_symbols():
         "mixture": 0.7,
     }
     assert "tanh" in found.text() and r"\mathrm{power}" in found.latex()
-
-
-CORRECTED = [sf.Moment(0.6, bias_correction=True), sf.Moment(0.8, sf.square, bias_correction=True)]
-FUNCTIONS = {
-    "a lambda": lambda m, p, n: m[0] / (m[1] + 1e-3) ** 0.25,
-    "jnp and safe_sqrt": lambda m, p, n: jnp.arctan(m[0]) / (sf.safe_sqrt(m[1]) + 0.1),
-    "a branch": lambda m, p, n: jnp.where(m[1] > 0.01, m[0] / jnp.sqrt(m[1] + 0.1), m[0]),
-    "max, as in Adam's kin": lambda m, p, n: m[0] / jnp.maximum(jnp.sqrt(m[1]), 0.01),
-    "not odd": lambda m, p, n: jnp.exp(m[0]) - 1 + m[1],
-    "mixed with θ": lambda m, p, n: m[0] * (1 + p**2) / jnp.sqrt(m[1] + 0.1),
-    "another decay of θ": lambda m, p, n: m[0] / jnp.sqrt(m[1] + 0.1) + 0.1 * p**3,
-    "softsign": lambda m, p, n: jax.nn.soft_sign(m[0]) * jax.nn.sigmoid(m[1]),
-}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -550,4 +518,4 @@ def test_two_moments_may_have_the_same_decay():
 def test_sections_say_one_thing_each():
     titles = [section.title for section in derived("adam-both").sections()]
     assert len(titles) == len(set(titles)) == 8
-    assert all(isinstance(s, story.Section) for s in derived("sgd").sections())
+    assert all(isinstance(s, Section) for s in derived("sgd").sections())

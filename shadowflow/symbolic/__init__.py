@@ -32,6 +32,10 @@ def derive(optimizer: Optimizer) -> Derivation:
         import sympy  # noqa: F401
     except ImportError as error:
         raise ImportError("derive needs SymPy: pip install 'shadowflow[symbolic]'") from error
-    from .derivation import derive
+    from .. import checks
+    from ..optimizers.moments import Optimizer
+    from .derivation import Derivation
+    from .model import model_of
 
-    return derive(optimizer)
+    checks.instance("optimizer", optimizer, Optimizer)
+    return Derivation(optimizer, model_of(optimizer))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
@@ -12,18 +11,9 @@ from jaxtyping import Array
 
 from .. import checks
 from ..optimizers.moments import Optimizer
-from . import batches, penalty, settled as settling, steps, thresholds
-from .algebra import put, slope
-from .batches import Batched
-from .model import GRADIENT, RATE, THETA, Model, model_of
-from .settled import Settled
-from .steps import AtStep
-from .thresholds import Edges
-
-if TYPE_CHECKING:
-    from .sections import Section
-
-PUSHED = sp.Symbol("HΦ", real=True)
+from . import codegen, full_batch, mini_batch, penalty, printers, sections, thresholds
+from .algebra import slope
+from .model import GRADIENT, PUSHED, RATE, THETA, Model
 
 
 @dataclass(frozen=True)
@@ -42,19 +32,19 @@ class Derivation:
     model: Model
 
     @functools.cached_property
-    def settled(self) -> Settled:
-        return settling.settled(self.model)
+    def settled(self) -> full_batch.Settled:
+        return full_batch.settled(self.model)
 
     @functools.cached_property
-    def at_step(self) -> AtStep:
-        return steps.at_step(self.model, self.settled)
+    def at_step(self) -> full_batch.AtStep:
+        return full_batch.at_step(self.model, self.settled)
 
     @functools.cached_property
-    def batched(self) -> Batched:
-        return batches.batched(self.model)
+    def batched(self) -> mini_batch.Batched:
+        return mini_batch.batched(self.model)
 
     @functools.cached_property
-    def edges(self) -> Edges:
+    def edges(self) -> thresholds.Edges:
         return thresholds.edges_of(self.model, self.optimizer)
 
     @functools.cached_property
@@ -72,15 +62,19 @@ class Derivation:
         return self.model.restore(self.settled.strength)
 
     @property
+    def direction(self) -> sp.Expr:
+        """Φ, settled, in g."""
+        return self.model.signed(self.settled.direction)
+
+    @property
     def field(self) -> sp.Expr:
         """θ' = −Φ − (h/2) (K HΦ + ∂_θΦ Φ), in g."""
-        direction = self.model.signed(self.settled.direction)
-        bias, drift = self.model.restore(self.settled.bias), slope(direction, THETA)
-        return -direction - RATE / 2 * (bias * PUSHED + drift * direction)
+        phi, bias = self.direction, self.model.restore(self.settled.bias)
+        return -phi - RATE / 2 * (bias * PUSHED + slope(phi, THETA) * phi)
 
     @functools.cached_property
     def _evaluate(self):
-        values = put(self.field, self.model.numbers())
+        values = self.field.subs(self.model.numbers())
         return sp.lambdify([GRADIENT, PUSHED, RATE, THETA], values, modules="jax", cse=True)
 
     def __call__(self, g, hd, learning_rate, params=None) -> Array:
@@ -106,29 +100,21 @@ class Derivation:
             raise ValueError(f"g, hd, params: expected one shape, got {sorted(shapes)}.")
         return self._evaluate(g, hd, learning_rate, g if params is None else params)
 
-    def sections(self) -> list[Section]:
+    def sections(self) -> list[sections.Section]:
         """What there is to say, in order: titles, sentences and formulas."""
-        from .sections import tell
-
-        return tell(self)
+        return sections.tell(self)
 
     def text(self) -> str:
         """Unicode text for a terminal."""
-        from .printers import text
-
-        return text(self.sections())
+        return printers.text(self.sections())
 
     def latex(self) -> str:
         """LaTeX within KaTeX's subset: an ``aligned`` block per section, words as % comments."""
-        from .printers import latex
-
-        return latex(self.sections())
+        return printers.latex(self.sections())
 
     def html(self) -> str:
         """One page that needs nothing else: MathML, with the LaTeX of every formula."""
-        from .printers import html
-
-        return html(self.model.name, self.sections())
+        return printers.html(self.model.name, self.sections())
 
     def python(self) -> str:
         """The source of a function of numpy arrays: θ' when settled, with the numbers as defaults.
@@ -136,15 +122,7 @@ class Derivation:
         Its arguments are g, hd = HΦ, learning_rate, params where Φ reads them, and the
         hyper-parameters.
         """
-        from .codegen import python
-
-        return python(self)
+        return codegen.python(self.model, self.field)
 
     def __str__(self) -> str:
         return self.text()
-
-
-def derive(optimizer: Optimizer) -> Derivation:
-    """See ``shadowflow.derive``."""
-    checks.instance("optimizer", optimizer, Optimizer)
-    return Derivation(optimizer, model_of(optimizer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ def recorded(function: Callable, *likes) -> Callable:
     a generic point: two expressions that are not identical are taken for different, so a guard
     at a single point (a root at 0) drops out. Numbers become exact rationals.
 
-    Raises ValueError that names the primitive which is not among ``known()``.
+    Raises ValueError that names the primitive which it does not know.
 
     >>> x = sp.Symbol("x", positive=True)
     >>> recorded(lambda x: jax.numpy.where(x == 0, 0.0, x / x**0.5), 1.0)(x)
@@ -25,7 +26,7 @@ def recorded(function: Callable, *likes) -> Callable:
     """
     with jax.enable_x64(True):  # so that the numbers in it keep all their digits
         closed = jax.make_jaxpr(function)(*likes)
-    return lambda *inputs: _run(closed.jaxpr, closed.consts, inputs)[0]
+    return lambda *inputs: sp.sympify(_run(closed.jaxpr, closed.consts, inputs)[0])
 
 
 def number(value) -> Any:
@@ -42,14 +43,9 @@ def number(value) -> Any:
         )
     if value.dtype == bool:
         return sp.true if value else sp.false
-    if np.isinf(value):
-        return sp.oo if value > 0 else -sp.oo
-    return sp.nan if np.isnan(value) else sp.Rational(str(value[()]))
-
-
-def known() -> list[str]:
-    """The primitives that are understood."""
-    return sorted({*_OPERATIONS, *_SAME, *_COMPARISONS, "select_n", "integer_pow", "clamp"})
+    return {"inf": sp.oo, "-inf": -sp.oo, "nan": sp.nan}.get(text := str(value[()])) or sp.Rational(
+        text
+    )
 
 
 def _run(jaxpr, consts: Sequence, inputs: Sequence) -> list:
@@ -72,30 +68,16 @@ def _apply(equation, inputs: list) -> list:
     )
     if inner is not None and name not in ("scan", "while", "cond"):
         return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
-    if name in _SAME:
+    if name in UNCHANGED:
         return [inputs[0]]
     if name == "integer_pow":
         return [inputs[0] ** options["y"]]
-    if name == "clamp":
-        low, x, high = inputs
-        return [sp.Max(low, sp.Min(x, high))]
-    if name == "select_n":
-        return [_select(*inputs)]
-    if name in _COMPARISONS:
-        return [_decided(_COMPARISONS[name](*inputs))]
-    if name in _OPERATIONS:
-        return [_OPERATIONS[name](*inputs)]
+    if name in OPERATIONS:
+        return [OPERATIONS[name](*inputs)]
     raise ValueError(
         f"combine: expected operations that SymPy can take the derivative of, got the primitive "
-        f"{name!r}; known are {', '.join(known())}."
+        f"{name!r}; known are {', '.join(sorted({*OPERATIONS, *UNCHANGED}))}."
     )
-
-
-def _decided(relation):
-    """Equality of expressions that are not identical does not hold at a generic point."""
-    if isinstance(relation, sp.Eq):
-        return sp.false
-    return sp.true if isinstance(relation, sp.Ne) else relation
 
 
 def _select(condition, *cases):
@@ -106,69 +88,32 @@ def _select(condition, *cases):
     return sp.Piecewise((cases[1], condition), (cases[0], True))
 
 
-def _logistic(x):
-    return 1 / (1 + sp.exp(-x))
-
-
-_SAME = (
-    "convert_element_type",
-    "copy",
-    "copy_p",
-    "stop_gradient",
-    "reduce_precision",
-    "real",
-    "broadcast_in_dim",
-    "reshape",
-    "squeeze",
-    "optimization_barrier",
+UNCHANGED = (
+    *("convert_element_type copy copy_p stop_gradient reduce_precision real").split(),
+    *("broadcast_in_dim reshape squeeze optimization_barrier").split(),
 )
-_COMPARISONS: dict[str, Callable] = {
-    "eq": sp.Eq,
-    "ne": sp.Ne,
-    "lt": sp.Lt,
-    "le": sp.Le,
-    "gt": sp.Gt,
-    "ge": sp.Ge,
-}
-_OPERATIONS: dict[str, Callable] = {
-    "add": sp.Add,
-    "add_any": sp.Add,
-    "mul": sp.Mul,
-    "neg": lambda x: -x,
-    "sub": lambda x, y: x - y,
-    "div": lambda x, y: x / y,
-    "pow": lambda x, y: x**y,
+# what SymPy knows by the same name
+SAME = (
+    "sqrt exp log sign sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh erf erfc"
+)
+OPERATIONS: dict[str, Callable] = {
+    **{name: getattr(sp, name) for name in SAME.split()},
+    # two expressions that are not identical differ at a generic point
+    "eq": lambda x, y: sp.true if x == y else sp.false,
+    "ne": lambda x, y: sp.false if x == y else sp.true,
+    **{"lt": sp.Lt, "le": sp.Le, "gt": sp.Gt, "ge": sp.Ge},
+    **{"and": sp.And, "or": sp.Or, "not": sp.Not, "select_n": _select},
+    **{"add": sp.Add, "add_any": sp.Add, "mul": sp.Mul, "max": sp.Max, "min": sp.Min},
+    **{"neg": operator.neg, "sub": operator.sub, "div": operator.truediv, "pow": operator.pow},
+    "integer_pow": operator.pow,
+    "abs": sp.Abs,
     "square": lambda x: x**2,
-    "sqrt": sp.sqrt,
     "rsqrt": lambda x: 1 / sp.sqrt(x),
     "cbrt": lambda x: sp.sign(x) * sp.Abs(x) ** sp.Rational(1, 3),
-    "exp": sp.exp,
     "exp2": lambda x: 2**x,
     "expm1": lambda x: sp.exp(x) - 1,
-    "log": sp.log,
     "log1p": lambda x: sp.log(1 + x),
-    "abs": sp.Abs,
-    "sign": sp.sign,
-    "max": sp.Max,
-    "min": sp.Min,
-    "logistic": _logistic,
-    "sin": sp.sin,
-    "cos": sp.cos,
-    "tan": sp.tan,
-    "asin": sp.asin,
-    "acos": sp.acos,
-    "atan": sp.atan,
-    "atan2": sp.atan2,
-    "sinh": sp.sinh,
-    "cosh": sp.cosh,
-    "tanh": sp.tanh,
-    "asinh": sp.asinh,
-    "acosh": sp.acosh,
-    "atanh": sp.atanh,
-    "erf": sp.erf,
-    "erfc": sp.erfc,
+    "logistic": lambda x: 1 / (1 + sp.exp(-x)),
+    "clamp": lambda low, x, high: sp.Max(low, sp.Min(x, high)),
     "is_finite": lambda x: sp.false if x.is_infinite else sp.true,
-    "and": sp.And,
-    "or": sp.Or,
-    "not": sp.Not,
 }

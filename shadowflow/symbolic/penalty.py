@@ -7,29 +7,20 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from .algebra import antiderivative, monic, positive, quotient, slope, tidy
+from .algebra import antiderivative, positive, quotient, slope, tidy
+from .full_batch import Limit, Settled
 from .model import RATE, THETA, Model
-from .settled import Limit, Settled
 
-LOSS, POTENTIAL, GROWTH = sp.Symbol("E"), sp.Symbol("J"), sp.Symbol("∇J")
-SQUARE, SQUARE_GROWTH = sp.Symbol("‖∇E‖²"), sp.Symbol("∇‖∇E‖²")
-NORMS = {  # what a potential per coordinate may be: the name of its sum
-    "one": (sp.Symbol("‖∇E‖₁"), sp.Symbol("∇‖∇E‖₁"), "the one-norm of the gradient"),
-    "perturbed": (
-        sp.Symbol("‖∇E‖₁,ε"),
-        sp.Symbol("∇‖∇E‖₁,ε"),
-        "the perturbed one-norm of the gradient",
-    ),
-}
-PARAMETERS, TURNED = sp.Symbol("‖θ‖²"), sp.Symbol("θ·∇E")
+LOSS, PARAMETERS, TURNED = sp.symbols("E ‖θ‖² θ·∇E")
+POTENTIAL, SQUARE = sp.symbols("J ‖∇E‖²")
+NORM, PERTURBED_NORM = sp.Symbol("‖∇E‖₁"), sp.Symbol("‖∇E‖₁,ε")
 
 
 @dataclass(frozen=True)
 class Potential:
-    """J = scale × symbol, its gradient scale × growth; words: what it is."""
+    """J = scale × symbol; words: what it is."""
 
     symbol: sp.Symbol
-    growth: sp.Symbol
     scale: sp.Expr
     words: str
 
@@ -38,33 +29,30 @@ class Potential:
         return self.scale * self.symbol
 
     @property
-    def gradient(self) -> sp.Expr:
-        return self.scale * self.growth
+    def growth(self) -> sp.Symbol:
+        """The gradient of ``symbol``."""
+        return sp.Symbol("∇" + self.symbol.name)
 
 
 def potential_of(model: Model, settled: Settled) -> Potential:
     """The penalized potential Σ_j ∫_0^{g_j} u, by its usual name where it has one."""
-    y, found = settled.y, settled.potential
+    one, found = sp.Integer(1), settled.potential
     if settled.linear:
         words = "the squared two-norm of the gradient"
-        return Potential(SQUARE, SQUARE_GROWTH, settled.preconditioner / 2, words)
-    key = None
+        return Potential(SQUARE, settled.preconditioner / 2, words)
     if found is not None and model.odd:
-        rest = sp.expand(found**2 - y**2)
-        key = "one" if rest == 0 else "perturbed" if rest.is_Symbol else None
-    if key is None:
-        return Potential(POTENTIAL, GROWTH, sp.Integer(1), "the optimizer's own potential")
-    symbol, growth, words = NORMS[key]
-    return Potential(symbol, growth, sp.Integer(1), words)
+        rest = sp.expand(found**2 - settled.y**2)
+        if rest == 0:
+            return Potential(NORM, one, "the one-norm of the gradient")
+        if rest.is_Symbol:
+            return Potential(PERTURBED_NORM, one, "the perturbed one-norm of the gradient")
+    return Potential(POTENTIAL, one, "the optimizer's own potential")
 
 
 def product(*factors) -> sp.Expr:
-    """A product of hyper-parameters as one fraction; a sum keeps its terms apart."""
-    if any(
-        f.is_Add and len(sp.Add.make_args(f)) > 1 and sp.denom(sp.together(f)) != 1 for f in factors
-    ):
-        return sp.Mul(*factors)
-    return quotient(sp.Mul(*factors))
+    """A product of hyper-parameters as one fraction; a sum of fractions keeps its terms apart."""
+    apart = any(f.is_Add and sp.denom(sp.together(f)) != 1 for f in factors)
+    return sp.Mul(*factors) if apart else quotient(sp.Mul(*factors))
 
 
 def modified_loss(potential: Potential, strength) -> sp.Expr:
@@ -80,13 +68,12 @@ def small_loss(limit: Limit, offset) -> tuple[sp.Expr, sp.Expr]:
     """
     kappa, strength = limit.preconditioner, limit.strength
     assert kappa is not None
-    pull = slope(offset, THETA)
-    square = kappa * SQUARE / 2
-    if pull == 0:
+    from_theta = slope(offset, THETA)
+    if from_theta == 0:
         return kappa, LOSS + RATE / 4 * product(kappa, strength) * SQUARE
-    base = kappa * LOSS + pull * PARAMETERS / 2
-    memory = product(kappa, strength) * (square + pull * (TURNED - LOSS))
-    return sp.Integer(1), base + RATE / 2 * (memory + pull * base)
+    base = kappa * LOSS + from_theta * PARAMETERS / 2
+    pushed = kappa * SQUARE / 2 + from_theta * (TURNED - LOSS)
+    return sp.Integer(1), base + RATE / 2 * (product(kappa, strength) * pushed + from_theta * base)
 
 
 def line_loss(settled: Settled, potential: Potential) -> sp.Expr | None:
@@ -100,7 +87,7 @@ def line_loss(settled: Settled, potential: Potential) -> sp.Expr | None:
         found = antiderivative(tidy(moving * settled.driven), settled.y)
         if found is None:
             return None
-        terms.append(fixed * sp.expand(found))
+        terms.append(fixed * found)
     return sp.Add(*terms)
 
 
@@ -109,25 +96,15 @@ def crossing(settled: Settled, numbers: Mapping) -> tuple[sp.Expr, sp.Expr] | No
     above = sp.numer(sp.together(settled.strength))
     if not above.is_polynomial(settled.y):
         return None
-    powers = [m for (m,) in sp.Poly(above, settled.y).monoms() if m]
-    if len(powers) != 1 or powers[0] > 2:
+    polynomial = sp.Poly(above, settled.y)
+    powers = [power for (power,) in polynomial.monoms() if power]
+    if powers not in ([1], [2]):
         return None
-    (power,), polynomial = powers, sp.Poly(above, settled.y)
-    return settled.y**power, positive(quotient(-polynomial.nth(0) / polynomial.nth(power)), numbers)
+    place = quotient(-polynomial.nth(0) / polynomial.LC())
+    return settled.y ** powers[0], positive(place, numbers)
 
 
 def responses(model: Model, settled: Settled) -> list[tuple[sp.Symbol, sp.Expr]]:
     """(hyper-parameter, ∂s/∂ of it) for those that s depends on."""
-    found = [
-        (h.symbol, monic(tidy(sp.diff(settled.strength, h.symbol)), settled.y))
-        for h in model.hypers
-    ]
-    return [(symbol, rise) for symbol, rise in found if rise != 0]
-
-
-def one_decay(model: Model, settled: Settled) -> sp.Expr | None:
-    """(1+β)/(1−β) where two or more decays, made equal, give θ' = −Φ(∇Ẽ); else None."""
-    decays = {a.decay for a in model.averages if a.decay != 0}
-    if len(decays) < 2 or any(a.decay == 0 for a in model.averages) or settled.alike is not None:
-        return None
-    return model.averages[0].factor
+    rises = [(h.symbol, tidy(sp.diff(settled.strength, h.symbol))) for h in model.hypers]
+    return [(symbol, rise) for symbol, rise in rises if rise != 0]

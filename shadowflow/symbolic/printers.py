@@ -1,16 +1,192 @@
-"""The sections of a derivation as text, LaTeX and HTML."""
+"""Formulas as text, LaTeX and MathML: SymPy's printers, with terms in the order of a paper."""
 
 from __future__ import annotations
 
+import re
 import textwrap
-from html import escape
+from html import escape, unescape
 from typing import TYPE_CHECKING
+from xml.dom.minidom import Document
 
-from .dialects import Latex, MathML, Text
-from .layout import write
+import sympy as sp
+from sympy.printing.latex import LatexPrinter
+from sympy.printing.mathml import MathMLPresentationPrinter
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
+
+from .model import RATE
 
 if TYPE_CHECKING:
     from .sections import Formula, Section
+
+LONGEST = 9  # a number with a denominator above this is written as a decimal
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+DIGITS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+COMMANDS = {
+    **{"β": "beta", "ρ": "rho", "γ": "gamma", "ε": "varepsilon", "λ": "lambda", "θ": "theta"},
+    **{"ν": "nu", "Φ": "Phi", "Λ": "Lambda", "∇": "nabla", "∂": "partial", "·": "cdot", "∫": "int"},
+}
+LATEX = {ord(letter): rf"\{command} " for letter, command in COMMANDS.items()}
+LATEX |= str.maketrans({"‖": r"\|", "′": "'", "−": "-", "²": "^{2}", "Ẽ": r"\tilde{E}"})
+
+
+def decimals(expression) -> sp.Expr:
+    """With decimals in the place of long fractions."""
+    long = [n for n in sp.sympify(expression).atoms(sp.Rational) if n.q > LONGEST]
+    return sp.sympify(expression).xreplace({n: sp.Float(n, 6) for n in long})
+
+
+class Late(sp.Symbol):
+    """A symbol that stands behind the other factors: (1 − β) g, λ θ."""
+
+    @classmethod
+    def class_key(cls):
+        return 6, 0, cls.__name__
+
+
+def _data(symbol) -> bool:
+    """Whether it is neither a hyper-parameter nor an index."""
+    return not symbol.is_positive and not symbol.is_integer
+
+
+class Ordered:
+    """What the three printers share: 1 − β, g² + ε and E + (h/2) J in this order, h/2 in front."""
+
+    def doprint(self, expr) -> str:
+        shown = decimals(expr)
+        late = {s: Late(s.name, **s.assumptions0) for s in shown.free_symbols if _data(s)}
+        return super().doprint(shown.xreplace(late))
+
+    def _as_ordered_terms(self, expr, order=None) -> list:
+        terms = sorted(sp.Add.make_args(expr), key=_rank)
+        first = next((t for t in terms if not t.could_extract_minus_sign()), terms[0])
+        if _later(first) <= _later(terms[0]):
+            terms.insert(0, terms.pop(terms.index(first)))
+        return terms
+
+    def _print_Mul(self, expr):
+        number = expr.as_coeff_Mul()[0]
+        step, rest = number * RATE, expr / (number * RATE)
+        share = number.is_Rational and number.is_positive and not number.is_Integer
+        if not share or RATE not in expr.args or rest == 1:
+            return super()._print_Mul(expr)
+        return self.beside(step, self.parenthesize(rest, PRECEDENCE["Mul"], strict=True))
+
+
+def _later(term) -> bool:
+    """Whether it is of the order of h."""
+    return RATE in sp.Mul.make_args(term)
+
+
+def _rank(term) -> tuple:
+    """Without h first; then polynomials in g, the step n, hyper-parameters, fractions in g, θ."""
+    below = sp.fraction(term)[1]
+    driven, low = (any(map(_data, part.free_symbols)) for part in (term, below))
+    turning = any("θ" in s.name for s in term.free_symbols)
+    counting = any(s.is_integer for s in term.free_symbols)
+    group = 4 if turning else 3 if low else 0 if driven else 1 if counting else 2
+    return _later(term), group, sp.default_sort_key(term)
+
+
+class Text(Ordered, StrPrinter):
+    """Unicode on one line.
+
+    >>> Text().doprint(sp.sqrt(sp.Symbol("g") ** 2 + 1) / 2)
+    '√(g² + 1)/2'
+    """
+
+    def __init__(self):
+        super().__init__({"full_prec": False})
+
+    def doprint(self, expr) -> str:
+        text = re.sub(r"sqrt\((\w+)\)", r"√\1", super().doprint(expr)).replace("sqrt", "√")
+        text = re.sub(r"\*\*\([^()]+\)", _tight, text)
+        text = re.sub(r"\*\*(\d+)", lambda power: power[1].translate(SUPERSCRIPTS), text)
+        for sign, written in {"**": "^", "*": " ", "-": "−", ">=": "≥", "<=": "≤"}.items():
+            text = text.replace(sign, written)
+        return text
+
+    def beside(self, step, rest):
+        return f"({self._print(step)})*{rest}"
+
+    def _print_Mul(self, expr):
+        down = RATE in expr.args and expr.could_extract_minus_sign()
+        return f"-{self._print(-expr)}" if down else super()._print_Mul(expr)
+
+    def _print_Abs(self, expr):
+        return f"|{self._print(expr.args[0])}|"
+
+    def _print_Max(self, expr):
+        return f"{expr.func.__name__.lower()}({self.stringify(expr.args, ', ')})"
+
+    _print_Min = _print_Max
+
+    def _print_Sum(self, expr):
+        index, first, last = map(self._print, expr.limits[0])
+        inside = self.parenthesize(expr.function, PRECEDENCE["Mul"], strict=True)
+        return f"Σ_{{{index}={first}..{last.replace(' ', '')}}} {inside}"
+
+    def _print_Piecewise(self, expr):
+        cases = (
+            f"{self._print(value)} if {self._print(where)}"
+            if where != sp.true
+            else f"else {self._print(value)}"
+            for value, where in expr.args
+        )
+        return "{" + ", ".join(cases) + "}"
+
+
+def _tight(power: re.Match) -> str:
+    """**(2*n + 2) as **(2n+2)."""
+    return "**" + power[0][2:].replace(" ", "").replace("*", "")
+
+
+class Latex(Ordered, LatexPrinter):
+    r"""LaTeX of KaTeX's subset.
+
+    >>> Latex().doprint(sp.Symbol("β₁") / 2)
+    '\\frac{\\beta _{1}}{2}'
+    """
+
+    def beside(self, step, rest):
+        return f"{self._print(step)} {rest}"
+
+    def _deal_with_super_sub(self, string, style="plain"):
+        if len(string) > 2 and string.isascii() and string.isidentifier() and string[1] != "_":
+            return r"\mathrm{" + string.replace("_", r"\_") + "}"
+        name = re.sub("(.)\u0304", r"\\bar{\1}", string)
+        name = re.sub(r"([₀-₉]+)_(\w+)", r"_{\1,\2}", name)
+        name = re.sub(r"_(\w+)", r"_{\1}", name)
+        name = re.sub("[₀-₉]+(,ε)?", lambda low: f"_{{{low[0].translate(DIGITS)}}}", name)
+        return name.translate(LATEX)
+
+
+class MathML(Ordered, MathMLPresentationPrinter):
+    """Presentation MathML, without the enclosing element."""
+
+    def __init__(self):
+        super().__init__({"mul_symbol": "\u2062"})  # an invisible times
+        plain = Document()  # SymPy's own text is written without escapes
+        self.dom.createTextNode = lambda data: plain.createTextNode(unescape(data))
+
+    def _print_Symbol(self, sym, style="plain"):
+        row = self.dom.createElement("mrow")
+        for part in sym.name.split():
+            row.appendChild(super()._print_Symbol(sp.Symbol(part)))
+        return row
+
+    def beside(self, step, rest):
+        row = self.dom.createElement("mrow")
+        for part in (self._print(step), rest):
+            row.appendChild(part)
+        return row
+
+    def _print_AppliedUndef(self, expr):
+        row = self.dom.createElement("mrow")
+        row.appendChild(self._print(sp.Symbol(expr.func.__name__)))
+        row.appendChild(self._paren_comma_separated(*expr.args))
+        return row
+
 
 WIDTH = 96
 STYLE = """
@@ -24,52 +200,50 @@ code { white-space: pre-wrap }
 
 def text(sections: list[Section]) -> str:
     """A title, then lines; formulas are indented, their equals signs below one another."""
+    say = Text().doprint
     blocks = []
     for section in sections:
         lines = [section.title, "-" * len(section.title)]
-        formulas = [item for item in section.items if not isinstance(item, str)]
-        lefts = [write(formula.left, Text()) for formula in formulas]
-        width = max((len(left) for left in lefts), default=0)
+        width = max((len(say(formula.left)) for formula in _formulas(section)), default=0)
         for item in section.items:
             if isinstance(item, str):
                 lines += textwrap.wrap(item, WIDTH)
             else:
-                lines.append(_text_line(item, width))
+                remark = f"    ({item.remark})" if item.remark else ""
+                left, right = say(item.left), say(item.right)
+                lines.append(f"  {left:{width}} {item.relation} {right}{remark}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
-
-
-def _text_line(formula: Formula, width: int) -> str:
-    left = write(formula.left, Text()).ljust(width)
-    line = f"  {left} {formula.relation} {write(formula.right, Text())}"
-    return f"{line}    ({formula.remark})" if formula.remark else line
 
 
 def latex(sections: list[Section]) -> str:
     """Words as % comments, the formulas of a section as one ``aligned`` block."""
     blocks = []
     for section in sections:
-        words = [f"% {section.title}"]
+        lines = [f"% {section.title}"]
         for item in section.items:
             said = item if isinstance(item, str) else item.remark and _remark(item)
-            words += [f"%   {line}" for line in textwrap.wrap(said, WIDTH)]
-        formulas = [item for item in section.items if not isinstance(item, str)]
-        rows = [formula_latex(formula, "&") for formula in formulas]
+            lines += [f"%   {line}" for line in textwrap.wrap(said, WIDTH)]
+        rows = " \\\\\n".join(_row(formula, "&") for formula in _formulas(section))
         if rows:
-            body = " \\\\\n".join(rows)
-            words.append(f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}")
-        blocks.append("\n".join(words))
+            lines.append(f"\\begin{{aligned}}\n{rows}\n\\end{{aligned}}")
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
 
+def _formulas(section: Section) -> list[Formula]:
+    return [item for item in section.items if not isinstance(item, str)]
+
+
 def _remark(formula: Formula) -> str:
-    return f"{write(formula.left, Text())}: {formula.remark}"
+    return f"{Text().doprint(formula.left)}: {formula.remark}"
 
 
-def formula_latex(formula: Formula, mark: str = "") -> str:
-    """One formula; ``mark`` stands before the relation."""
+def _row(formula: Formula, mark: str = "") -> str:
+    """One formula in LaTeX; ``mark`` stands before the relation."""
     relation = {"←": r"\leftarrow"}.get(formula.relation, formula.relation)
-    return f"{write(formula.left, Latex())} {mark}{relation} {write(formula.right, Latex())}"
+    say = Latex().doprint
+    return f"{say(formula.left)} {mark}{relation} {say(formula.right)}"
 
 
 def html(name: str, sections: list[Section]) -> str:
@@ -84,20 +258,15 @@ def html(name: str, sections: list[Section]) -> str:
 
 
 def _html_section(section: Section) -> str:
+    say = MathML().doprint
     parts = [f"<section>\n<h2>{escape(section.title)}</h2>"]
-    sources = []
     for item in section.items:
         if isinstance(item, str):
             parts.append(f"<p>{escape(item)}</p>")
             continue
-        sides = [write(side, MathML()) for side in (item.left, item.right)]
         remark = f'<span class="remark">{escape(item.remark)}</span>' if item.remark else ""
-        parts.append(
-            f'<div class="formula"><math><mrow>{sides[0]}<mo>{item.relation}</mo>{sides[1]}</mrow>'
-            f"</math>{remark}</div>"
-        )
-        sources.append(escape(formula_latex(item)))
-    if sources:
-        code = "\n".join(sources)
-        parts.append(f"<details><summary>LaTeX</summary><code>{code}</code></details>")
+        row = f"<mrow>{say(item.left)}<mo>{item.relation}</mo>{say(item.right)}</mrow>"
+        parts.append(f'<div class="formula"><math>{row}</math>{remark}</div>')
+    if source := "\n".join(escape(_row(formula)) for formula in _formulas(section)):
+        parts.append(f"<details><summary>LaTeX</summary><code>{source}</code></details>")
     return "\n".join([*parts, "</section>"])

@@ -17,8 +17,7 @@ import sympy as sp
 
 from ..optimizers import thresholds as edges
 from ..optimizers.moments import Optimizer
-from .algebra import positive, put, quotient, slope, tidy
-from .interpret import number
+from .algebra import DECAYS, oriented, positive, quotient, slope, tidy
 from .model import Model
 
 MODE = sp.Symbol("z")
@@ -49,67 +48,43 @@ def edges_of(model: Model, optimizer: Optimizer) -> Edges:
             flow, stability = edges.flow_threshold(optimizer), edges.stability_threshold(optimizer)
     except ValueError as error:
         return Edges(None, None, math.nan, math.nan, None, refused=str(error))
-    matrix = flow.matrix
-    response = _response(model, matrix)
+    response = _response(model, flow.matrix)
     if response is None:
-        return Edges(None, None, flow, stability, None, matrix)
-    own = {hyper.symbol: number(hyper.value) for hyper in model.hypers}
-    at_minus = [quotient(response.subs(MODE, -1))]
-    return Edges(
-        _matching(_turning(response), own, flow),
-        _matching(at_minus, own, stability),
-        flow,
-        stability,
-        response,
-        matrix,
-    )
+        return Edges(None, None, flow, stability, None, flow.matrix)
+    own = model.numbers()
+    closed_flow = _matching(_turning(response), own, flow)
+    closed_stability = _matching([quotient(response.subs(MODE, -1))], own, stability)
+    return Edges(closed_flow, closed_stability, flow, stability, response, flow.matrix)
 
 
 def _response(model: Model, matrix: str) -> sp.Expr | None:
     """x(z), for eigenvalues of ``matrix``; None where the shares depend on the moments held."""
-    letters = [average.letter for average in model.averages]
-    whole = model.direction(letters, sp.Integer(0), sp.oo)
-    slopes = [a.slope(model.y).subs(model.y, 0) for a in model.averages]
-    zero = {a.letter: 0 for a, rise in zip(model.averages, slopes, strict=True) if rise != 0}
-    answers = [
-        tidy(put(slope(whole, a.letter), zero) * rise) if rise != 0 else sp.Integer(0)
-        for a, rise in zip(model.averages, slopes, strict=True)
-    ]
+    whole = model.direction(model.letters, sp.Integer(0), sp.oo)
+    slopes = {a.letter: a.slope(model.y).subs(model.y, 0) for a in model.averages}
+    zero = {letter: 0 for letter, rise in slopes.items() if rise != 0}
+    answers = [tidy(slope(whole, m).subs(zero) * slopes[m]) if m in zero else 0 for m in slopes]
     total = tidy(sum(answers))
     if total == 0 or total.has(sp.nan, sp.zoo, sp.oo):
         return None
     shares = [tidy(answer / total) for answer in answers]
-    if any(share.has(*letters) for share in shares):
+    if any(share.has(*model.letters) for share in shares):
         return None
-    pull = sum(
-        a * (1 if average.decay == 0 else (1 - average.decay) * MODE / (MODE - average.decay))
-        for a, average in zip(shares, model.averages, strict=True)
-    )
+    decays = [average.decay for average in model.averages]
+    pull = (a * (1 - b) * MODE / (MODE - b) for a, b in zip(shares, decays, strict=True))
     gain = total if matrix == edges.HESSIAN else 1
-    return quotient((1 - MODE) / (gain * pull))
+    return quotient((1 - MODE) / (gain * sum(pull)))
 
 
 def _turning(response) -> list[sp.Expr]:
-    """x at its turning points, and at z = 0."""
-    above = sp.numer(sp.together(sp.diff(response, MODE)))
-    places = [sp.Integer(0)]
-    if above.has(MODE) and sp.degree(above, MODE) <= 2:
-        places += sp.solve(above, MODE)
-    return [
-        sp.limit(response, MODE, place) if place == 0 else _radical(response.subs(MODE, place))
-        for place in places
-    ]
-
-
-def _radical(expression) -> sp.Expr:
-    """In terms of the roots b = √β, where that makes it a fraction without roots of sums."""
-    under = {p.base for p in expression.atoms(sp.Pow) if p.exp.is_Rational and p.exp.q == 2}
-    symbols = set().union(*(base.free_symbols for base in under))
-    roots = {s: sp.Symbol(s.name + "root", positive=True) for s in sorted(symbols, key=str)}
-    inner = sp.simplify(expression.subs({s: root**2 for s, root in roots.items()}))
-    found = quotient(inner).subs({root: sp.sqrt(s) for s, root in roots.items()})
-    plain = quotient(sp.simplify(expression))
-    return min([found, plain], key=sp.count_ops)
+    """x at z = 0 and at its turning points, found as functions of the √β."""
+    decays = [s for s in response.free_symbols if s.name[0] in DECAYS]
+    roots = {s: sp.Symbol(f"√{s}", positive=True) for s in decays}
+    rooted = response.subs({s: root**2 for s, root in roots.items()})
+    above = sp.numer(sp.together(sp.diff(rooted, MODE)))
+    turns = sp.solve(above, MODE) if above.has(MODE) and sp.degree(above, MODE) <= 2 else []
+    found = [sp.factor(sp.simplify(rooted.subs(MODE, place))) for place in turns]
+    found.insert(0, sp.limit(rooted, MODE, 0))
+    return [oriented(x.subs({root: sp.sqrt(s) for s, root in roots.items()})) for x in found]
 
 
 def _matching(candidates, own: dict, value: float) -> sp.Expr | None:

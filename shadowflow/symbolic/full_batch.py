@@ -1,0 +1,244 @@
+"""The modified equation on the full batch, one coordinate at a time: settled, and at step n.
+
+Settled: θ' = −Φ − (h/2) [ K(g) · HΦ + ∂_θΦ · Φ ],   K = Σ_i (1+β_i)/(1−β_i) ∂_iΦ ψ_i'(g).
+With Φ = u(g) + v(θ) and u = κ g that is θ' = −κ (g + (h/2) s HΦ) − v − (h/2) v' Φ, s = K/κ: the
+bias coefficient. HΦ is ∇J with J = Σ_j ∫_0^{g_j} u, as far as u goes.
+
+At step n: θ' = −Φ_n − h Σ_i ∂_iΦ ψ_i' [ Σ_{l<n} a_i(l) HΦ_l + ½ W_i HΦ_n ] − (h/2) ∂_θΦ · Φ_n,
+where Φ_l is the memoryless direction at step l and a_i(l) = Σ_{k≤l} w_{i,n,k} the weight of what
+is older.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import sympy as sp
+
+from .algebra import (
+    antiderivative,
+    limit,
+    oriented,
+    quotient,
+    slope,
+    split,
+    tidy,
+    vanishes,
+    without_abs,
+)
+from .model import PAST, STEP, THETA, Model, apart_from_theta
+
+FACTOR: Any = sp.Function("c_n")
+RATIO_NOW, RATIO_PAST = sp.symbols("r_n r_l", positive=True)
+
+
+class Limit(NamedTuple):
+    """κ and s where the gradient is far below every ε, or far above."""
+
+    preconditioner: sp.Expr | None
+    strength: sp.Expr
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Expressions in y (|g|, or g where Φ is not odd), θ and the hyper-parameters.
+
+    direction: Φ; driven: u; offset: v; slopes: ∂_iΦ ψ_i' per moment; bias: K;
+    preconditioner: κ = u/y; strength: s = K/κ; shares: per moment ∂_iΦ ψ_i' / κ;
+    potential: ∫u dy, None where it was not found; separable: whether Φ = u(g) + v(θ).
+    alike: K/u' where that is free of g: then θ' = −Φ(∇Ẽ) up to h².
+    """
+
+    y: sp.Symbol
+    direction: sp.Expr
+    driven: sp.Expr
+    offset: sp.Expr
+    slopes: tuple[sp.Expr, ...]
+    bias: sp.Expr
+    preconditioner: sp.Expr
+    shares: tuple[sp.Expr, ...]
+    strength: sp.Expr
+    potential: sp.Expr | None
+    separable: bool
+    alike: sp.Expr | None
+    small: Limit | None
+    large: Limit | None
+
+    @property
+    def linear(self) -> bool:
+        """Whether u is a multiple of the gradient, so that J is one of ½‖∇E‖²."""
+        return not self.preconditioner.has(self.y, THETA)
+
+    @property
+    def constant(self) -> bool:
+        """Whether the bias coefficient is the same for every gradient."""
+        return not self.strength.has(self.y, THETA)
+
+
+def settled(model: Model) -> Settled:
+    """The pieces of the settled equation, simplified.
+
+    For Adam with ε inside: κ = 1/√(g²+ε), s = C_β − C_ρ + C_ρ ε/(g²+ε), C = (1+β)/(1−β).
+    """
+    y = model.y
+    psi = [average.transform(y) for average in model.averages]
+    direction, partials = model.answer_at(psi, sp.oo)
+    direction = tidy(direction)
+    slopes = tuple(
+        tidy(part * a.slope(y)) for part, a in zip(partials, model.averages, strict=True)
+    )
+    driven, offset = apart_from_theta(direction, y)
+    driven = tidy(driven)
+    kappa = tidy(driven / y)
+    shares = tuple(tidy(slope / kappa) for slope in slopes)
+    bias = sp.Add(*(a.factor * k for a, k in zip(model.averages, slopes, strict=True)))
+    strength = strength_of(model, shares)
+    rise = slope(driven, y)
+    alike = tidy(bias / rise) if rise != 0 else sp.Integer(0)
+    return Settled(
+        y,
+        direction,
+        driven,
+        offset,
+        slopes,
+        bias,
+        kappa,
+        shares,
+        strength,
+        potential=antiderivative(driven, y),
+        separable=not driven.has(THETA),
+        alike=None if alike.has(y, THETA) else alike,
+        small=_limit(kappa, strength, y, sp.Integer(0)),
+        large=_limit(kappa, strength, y, sp.oo),
+    )
+
+
+def strength_of(model: Model, shares, factor: Callable = lambda a: a.factor) -> sp.Expr:
+    """Σ_i factor_i shares_i, moments of the same ψ together, each in its simplest form."""
+    groups: dict[str, list] = {}
+    for index, (average, share) in enumerate(zip(model.averages, shares, strict=True)):
+        groups.setdefault(average.kind or str(index), []).append((factor(average), share))
+    total = sp.Integer(0)
+    for members in groups.values():
+        if len(members) == 1:
+            ((weight, share),) = members
+            total += sp.Add(*(weight * part for part in sp.Add.make_args(split(share, model.y))))
+        else:
+            total += quotient(sp.Add(*(weight * share for weight, share in members)))
+    return total
+
+
+def _limit(kappa, strength, y: sp.Symbol, place) -> Limit | None:
+    """The limit, None where nothing depends on the gradient or s has no finite limit."""
+    found = [limit(part, y, place) for part in sp.Add.make_args(strength)]
+    if not (kappa.has(y) or strength.has(y)) or None in found:
+        return None
+    return Limit(limit(kappa, y, place), sp.Add(*found))
+
+
+@dataclass(frozen=True)
+class AtStep:
+    """What the settled equation becomes at step n.
+
+    direction: Φ_n; slopes: ∂_iΦ ψ_i' at step n, per moment; shares: a_i(l), None without memory.
+    ratio: r_n where u_n = r_n u, else None (then there is no shorter form than the sums).
+    strength: s_n in θ' = −κ (r_n g + (h/2) s_n HΦ), None where ``ratio`` is or Φ reads θ besides,
+    or with c_n(β) in the place of (1+β)/(1−β) where all moments are bias-corrected;
+    named: r_n and the sums A_i that it is written with, where these have no closed form.
+    """
+
+    direction: sp.Expr
+    slopes: tuple[sp.Expr, ...]
+    shares: tuple[sp.Expr | None, ...]
+    ratio: sp.Expr | None
+    strength: sp.Expr | None
+    named: dict[sp.Symbol, sp.Expr]
+
+
+def factor_at(decay) -> sp.Expr:
+    """c_n(β) = 1 + 2 (mean age) = (1+β)/(1−β) − 2(n+1)β^{n+1}/(1−β^{n+1})."""
+    late = decay ** (STEP + 1)
+    return (1 + decay) / (1 - decay) + sp.Mul(-2, STEP + 1, late, 1 / (1 - late))
+
+
+def direction_at(model: Model, step) -> sp.Expr:
+    """Φ at a step, all gradients being the present one."""
+    moments = [a.weight(step) * a.transform(model.y) for a in model.averages]
+    return without_abs(model.answer_at(moments, step)[0])
+
+
+def at_step(model: Model, late: Settled) -> AtStep:
+    """The equation at step n; for bias-corrected moments s with c_n(β) for (1+β)/(1−β)."""
+    y = model.y
+    values = [a.weight(STEP) * a.transform(y) for a in model.averages]
+    direction, partials = model.answer_at(values, STEP)
+    direction, partials = without_abs(direction), tuple(map(without_abs, partials))
+    slopes = tuple(part * a.slope(y) for part, a in zip(partials, model.averages, strict=True))
+    shares = tuple(None if a.decay == 0 else a.share(PAST, STEP) for a in model.averages)
+    if all(a.weight(STEP) == 1 for a in model.averages) and not direction.has(STEP):
+        factor = lambda a: a.factor if a.decay == 0 else FACTOR(a.decay)
+        strength = strength_of(model, late.shares, factor)
+        return AtStep(direction, slopes, shares, sp.Integer(1), strength, {})
+    ratio = _ratio(apart_from_theta(direction, y)[0], late.driven, y)
+    rises = [_ratio(now, then, y) for now, then in zip(slopes, late.slopes, strict=True)]
+    if late.offset != 0 or not late.separable or ratio is None or None in rises:
+        return AtStep(direction, slopes, shares, None, None, {})
+    strength, named = _closed(model, late, shares, ratio, rises)
+    return AtStep(direction, slopes, shares, ratio, strength, named)
+
+
+def _closed(model: Model, late: Settled, shares, ratio, rises) -> tuple[sp.Expr, dict]:
+    """s_n = Σ_i s_i q_i (2 Σ_{l<n} a_i(l) r_l + W_i r_n), q_i and r_n what differs from n = ∞.
+
+    Where a sum does not close: all of them as symbols A_i, and r_n as one, with their meanings.
+    """
+    means = [
+        sp.Integer(0) if older is None else closed_sum(older * ratio.subs(STEP, PAST), PAST, STEP)
+        for older in shares
+    ]
+    named: dict = {}
+    if any(mean.has(sp.Sum) for mean in means):
+        rises = [RATIO_NOW if vanishes(rise - ratio) else rise for rise in rises]
+        named[RATIO_NOW], ratio = ratio, RATIO_NOW
+        for index, (average, older) in enumerate(zip(model.averages, shares, strict=True)):
+            if older is not None:
+                means[index] = sp.Symbol(f"A_{average.letter}")
+                named[means[index]] = sp.Sum(older * RATIO_PAST, (PAST, 0, STEP - 1))
+    parts = zip(model.averages, late.shares, rises, means, strict=True)
+    total = sp.Add(*(s * q * (2 * mean + a.weight(STEP) * ratio) for a, s, q, mean in parts))
+    decays = {average.decay for average in model.averages} - {0}
+    return by_powers(total, *decays, STEP) if len(decays) == 1 and not named else total, named
+
+
+def closed_sum(summand, index: sp.Symbol, count: sp.Symbol) -> sp.Expr:
+    """Σ_{l=0}^{n−1} of a sum of geometric terms in closed form, else the sum as it stands.
+
+    >>> b, l, n = sp.Symbol("β", positive=True), sp.Symbol("l"), sp.Symbol("n")
+    >>> closed_sum(b**l, l, n)
+    (1 - β**n)/(1 - β)
+    """
+    total = sp.Integer(0)
+    for term in sp.Add.make_args(sp.expand(summand)):
+        first = term.subs(index, 0)
+        ratio = sp.simplify(term.subs(index, index + 1) / term)
+        if ratio.has(index):
+            return sp.Sum(summand, (index, 0, count - 1))
+        total += first * count if ratio == 1 else first * (1 - ratio**count) / (1 - ratio)
+    return tidy(total)
+
+
+def by_powers(expression, base: sp.Symbol, count: sp.Symbol) -> sp.Expr:
+    """A polynomial in β^n, power by power, each coefficient in its simplest form."""
+    collected = sp.collect(sp.expand(expression), base**count, quotient)
+    terms = sp.Add.make_args(collected)
+    return sp.Add(*(oriented(sp.factor_terms(sp.powsimp(term))) for term in terms))
+
+
+def _ratio(now, late, y: sp.Symbol) -> sp.Expr | None:
+    """now / late where that does not depend on the gradient or θ."""
+    if late == 0:
+        return sp.Integer(0) if now == 0 else None
+    there = (now / late).subs(y, 1)
+    return tidy(there) if vanishes(now / late - there) and not there.has(THETA) else None
