@@ -131,6 +131,8 @@ def _turned(product, to_turn: Callable) -> sp.Expr:
     """A product with −x in the place of each factor x to turn, and the sign to go with it."""
     factors = [factor.as_base_exp() for factor in sp.Mul.make_args(product)]
     turned = [base.is_Add and exp.is_Integer and to_turn(base) for base, exp in factors]
+    if not any(turned):
+        return product
     kept = [(-b if turn else b) ** e for (b, e), turn in zip(factors, turned, strict=True)]
     odd = sum(int(e) for (_, e), turn in zip(factors, turned, strict=True) if turn) % 2
     return sp.Mul(-1 if odd else 1, *kept)

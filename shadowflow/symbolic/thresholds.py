@@ -82,9 +82,12 @@ def _turning(response) -> list[sp.Expr]:
     rooted = response.subs({s: root**2 for s, root in roots.items()})
     above = sp.numer(sp.together(sp.diff(rooted, MODE)))
     turns = sp.solve(above, MODE) if above.has(MODE) and sp.degree(above, MODE) <= 2 else []
-    found = [sp.factor(sp.simplify(rooted.subs(MODE, place))) for place in turns]
-    found.insert(0, sp.limit(rooted, MODE, 0))
-    return [oriented(x.subs({root: sp.sqrt(s) for s, root in roots.items()})) for x in found]
+    found = [sp.limit(rooted, MODE, 0), *(rooted.subs(MODE, place) for place in turns)]
+    back = {root: sp.sqrt(s) for s, root in roots.items()}
+    forms = lambda side: (sp.factor(side).subs(back), sp.factor(sp.expand(side).subs(back)))
+    shorter = lambda side: min(forms(side), key=sp.count_ops)
+    sides = (sp.fraction(sp.cancel(sp.simplify(x))) for x in found)
+    return [oriented(shorter(above) / shorter(below)) for above, below in sides]
 
 
 def _matching(candidates, own: dict, value: float) -> sp.Expr | None:
