@@ -29,6 +29,9 @@ LAYERS = (
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
 MAY_IMPORT_ALL = {"cli", "paper"}  # `import shadowflow`: names from lab downwards
+CIRCLES = {  # still to be taken apart
+    frozenset(f"shadowflow.paper.figures.{name}" for name in ("captions", "of_runs", "panels"))
+}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
@@ -43,10 +46,24 @@ def part_of(module):
     return module.split(".")[1] if "." in module else ""
 
 
-def imported(path):
-    """Every module that a file imports, at its top or inside a function, by its full name."""
+def for_types_only(tree):
+    """The statements under ``if TYPE_CHECKING``, which never run."""
+    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    guards = [node for node in guards if ast.unparse(node.test).endswith("TYPE_CHECKING")]
+    return {inside for node in guards for line in node.body for inside in ast.walk(line)}
+
+
+def imported(path, types=True):
+    """Every module that a file imports, at its top or inside a function, by its full name.
+
+    types: whether imports that only type checkers read are among them.
+    """
     package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    left_out = set() if types else for_types_only(tree)
+    for node in ast.walk(tree):
+        if node in left_out:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -86,8 +103,13 @@ def test_the_reader_sees_imports_in_functions_and_relative_ones(tmp_path, monkey
     file = tmp_path / "shadowflow" / "methods" / "taylor.py"
     file.parent.mkdir(parents=True)
     (tmp_path / "shadowflow" / "trees.py").touch()
-    file.write_text("from .. import trees, adam\ndef f():\n    from ..zoo import sgd\n")
-    assert set(imported(file)) == {"shadowflow.trees", "shadowflow", "shadowflow.zoo"}
+    file.write_text(
+        "from .. import trees, adam\ndef f():\n    from ..zoo import sgd\n"
+        "if TYPE_CHECKING:\n    from ..problem import Problem\n"
+    )
+    run = {"shadowflow.trees", "shadowflow", "shadowflow.zoo"}
+    assert set(imported(file)) == run | {"shadowflow.problem"}
+    assert set(imported(file, types=False)) == run
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -97,6 +119,36 @@ def test_imports_run_downwards(path):
     for module in imported(path):
         if module.partition(".")[0] == "shadowflow":
             assert may_import(part, part_of(module)), f"{name_of(path)} imports {module}"
+
+
+def circles(graph):
+    """The sets of modules that reach one another."""
+
+    def reached(start):
+        seen, new = set(), set(graph[start])
+        while new:
+            seen |= new
+            new = {after for module in new for after in graph.get(module, ())} - seen
+        return seen
+
+    beyond = {module: reached(module) for module in graph}
+    return {
+        frozenset(other for other in beyond[module] if module in beyond.get(other, ()))
+        for module in graph
+        if module in beyond[module]
+    }
+
+
+def test_circles_are_found():
+    graph = {"a": {"b", "d"}, "b": {"c"}, "c": {"a"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert circles(graph) == {frozenset("abc"), frozenset("de")}
+    assert not circles({"a": {"b"}, "b": {"c"}, "c": ()})
+
+
+def test_imports_make_no_circles():
+    """Counted are imports inside functions too, but not those that only type checkers read."""
+    graph = {name_of(path): set(imported(path, types=False)) for path in FILES}
+    assert not circles(graph) - CIRCLES
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
