@@ -273,18 +273,19 @@ def test_the_mini_batch_form_is_the_numerical_field(row):
         mini_batch.NOW: gradients[n],
         THETA: theta,
     }
-    values |= dict(zip(part.moments, moments(n), strict=True))
-    for a, m, p, bar, scale in zip(
-        model.averages, optimizer.moments, part.moving, part.still, part.scales, strict=True
-    ):
-        if p is None:
+    values |= {past.moment: m for past, m in zip(part.pasts, moments(n), strict=True)}
+    for a, m, past in zip(model.averages, optimizer.moments, part.pasts, strict=True):
+        if past.moving == 0:
             continue
-        slopes = [jax.vmap(jax.grad(m.transform))(jnp.asarray(g)) / float(scale) for g in gradients]
+        scale = float(past.scale)
+        slopes = [jax.vmap(jax.grad(m.transform))(jnp.asarray(g)) / scale for g in gradients]
         ws = weights(a, n)
-        values[p] = sum(
+        values[past.moving] = sum(
             ws[k] * slopes[k] * (hessians[k] @ sum(forces[k:n], np.zeros(3))) for k in range(n + 1)
         )
-        values[bar] = sum(ws[k] * slopes[k] * (hessians[k] @ forces[n]) for k in range(n + 1))
+        values[past.still] = sum(
+            ws[k] * slopes[k] * (hessians[k] @ forces[n]) for k in range(n + 1)
+        )
     whole = -part.direction + LEARNING_RATE * part.correction
     for symbol, meaning in reversed(part.definitions):
         if not meaning.has(sp.Sum) and symbol not in values:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import sympy as sp
 from sympy.integrals.manualintegrate import manualintegrate
 
 DECAYS = "βργ"  # how the symbols that lie in (0, 1) begin
 SMALL = 9  # a fraction with a larger denominator is a decimal, which no algebra takes apart
+
+
+def put(expression, values: Mapping) -> sp.Expr:
+    """The expression with values in the place of symbols."""
+    return sp.sympify(expression).subs(dict(values))
 
 
 def slope(expression, variable: sp.Symbol) -> sp.Expr:
@@ -34,7 +40,7 @@ def algebraic(expression) -> bool:
 def vanishes(expression) -> bool:
     """Whether an expression is 0, by its value to 30 digits at three places."""
     expression = sp.sympify(expression)
-    symbols = sorted(expression.free_symbols, key=str)
+    symbols: list[Any] = sorted(expression.free_symbols, key=str)
     for seed in (3, 7, 11):
         place = {
             s: sp.Integer(seed + i) if s.is_integer else sp.Rational(seed + i * i, 101 + 2 * i)
@@ -142,7 +148,7 @@ def without_abs(expression) -> sp.Expr:
     """|1 − β^n| as 1 − β^n, all decays being below 1."""
 
     def signed(inside):
-        symbols = sorted(inside.free_symbols, key=str)
+        symbols: list[Any] = sorted(inside.free_symbols, key=str)
         if not all(s.name[0] in DECAYS or s.is_integer for s in symbols):
             return sp.Abs(inside)
         places = [

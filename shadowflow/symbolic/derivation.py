@@ -11,9 +11,10 @@ from jaxtyping import Array
 
 from .. import checks
 from ..optimizers.moments import Optimizer
-from . import codegen, full_batch, mini_batch, penalty, printers, sections, thresholds
-from .algebra import slope
+from . import codegen, full_batch, mini_batch, penalty, printers, thresholds
+from .algebra import put, slope
 from .model import GRADIENT, PUSHED, RATE, THETA, Model
+from .sections import Section, tell
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Derivation:
 
     @functools.cached_property
     def settled(self) -> full_batch.Settled:
-        return full_batch.settled(self.model)
+        return full_batch.Settled(self.model)
 
     @functools.cached_property
     def at_step(self) -> full_batch.AtStep:
@@ -74,7 +75,7 @@ class Derivation:
 
     @functools.cached_property
     def _evaluate(self):
-        values = self.field.subs(self.model.numbers())
+        values = put(self.field, self.model.numbers())
         return sp.lambdify([GRADIENT, PUSHED, RATE, THETA], values, modules="jax", cse=True)
 
     def __call__(self, g, hd, learning_rate, params=None) -> Array:
@@ -100,9 +101,9 @@ class Derivation:
             raise ValueError(f"g, hd, params: expected one shape, got {sorted(shapes)}.")
         return self._evaluate(g, hd, learning_rate, g if params is None else params)
 
-    def sections(self) -> list[sections.Section]:
+    def sections(self) -> list[Section]:
         """What there is to say, in order: titles, sentences and formulas."""
-        return sections.tell(self)
+        return tell(self)
 
     def text(self) -> str:
         """Unicode text for a terminal."""

@@ -41,78 +41,41 @@ class Limit(NamedTuple):
     strength: sp.Expr
 
 
-@dataclass(frozen=True)
 class Settled:
-    """Expressions in y (|g|, or g where Φ is not odd), θ and the hyper-parameters.
+    """Expressions in y (|g|, or g where Φ is not odd), θ and the hyper-parameters, simplified.
 
     direction: Φ; driven: u; offset: v; slopes: ∂_iΦ ψ_i' per moment; bias: K;
     preconditioner: κ = u/y; strength: s = K/κ; shares: per moment ∂_iΦ ψ_i' / κ;
-    potential: ∫u dy, None where it was not found; separable: whether Φ = u(g) + v(θ).
-    alike: K/u' where that is free of g: then θ' = −Φ(∇Ẽ) up to h².
-    """
-
-    y: sp.Symbol
-    direction: sp.Expr
-    driven: sp.Expr
-    offset: sp.Expr
-    slopes: tuple[sp.Expr, ...]
-    bias: sp.Expr
-    preconditioner: sp.Expr
-    shares: tuple[sp.Expr, ...]
-    strength: sp.Expr
-    potential: sp.Expr | None
-    separable: bool
-    alike: sp.Expr | None
-    small: Limit | None
-    large: Limit | None
-
-    @property
-    def linear(self) -> bool:
-        """Whether u is a multiple of the gradient, so that J is one of ½‖∇E‖²."""
-        return not self.preconditioner.has(self.y, THETA)
-
-    @property
-    def constant(self) -> bool:
-        """Whether the bias coefficient is the same for every gradient."""
-        return not self.strength.has(self.y, THETA)
-
-
-def settled(model: Model) -> Settled:
-    """The pieces of the settled equation, simplified.
+    potential: ∫u dy, None where it was not found; separable: whether Φ = u(g) + v(θ);
+    linear: whether u is a multiple of g, so that J is one of ½‖∇E‖²; constant: whether s is the
+    same for every gradient; alike: K/u' where that is free of g: then θ' = −Φ(∇Ẽ) up to h²;
+    small, large: the limits of κ and s.
 
     For Adam with ε inside: κ = 1/√(g²+ε), s = C_β − C_ρ + C_ρ ε/(g²+ε), C = (1+β)/(1−β).
     """
-    y = model.y
-    psi = [average.transform(y) for average in model.averages]
-    direction, partials = model.answer_at(psi, sp.oo)
-    direction = tidy(direction)
-    slopes = tuple(
-        tidy(part * a.slope(y)) for part, a in zip(partials, model.averages, strict=True)
-    )
-    driven, offset = apart_from_theta(direction, y)
-    driven = tidy(driven)
-    kappa = tidy(driven / y)
-    shares = tuple(tidy(slope / kappa) for slope in slopes)
-    bias = sp.Add(*(a.factor * k for a, k in zip(model.averages, slopes, strict=True)))
-    strength = strength_of(model, shares)
-    rise = slope(driven, y)
-    alike = tidy(bias / rise) if rise != 0 else sp.Integer(0)
-    return Settled(
-        y,
-        direction,
-        driven,
-        offset,
-        slopes,
-        bias,
-        kappa,
-        shares,
-        strength,
-        potential=antiderivative(driven, y),
-        separable=not driven.has(THETA),
-        alike=None if alike.has(y, THETA) else alike,
-        small=_limit(kappa, strength, y, sp.Integer(0)),
-        large=_limit(kappa, strength, y, sp.oo),
-    )
+
+    def __init__(self, model: Model):
+        y = self.y = model.y
+        direction, partials = model.answer_at([a.transform(y) for a in model.averages], sp.oo)
+        rises = zip(partials, model.averages, strict=True)
+        self.direction = tidy(direction)
+        self.slopes = tuple(tidy(part * average.slope(y)) for part, average in rises)
+        driven, self.offset = apart_from_theta(self.direction, y)
+        self.driven = tidy(driven)
+        self.preconditioner = tidy(self.driven / y)
+        self.shares = tuple(tidy(slope / self.preconditioner) for slope in self.slopes)
+        factors = zip(model.averages, self.slopes, strict=True)
+        self.bias = sp.Add(*(average.factor * rise for average, rise in factors))
+        self.strength = strength_of(model, self.shares)
+        self.potential = antiderivative(self.driven, y)
+        self.separable = not self.driven.has(THETA)
+        self.linear = not self.preconditioner.has(y, THETA)
+        self.constant = not self.strength.has(y, THETA)
+        rise = slope(self.driven, y)
+        alike = tidy(self.bias / rise) if rise != 0 else sp.Integer(0)
+        self.alike = None if alike.has(y, THETA) else alike
+        self.small = _limit(self.preconditioner, self.strength, y, sp.Integer(0))
+        self.large = _limit(self.preconditioner, self.strength, y, sp.oo)
 
 
 def strength_of(model: Model, shares, factor: Callable = lambda a: a.factor) -> sp.Expr:
@@ -132,7 +95,7 @@ def strength_of(model: Model, shares, factor: Callable = lambda a: a.factor) -> 
 
 def _limit(kappa, strength, y: sp.Symbol, place) -> Limit | None:
     """The limit, None where nothing depends on the gradient or s has no finite limit."""
-    found = [limit(part, y, place) for part in sp.Add.make_args(strength)]
+    found: list[Any] = [limit(part, y, place) for part in sp.Add.make_args(strength)]
     if not (kappa.has(y) or strength.has(y)) or None in found:
         return None
     return Limit(limit(kappa, y, place), sp.Add(*found))
@@ -208,7 +171,7 @@ def _closed(model: Model, late: Settled, shares, ratio, rises) -> tuple[sp.Expr,
                 named[means[index]] = sp.Sum(older * RATIO_PAST, (PAST, 0, STEP - 1))
     parts = zip(model.averages, late.shares, rises, means, strict=True)
     total = sp.Add(*(s * q * (2 * mean + a.weight(STEP) * ratio) for a, s, q, mean in parts))
-    decays = {average.decay for average in model.averages} - {0}
+    decays: set[Any] = {average.decay for average in model.averages} - {0}
     return by_powers(total, *decays, STEP) if len(decays) == 1 and not named else total, named
 
 

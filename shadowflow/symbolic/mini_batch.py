@@ -6,7 +6,8 @@ P_i = Σ_k w_k φ_i(g_k) (H_k Σ_{l=k}^{n−1} F_l), P̄_i = Σ_k w_k φ_i(g_k) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from typing import NamedTuple
 
 import sympy as sp
 
@@ -19,82 +20,79 @@ PAST_GRADIENT, HESSIAN, LATE, PAST = sp.symbols("g_k H_k F_n F_l", commutative=F
 LETTERS = {"g": ("M", "L", "b"), "g²": ("V", "P", "r"), "": ("W", "Q", "w")}
 
 
-@dataclass(frozen=True)
-class Batched:
+class Past(NamedTuple):
+    """A moment on mini-batches: its symbol, those of P and P̄, c in ψ' = c φ, what they stand for.
+
+    Without memory P is 0 and P̄ the product itself.
+    """
+
+    moment: sp.Symbol
+    moving: sp.Expr
+    still: sp.Expr
+    scale: sp.Expr
+    definitions: list[tuple[sp.Symbol, sp.Expr]]
+
+
+class Batched(NamedTuple):
     """direction: Φ(M, V, …); correction: what multiplies h; definitions: symbol → expression.
 
     Among the definitions are the abbreviations R and D of ``direction`` and ``correction``.
-    moving, still: per moment the symbols of P_i and P̄_i; scales: the c_i.
     """
 
     direction: sp.Expr
     correction: sp.Expr
-    definitions: tuple[tuple[sp.Symbol, sp.Expr], ...]
-    moments: tuple[sp.Symbol, ...]
-    moving: tuple[sp.Symbol | None, ...]
-    still: tuple[sp.Expr, ...]
-    scales: tuple[sp.Expr, ...]
+    definitions: list[tuple[sp.Symbol, sp.Expr]]
+    pasts: list[Past]
 
 
 def batched(model: Model) -> Batched:
     """The mini-batch form; for Adam h [M(2P+P̄)/(2R³) − (2L+L̄)/(2R)] behind −M/R."""
-    names = _names(model.averages)
-    moments = tuple(sp.Symbol(name, real=True) for name, *_ in names)
+    pasts, seen = [], Counter()
+    for average in model.averages:
+        seen[average.kind] += average.decay != 0
+        many = seen[average.kind]
+        pasts.append(_past(average, str(many).translate(SUBSCRIPTS) if many > 1 else ""))
+    moments = [past.moment for past in pasts]
     answer = model.answer(moments, STEP)
-    terms, definitions, moving, still, scales = [], [], [], [], []
-    for average, moment, rise, (_, letter, mark, weight) in zip(
-        model.averages, moments, answer.partials, names, strict=True
-    ):
-        scale, inner = slope(average.transform(GRADIENT), GRADIENT).as_coeff_Mul()
-        if average.decay == 0:
-            p, bar = None, inner.subs(GRADIENT, NOW) * PUSHED
-            terms.append(-scale * rise * bar / 2)
-            if average.kind != "g":
-                definitions.append((moment, average.transform(NOW)))
-        else:
-            p, bar = sp.Symbol(letter + mark), sp.Symbol(letter + "\u0304" + mark)
-            terms.append(-scale * rise * (2 * p + bar) / 2)
-            definitions += _definitions(average, moment, p, bar, inner, sp.Symbol(weight))
-        moving, still, scales = [*moving, p], [*still, bar], [*scales, scale]
+    terms = [
+        -past.scale * rise * (2 * past.moving + past.still) / 2
+        for past, rise in zip(pasts, answer.partials, strict=True)
+    ]
     terms.append(-tidy(slope(answer.direction, THETA)) * FORCE / 2)
     (direction, *terms), roots = _abbreviated([answer.direction, *terms], (*moments, MIXED))
-    shown, used = [], sp.Add(direction, *terms).free_symbols | direction.free_symbols
-    for symbol, value in (*answer.mixture.items(), *roots.items(), *definitions):
+    correction = sp.Add(*terms)
+    shown, used = [], direction.free_symbols | correction.free_symbols
+    meanings = [meaning for past in pasts for meaning in past.definitions]
+    for symbol, value in (*answer.mixture.items(), *roots.items(), *meanings):
         if symbol in used:
             shown.append((symbol, value))
             used = used | value.free_symbols
-    return Batched(
-        direction, sp.Add(*terms), tuple(shown), moments, tuple(moving), tuple(still), tuple(scales)
-    )
+    return Batched(direction, correction, shown, pasts)
 
 
-def _names(averages) -> list[tuple[str, str, str, str]]:
-    """Per moment the name of its value, of P, the number behind them, the name of its weights."""
-    found, count = [], dict.fromkeys(LETTERS, 0)
-    for average in averages:
-        if average.decay == 0 and average.kind == "g":
-            found.append((NOW.name, "", "", ""))
-            continue
-        value, letter, weight = LETTERS[average.kind]
-        count[average.kind] += 1
-        many = count[average.kind]
-        mark = str(many).translate(SUBSCRIPTS) if many > 1 else ""
-        found.append((value + mark, letter, mark, f"{weight}{mark}_k"))
-    return found
-
-
-def _definitions(average: Average, moment, p, bar, inner, weight) -> list:
-    """The sums over past steps that are in the equation, and their weights."""
+def _past(average: Average, mark: str) -> Past:
+    """A moment; ``mark`` is the number behind its letters."""
+    value, letter, weight = LETTERS[average.kind]
+    scale, inner = slope(average.transform(GRADIENT), GRADIENT).as_coeff_Mul()
+    moment = sp.Symbol(value + mark, real=True)
+    if average.decay == 0:
+        still = inner.subs(GRADIENT, NOW) * PUSHED
+        if average.kind == "g":
+            return Past(NOW, sp.Integer(0), still, scale, [])
+        return Past(moment, sp.Integer(0), still, scale, [(moment, average.transform(NOW))])
+    moving, still = sp.Symbol(letter + mark), sp.Symbol(letter + "\u0304" + mark)
+    share = sp.Symbol(f"{weight}{mark}_k")
     here = lambda expression: expression.subs(GRADIENT, PAST_GRADIENT)
-    total = lambda expression: sp.Sum(weight * expression, (INDEX, 0, STEP))
-    past = sp.Sum(PAST, (OLDER, INDEX, STEP - 1))
+    total = lambda expression: sp.Sum(share * expression, (INDEX, 0, STEP))
+    older = sp.Sum(PAST, (OLDER, INDEX, STEP - 1))
     size = (1 - average.decay) * average.decay ** (STEP - INDEX)
-    return [
+    definitions = [
         (moment, total(here(average.transform(GRADIENT)))),
-        (p, total(here(inner) * HESSIAN * past)),
-        (bar, total(here(inner) * HESSIAN * LATE)),
-        (weight, size / (1 - average.decay ** (STEP + 1)) if average.corrected else size),
+        (moving, total(here(inner) * HESSIAN * older)),
+        (still, total(here(inner) * HESSIAN * LATE)),
+        (share, size / (1 - average.decay ** (STEP + 1)) if average.corrected else size),
     ]
+    return Past(moment, moving, still, scale, definitions)
 
 
 def _abbreviated(expressions: list, moments) -> tuple[list, dict[sp.Symbol, sp.Expr]]:

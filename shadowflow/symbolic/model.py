@@ -13,7 +13,7 @@ import numpy as np
 import sympy as sp
 
 from ..optimizers.moments import Moment, Optimizer, identity, square
-from .algebra import DECAYS, slope, tidy, vanishes
+from .algebra import DECAYS, put, slope, tidy, vanishes
 from .interpret import number, recorded
 
 GRADIENT, SIZE = sp.Symbol("g", real=True), sp.Symbol("|g|", positive=True)
@@ -121,8 +121,8 @@ class Model:
         """(Φ, (∂_iΦ…)) at values of the moments."""
         direction, partials, mixture = self.answer(self.letters, step)
         here = dict(zip(self.letters, values, strict=True))
-        here |= {symbol: tidy(mixed.subs(here)) for symbol, mixed in mixture.items()}
-        return direction.subs(here), tuple(part.subs(here) for part in partials)
+        here |= {symbol: tidy(put(mixed, here)) for symbol, mixed in mixture.items()}
+        return put(direction, here), tuple(put(part, here) for part in partials)
 
     def signed(self, direction) -> sp.Expr:
         """A direction at y in terms of g: the odd part with the sign of g."""

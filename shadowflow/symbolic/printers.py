@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import textwrap
 from html import escape, unescape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.dom.minidom import Document
 
 import sympy as sp
 from sympy.printing.latex import LatexPrinter
 from sympy.printing.mathml import MathMLPresentationPrinter
 from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.printer import Printer
 from sympy.printing.str import StrPrinter
 
 from .model import RATE
@@ -49,12 +50,13 @@ def _data(symbol) -> bool:
     return not symbol.is_positive and not symbol.is_integer
 
 
-class Ordered:
+class Ordered(Printer):
     """What the three printers share: 1 − β, g² + ε and E + (h/2) J in this order, h/2 in front."""
 
     def doprint(self, expr) -> str:
         shown = decimals(expr)
-        late = {s: Late(s.name, **s.assumptions0) for s in shown.free_symbols if _data(s)}
+        symbols: Any = shown.free_symbols
+        late = {s: Late(s.name, **s.assumptions0) for s in symbols if _data(s)}
         return super().doprint(shown.xreplace(late))
 
     def _as_ordered_terms(self, expr, order=None) -> list:
@@ -64,12 +66,13 @@ class Ordered:
             terms.insert(0, terms.pop(terms.index(first)))
         return terms
 
-    def _print_Mul(self, expr):
+    def _print_Mul(self: Any, expr):
+        usual: Any = super()
         number = expr.as_coeff_Mul()[0]
         step, rest = number * RATE, expr / (number * RATE)
         share = number.is_Rational and number.is_positive and not number.is_Integer
         if not share or RATE not in expr.args or rest == 1:
-            return super()._print_Mul(expr)
+            return usual._print_Mul(expr)
         return self.beside(step, self.parenthesize(rest, PRECEDENCE["Mul"], strict=True))
 
 
@@ -101,7 +104,7 @@ class Text(Ordered, StrPrinter):
     def doprint(self, expr) -> str:
         text = re.sub(r"sqrt\((\w+)\)", r"√\1", super().doprint(expr)).replace("sqrt", "√")
         text = re.sub(r"\*\*\([^()]+\)", _tight, text)
-        text = re.sub(r"\*\*(\d+)", lambda power: power[1].translate(SUPERSCRIPTS), text)
+        text = re.sub(r"\*\*(\d+)(?![\d.])", lambda power: power[1].translate(SUPERSCRIPTS), text)
         for sign, written in {"**": "^", "*": " ", "-": "−", ">=": "≥", "<=": "≤"}.items():
             text = text.replace(sign, written)
         return text
@@ -169,19 +172,19 @@ class MathML(Ordered, MathMLPresentationPrinter):
         plain = Document()  # SymPy's own text is written without escapes
         self.dom.createTextNode = lambda data: plain.createTextNode(unescape(data))
 
-    def _print_Symbol(self, sym, style="plain"):
+    def _print_Symbol(self: Any, sym, style="plain"):
         row = self.dom.createElement("mrow")
         for part in sym.name.split():
             row.appendChild(super()._print_Symbol(sp.Symbol(part)))
         return row
 
-    def beside(self, step, rest):
+    def beside(self: Any, step, rest):
         row = self.dom.createElement("mrow")
         for part in (self._print(step), rest):
             row.appendChild(part)
         return row
 
-    def _print_AppliedUndef(self, expr):
+    def _print_AppliedUndef(self: Any, expr):
         row = self.dom.createElement("mrow")
         row.appendChild(self._print(sp.Symbol(expr.func.__name__)))
         row.appendChild(self._paren_comma_separated(*expr.args))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sympy as sp
 
 from . import penalty
-from .algebra import slope, tidy
+from .algebra import put, slope, tidy
 from .full_batch import FACTOR, RATIO_NOW, direction_at, factor_at
 from .model import GRADIENT, PAST, RATE, STEP, THETA
 
@@ -31,8 +30,7 @@ def factor(name: str) -> sp.Symbol:
 COEFFICIENT, LATE = factor("s"), factor("s_n")
 
 
-@dataclass(frozen=True)
-class Formula:
+class Formula(NamedTuple):
     """left = right (or another relation), with a remark behind it."""
 
     left: sp.Expr
@@ -41,8 +39,7 @@ class Formula:
     relation: str = "="
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A title, and what stands under it."""
 
     title: str
@@ -149,7 +146,7 @@ def _coefficient(d: Derivation) -> Items:
         return
     yield f"s > 0 penalizes {d.potential.words}, s < 0 anti-penalizes it."
     own = model.numbers()
-    plain = lambda strength: f"{float(strength.subs(own)):.6g}".replace("-", "−")
+    plain = lambda strength: f"{float(put(strength, own)):.6g}".replace("-", "−")
     if part.constant:
         yield f"At the numbers above: s = {plain(part.strength)}."
     else:
@@ -158,7 +155,7 @@ def _coefficient(d: Derivation) -> Items:
         if told:
             yield f"At the numbers above: {', '.join(told)}."
         turn = penalty.crossing(part, own)
-        if turn is not None and (where := turn[1].subs(own)).is_positive:
+        if turn is not None and (where := put(turn[1], own)).is_positive:
             size = float(sp.sqrt(where) if turn[0].is_Pow else where)
             yield Formula(
                 model.restore(turn[0]), turn[1], f"where s changes sign: |g| = {size:.3g}"
@@ -301,7 +298,7 @@ def _batched(d: Derivation) -> Items:
     yield Formula(DOT, -part.direction + change)
     for symbol, value in part.definitions:
         yield Formula(symbol, value)
-    if any(p is not None for p in part.moving):
+    if any(past.moving != 0 for past in part.pasts):
         yield (
             "F_l is Φ at step l with all gradients taken at θ; step k saw the batch with "
             "gradient g_k and Hessian H_k."

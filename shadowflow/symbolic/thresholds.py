@@ -17,7 +17,7 @@ import sympy as sp
 
 from ..optimizers import thresholds as edges
 from ..optimizers.moments import Optimizer
-from .algebra import DECAYS, oriented, positive, quotient, slope, tidy
+from .algebra import DECAYS, oriented, positive, put, quotient, slope, tidy
 from .model import Model
 
 MODE = sp.Symbol("z")
@@ -62,7 +62,7 @@ def _response(model: Model, matrix: str) -> sp.Expr | None:
     whole = model.direction(model.letters, sp.Integer(0), sp.oo)
     slopes = {a.letter: a.slope(model.y).subs(model.y, 0) for a in model.averages}
     zero = {letter: 0 for letter, rise in slopes.items() if rise != 0}
-    answers = [tidy(slope(whole, m).subs(zero) * slopes[m]) if m in zero else 0 for m in slopes]
+    answers = [tidy(put(slope(whole, m), zero) * slopes[m]) if m in zero else 0 for m in slopes]
     total = tidy(sum(answers))
     if total == 0 or total.has(sp.nan, sp.zoo, sp.oo):
         return None
