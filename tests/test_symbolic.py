@@ -458,6 +458,41 @@ def test_arrays_of_numbers_are_refused():
         sf.derive(sf.Optimizer([sf.Moment(0.5)], Scaled(jnp.ones(3))))
 
 
+@pytest.mark.parametrize(
+    ("combine", "found"),
+    [
+        (lambda m, p, n: m[0] * 0, "got 0 once"),
+        (lambda m, p, n: m[0] * jnp.nan, "got nan once"),
+        (lambda m, p, n: m[0] / 0, "got zoo"),
+        (lambda m, p, n: p, "got θ once"),
+    ],
+)
+def test_a_direction_without_moments_or_value_is_refused(combine, found):
+    with pytest.raises(ValueError, match=f"combine: expected a finite direction .*{found}"):
+        sf.derive(sf.Optimizer([sf.Moment(0.5)], combine))
+
+
+class ByHand(eqx.Module):
+    decay: float
+    shift: float
+
+    def __call__(self, moments, params, step):
+        return moments[0] / (1 - self.decay ** (step + 1)) + jnp.abs(self.shift) * moments[0]
+
+
+def test_a_correction_by_hand_fades_and_a_negative_number_keeps_its_sign():
+    found = check_own(sf.Optimizer([sf.Moment(0.5)], ByHand(0.5, -0.3)))
+    shift = found.symbols["shift"]
+    same(found.direction, G * (1 + sp.Abs(shift)))
+    assert not shift.is_positive
+
+
+def test_leaves_without_a_usable_name_are_constants():
+    combine = jax.tree_util.Partial(lambda c, m, p, n: c["a b"] * m[0], {"a b": 0.3})
+    found = check_own(sf.Optimizer([sf.Moment(0.5)], combine))
+    assert found.symbols["number"].name == "c"
+
+
 class Deciding(eqx.Module):
     gain: float
 

@@ -1,5 +1,6 @@
 """What a derived equation looks like: text, LaTeX, HTML, and the command that prints them."""
 
+import ast
 import functools
 import re
 import xml.etree.ElementTree as ElementTree
@@ -119,6 +120,17 @@ def test_text_is_for_readers(name):
     text = page(name).text()
     assert not re.search(r"Piecewise|\*\*|sqrt|Derivative|Heaviside|nan|zoo|ξ", text), text
     assert str(page(name)) == text
+
+
+def test_a_name_is_a_name_in_every_format():
+    name = 'own"""\nimport os  # \\ <b>\n"""'
+    found = sf.derive(sf.Optimizer([sf.Moment(0.5)], lambda m, p, n: m[0], name))
+    (function,) = ast.parse(found.python()).body
+    assert isinstance(function, ast.FunctionDef)
+    assert "import os" in ast.get_docstring(function)
+    comment = found.latex().splitlines()[0]
+    assert comment.startswith("% The optimizer: own") and "import os" in comment
+    assert "<b>" not in found.html() and "&lt;b&gt;" in found.html()
 
 
 X, B, R = sp.Symbol("g"), sp.Symbol("β", positive=True), sp.Symbol("ρ", positive=True)

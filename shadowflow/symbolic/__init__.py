@@ -21,8 +21,9 @@ def derive(optimizer: Optimizer) -> Derivation:
     become symbols; 0 and 1 and numbers written in the code stay numbers. ``combine`` is read
     operation by operation at a generic point (no gradient component exactly 0).
 
-    Raises ImportError without SymPy, TypeError for what is no Optimizer, ValueError for an
-    operation that SymPy cannot take the derivative of (it is named) and for arrays of numbers.
+    Raises ImportError without SymPy and TypeError for anything but an Optimizer with moments.
+    Raises ValueError for an operation that SymPy cannot take the derivative of (it is named), for
+    arrays of numbers, and for a direction that is not finite or reads no moment.
 
     >>> from shadowflow import zoo
     >>> print(derive(zoo.adam(eps=0.0, eps_root=1e-8)).strength)

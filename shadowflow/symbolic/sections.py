@@ -313,7 +313,12 @@ def _edges(d: Derivation) -> Items:
         yield "There are no edges: the direction has no derivative at g = 0."
         return
     for name, closed, value, words in (
-        ("flow edge", part.flow, part.flow_number, "past it no memoryless flow follows"),
+        (
+            "flow edge",
+            part.flow,
+            part.flow_number,
+            "past it no memoryless flow follows the optimizer",
+        ),
         ("stability edge", part.stability, part.stability_number, "past it the optimizer grows"),
     ):
         size = "∞" if math.isinf(value) else f"{value:.4g}"
