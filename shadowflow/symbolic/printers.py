@@ -172,23 +172,30 @@ class MathML(Ordered, MathMLPresentationPrinter):
         plain = Document()  # SymPy's own text is written without escapes
         self.dom.createTextNode = lambda data: plain.createTextNode(unescape(data))
 
-    def _print_Symbol(self: Any, sym, style="plain"):
-        row = self.dom.createElement("mrow")
-        for part in sym.name.split():
-            row.appendChild(super()._print_Symbol(sp.Symbol(part)))
-        return row
-
-    def beside(self: Any, step, rest):
-        row = self.dom.createElement("mrow")
-        for part in (self._print(step), rest):
+    def _row(self, *parts, tag="mrow") -> Any:
+        row: Any = self.dom.createElement(tag)
+        for part in parts:
             row.appendChild(part)
         return row
 
-    def _print_AppliedUndef(self: Any, expr):
-        row = self.dom.createElement("mrow")
-        row.appendChild(self._print(sp.Symbol(expr.func.__name__)))
-        row.appendChild(self._paren_comma_separated(*expr.args))
-        return row
+    def _print_Symbol(self, sym, style="plain"):
+        usual: Any = super()
+        return self._row(*(usual._print_Symbol(sp.Symbol(part)) for part in sym.name.split()))
+
+    def beside(self, step, rest):
+        return self._row(self._print(step), rest)
+
+    def _print_AppliedUndef(self, expr):
+        name = sp.Symbol(expr.func.__name__)
+        return self._row(self._print(name), self._paren_comma_separated(*expr.args))
+
+    def _print_Piecewise(self, expr):
+        rows = []
+        for value, where in expr.args:
+            shown = sp.Symbol("else") if where == sp.true else where
+            cells = [self._row(self._print(part), tag="mtd") for part in (value, shown)]
+            rows.append(self._row(*cells, tag="mtr"))
+        return self._row(self._l_brace(), self._row(*rows, tag="mtable"))
 
 
 WIDTH = 96
