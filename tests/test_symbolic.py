@@ -76,7 +76,10 @@ def test_linear_optimizers_follow_the_gradient_flow_of_a_modified_loss(optimizer
     found = sf.derive(optimizer)
     part, potential = found.settled, found.potential
     assert part.linear and part.constant and potential.symbol == penalty.SQUARE
-    same(penalty.modified_loss(potential, part.bias_coefficient), penalty.LOSS + loss * penalty.SQUARE)
+    same(
+        penalty.modified_loss(potential, part.bias_coefficient),
+        penalty.LOSS + loss * penalty.SQUARE,
+    )
     assert "The correction is a gradient" in found.text()
 
 

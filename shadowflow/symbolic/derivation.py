@@ -23,7 +23,7 @@ class Derivation:
 
     model: its symbols; settled, at_step, batched, edges: the parts of the derivation, SymPy
     expressions (``settled`` and ``at_step`` per coordinate in y = |g|, where Φ is odd).
-    field: θ' in g, HΦ, h (θ) and the hyper-parameters; strength: the bias coefficient s in g.
+    field: θ' in g, HΦ, h (θ) and the hyper-parameters; bias_coefficient: s, in g.
 
     ``derivation(g, hd, learning_rate, params=None)`` evaluates ``field`` on arrays at the
     optimizer's own hyper-parameters. ``text()``, ``latex()``, ``python()``, ``html()`` print it.
@@ -58,9 +58,9 @@ class Derivation:
         return {hyper.name: hyper.symbol for hyper in self.model.hypers}
 
     @property
-    def strength(self) -> sp.Expr:
+    def bias_coefficient(self) -> sp.Expr:
         """The bias coefficient s in θ' = −κ (g + (h/2) s HΦ), in g."""
-        return self.model.restore(self.settled.strength)
+        return self.model.restore(self.settled.bias_coefficient)
 
     @property
     def direction(self) -> sp.Expr:
@@ -86,7 +86,7 @@ class Derivation:
 
         >>> from shadowflow import zoo
         >>> from shadowflow.symbolic import derive
-        >>> field = derive(zoo.momentum(0.5))
+        >>> field = derive(zoo.momentum(decay=0.5))
         >>> round(float(field(np.asarray(1.0), np.asarray(2.0), 0.1)), 6)  # H = 1
         -2.6
         """

@@ -38,14 +38,14 @@ class Limit(NamedTuple):
     """κ and s where the gradient is far below every ε, or far above."""
 
     preconditioner: sp.Expr | None
-    strength: sp.Expr
+    bias_coefficient: sp.Expr
 
 
 class Settled:
     """Expressions in y (|g|, or g where Φ is not odd), θ and the hyper-parameters, simplified.
 
     direction: Φ; driven: u; offset: v; slopes: ∂_iΦ ψ_i' per moment; bias: K;
-    preconditioner: κ = u/y; strength: s = K/κ; shares: per moment ∂_iΦ ψ_i' / κ;
+    preconditioner: κ = u/y; bias_coefficient: s = K/κ; shares: per moment ∂_iΦ ψ_i' / κ;
     potential: ∫u dy, None where it was not found; separable: whether Φ = u(g) + v(θ);
     linear: whether u is a multiple of g, so that J is one of ½‖∇E‖²; constant: whether s is the
     same for every gradient; alike: K/u' where that is free of g: then θ' = −Φ(∇Ẽ) up to h²;
@@ -66,19 +66,19 @@ class Settled:
         self.shares = tuple(tidy(slope / self.preconditioner) for slope in self.slopes)
         factors = zip(model.averages, self.slopes, strict=True)
         self.bias = sp.Add(*(average.factor * rise for average, rise in factors))
-        self.strength = strength_of(model, self.shares)
+        self.bias_coefficient = coefficient_of(model, self.shares)
         self.potential = antiderivative(self.driven, y)
         self.separable = not self.driven.has(THETA)
         self.linear = not self.preconditioner.has(y, THETA)
-        self.constant = not self.strength.has(y, THETA)
+        self.constant = not self.bias_coefficient.has(y, THETA)
         rise = slope(self.driven, y)
         alike = tidy(self.bias / rise) if rise != 0 else sp.Integer(0)
         self.alike = None if alike.has(y, THETA) else alike
-        self.small = _limit(self.preconditioner, self.strength, y, sp.Integer(0))
-        self.large = _limit(self.preconditioner, self.strength, y, sp.oo)
+        self.small = _limit(self.preconditioner, self.bias_coefficient, y, sp.Integer(0))
+        self.large = _limit(self.preconditioner, self.bias_coefficient, y, sp.oo)
 
 
-def strength_of(model: Model, shares, factor: Callable = lambda a: a.factor) -> sp.Expr:
+def coefficient_of(model: Model, shares, factor: Callable = lambda a: a.factor) -> sp.Expr:
     """Σ_i factor_i shares_i, moments of the same ψ together, each in its simplest form."""
     groups: dict[str, list] = {}
     for index, (average, share) in enumerate(zip(model.averages, shares, strict=True)):
@@ -93,10 +93,10 @@ def strength_of(model: Model, shares, factor: Callable = lambda a: a.factor) -> 
     return total
 
 
-def _limit(kappa, strength, y: sp.Symbol, place) -> Limit | None:
+def _limit(kappa, bias_coefficient, y: sp.Symbol, place) -> Limit | None:
     """The limit, None where nothing depends on the gradient or s has no finite limit."""
-    found: list[Any] = [limit(part, y, place) for part in sp.Add.make_args(strength)]
-    if not (kappa.has(y) or strength.has(y)) or None in found:
+    found: list[Any] = [limit(part, y, place) for part in sp.Add.make_args(bias_coefficient)]
+    if not (kappa.has(y) or bias_coefficient.has(y)) or None in found:
         return None
     return Limit(limit(kappa, y, place), sp.Add(*found))
 
@@ -107,8 +107,8 @@ class AtStep:
 
     direction: Φ_n; slopes: ∂_iΦ ψ_i' at step n, per moment; shares: a_i(l), None without memory.
     ratio: r_n where u_n = r_n u, else None (then there is no shorter form than the sums).
-    strength: s_n in θ' = −κ (r_n g + (h/2) s_n HΦ), None where ``ratio`` is or Φ reads θ besides,
-    or with c_n(β) in the place of (1+β)/(1−β) where all moments are bias-corrected;
+    bias_coefficient: s_n in θ' = −κ (r_n g + (h/2) s_n HΦ), with c_n(β) for (1+β)/(1−β) where all
+    moments are bias-corrected; None where ``ratio`` is, or where Φ reads θ besides.
     named: r_n and the sums A_i that it is written with, where these have no closed form.
     """
 
@@ -116,7 +116,7 @@ class AtStep:
     slopes: tuple[sp.Expr, ...]
     shares: tuple[sp.Expr | None, ...]
     ratio: sp.Expr | None
-    strength: sp.Expr | None
+    bias_coefficient: sp.Expr | None
     named: dict[sp.Symbol, sp.Expr]
 
 
@@ -142,14 +142,14 @@ def at_step(model: Model, late: Settled) -> AtStep:
     shares = tuple(None if a.decay == 0 else a.share(PAST, STEP) for a in model.averages)
     if all(a.weight(STEP) == 1 for a in model.averages) and not direction.has(STEP):
         factor = lambda a: a.factor if a.decay == 0 else FACTOR(a.decay)
-        strength = strength_of(model, late.shares, factor)
-        return AtStep(direction, slopes, shares, sp.Integer(1), strength, {})
+        bias_coefficient = coefficient_of(model, late.shares, factor)
+        return AtStep(direction, slopes, shares, sp.Integer(1), bias_coefficient, {})
     ratio = _ratio(apart_from_theta(direction, y)[0], late.driven, y)
     rises = [_ratio(now, then, y) for now, then in zip(slopes, late.slopes, strict=True)]
     if late.offset != 0 or not late.separable or ratio is None or None in rises:
         return AtStep(direction, slopes, shares, None, None, {})
-    strength, named = _closed(model, late, shares, ratio, rises)
-    return AtStep(direction, slopes, shares, ratio, strength, named)
+    bias_coefficient, named = _closed(model, late, shares, ratio, rises)
+    return AtStep(direction, slopes, shares, ratio, bias_coefficient, named)
 
 
 def _closed(model: Model, late: Settled, shares, ratio, rises) -> tuple[sp.Expr, dict]:

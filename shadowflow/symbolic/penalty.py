@@ -55,9 +55,9 @@ def product(*factors) -> sp.Expr:
     return sp.Mul(*factors) if apart else quotient(sp.Mul(*factors))
 
 
-def modified_loss(potential: Potential, strength) -> sp.Expr:
+def modified_loss(potential: Potential, bias_coefficient) -> sp.Expr:
     """Ẽ = E + (h/2) s J."""
-    return LOSS + RATE / 2 * product(strength, potential.scale) * potential.symbol
+    return LOSS + RATE / 2 * product(bias_coefficient, potential.scale) * potential.symbol
 
 
 def small_loss(limit: Limit, offset) -> tuple[sp.Expr, sp.Expr]:
@@ -66,20 +66,22 @@ def small_loss(limit: Limit, offset) -> tuple[sp.Expr, sp.Expr]:
     There u = κ g and J = κ ‖∇E‖²/2. With Φ = κ g + λθ: HΦ = ∇[κ ‖∇E‖²/2 + λ (θ·∇E − E)] and
     λΦ = ∇[λκ E + λ² ‖θ‖²/2].
     """
-    kappa, strength = limit.preconditioner, limit.strength
+    kappa, bias_coefficient = limit.preconditioner, limit.bias_coefficient
     assert kappa is not None
     from_theta = slope(offset, THETA)
     if from_theta == 0:
-        return kappa, LOSS + RATE / 4 * product(kappa, strength) * SQUARE
+        return kappa, LOSS + RATE / 4 * product(kappa, bias_coefficient) * SQUARE
     base = kappa * LOSS + from_theta * PARAMETERS / 2
     pushed = kappa * SQUARE / 2 + from_theta * (TURNED - LOSS)
-    return sp.Integer(1), base + RATE / 2 * (product(kappa, strength) * pushed + from_theta * base)
+    return sp.Integer(1), base + RATE / 2 * (
+        product(kappa, bias_coefficient) * pushed + from_theta * base
+    )
 
 
 def line_loss(settled: Settled, potential: Potential) -> sp.Expr | None:
     """W with θ' = −κ d/dθ (E + (h/2) W) in one dimension: ∫ s u dg, term by term of s."""
     terms = []
-    for term in sp.Add.make_args(settled.strength):
+    for term in sp.Add.make_args(settled.bias_coefficient):
         fixed, moving = term.as_independent(settled.y, as_Add=False)
         if moving == 1:
             terms.append(fixed * potential.value)
@@ -93,7 +95,7 @@ def line_loss(settled: Settled, potential: Potential) -> sp.Expr | None:
 
 def crossing(settled: Settled, numbers: Mapping) -> tuple[sp.Expr, sp.Expr] | None:
     """(y or y², where s changes sign), None where that is no linear equation."""
-    above = sp.numer(sp.together(settled.strength))
+    above = sp.numer(sp.together(settled.bias_coefficient))
     if not above.is_polynomial(settled.y):
         return None
     polynomial = sp.Poly(above, settled.y)
@@ -106,5 +108,5 @@ def crossing(settled: Settled, numbers: Mapping) -> tuple[sp.Expr, sp.Expr] | No
 
 def responses(model: Model, settled: Settled) -> list[tuple[sp.Symbol, sp.Expr]]:
     """(hyper-parameter, ∂s/∂ of it) for those that s depends on."""
-    rises = [(h.symbol, tidy(sp.diff(settled.strength, h.symbol))) for h in model.hypers]
+    rises = [(h.symbol, tidy(sp.diff(settled.bias_coefficient, h.symbol))) for h in model.hypers]
     return [(symbol, rise) for symbol, rise in rises if rise != 0]

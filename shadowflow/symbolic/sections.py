@@ -91,9 +91,9 @@ def _settled(d: Derivation) -> Items:
     if not part.separable:
         yield from _mixed(d, factor("K"), d.model.restore(part.bias))
         return
-    yield Formula(DOT, _flow(d, sp.Integer(1), part.strength, COEFFICIENT))
+    yield Formula(DOT, _flow(d, sp.Integer(1), part.bias_coefficient, COEFFICIENT))
     if not part.constant:
-        yield Formula(COEFFICIENT, d.strength, "the bias coefficient")
+        yield Formula(COEFFICIENT, d.bias_coefficient, "the bias coefficient")
     if part.offset != 0:
         rate = _decay(d)
         extra = sp.Symbol("H v") if rate is None else rate * sp.Symbol("∇(θ·∇E − E)")
@@ -127,31 +127,31 @@ def _decay(d: Derivation) -> sp.Expr | None:
     return None if rate.has(THETA) or d.settled.offset != rate * THETA else rate
 
 
-def _flow(d: Derivation, ratio, strength, name) -> sp.Expr:
+def _flow(d: Derivation, ratio, bias_coefficient, name) -> sp.Expr:
     """−κ (r g + (h/2) s HΦ) − v − (h/2) v' Φ; HΦ is ∇J where there is no v."""
     part, potential = d.settled, d.potential
     if part.constant and name is COEFFICIENT:
-        name = strength
+        name = bias_coefficient
     push = name * PUSHED
     if part.offset == 0:
         push = penalty.product(name, potential.scale) * potential.growth
-    inner = ratio * GRADIENT + (HALF * push if strength != 0 else 0)
+    inner = ratio * GRADIENT + (HALF * push if bias_coefficient != 0 else 0)
     added = part.offset + HALF * slope(part.offset, THETA) * PHI
     return -d.model.restore(part.preconditioner) * inner - added
 
 
 def _coefficient(d: Derivation) -> Items:
     part, model = d.settled, d.model
-    if not part.separable or part.strength == 0 or not model.hypers:
+    if not part.separable or part.bias_coefficient == 0 or not model.hypers:
         return
     yield f"s > 0 penalizes {d.potential.words}, s < 0 anti-penalizes it."
     own = model.numbers()
-    plain = lambda strength: f"{float(put(strength, own)):.6g}".replace("-", "−")
+    plain = lambda bias_coefficient: f"{float(put(bias_coefficient, own)):.6g}".replace("-", "−")
     if part.constant:
-        yield f"At the numbers above: s = {plain(part.strength)}."
+        yield f"At the numbers above: s = {plain(part.bias_coefficient)}."
     else:
         limits = {"|g| → 0": part.small, "|g| → ∞": part.large}
-        told = [f"s → {plain(lim.strength)} for {at}" for at, lim in limits.items() if lim]
+        told = [f"s → {plain(lim.bias_coefficient)} for {at}" for at, lim in limits.items() if lim]
         if told:
             yield f"At the numbers above: {', '.join(told)}."
         turn = penalty.crossing(part, own)
@@ -171,18 +171,18 @@ def _loss(d: Derivation) -> Items:
         yield "Φ mixes g and θ: no modified loss is looked for."
     elif _decay(d) is None:
         yield "What θ adds to Φ is not linear: no modified loss is looked for."
-    elif part.strength == 0 and part.offset == 0:
+    elif part.bias_coefficient == 0 and part.offset == 0:
         yield "The correction vanishes: to second order the flow is θ′ = −Φ."
     elif part.offset != 0 and not part.constant:
         yield f"{depends}; in the limits below it is."
     elif part.offset != 0:
         yield "g + (h/2) s HΦ is a gradient:"
-        yield from _shifted(d, part.strength)
+        yield from _shifted(d, part.bias_coefficient)
     elif part.constant:
         kind = "" if part.linear else "up to the preconditioner "
         yield f"{kind}the correction is a gradient:".capitalize()
         yield Formula(DOT, -d.model.restore(part.preconditioner) * TILTED)
-        yield Formula(MODIFIED, penalty.modified_loss(potential, part.strength))
+        yield Formula(MODIFIED, penalty.modified_loss(potential, part.bias_coefficient))
     elif part.alike is not None:
         yield (
             "θ′ is the memoryless direction of another loss, up to h² (the correction by itself is "
@@ -212,22 +212,22 @@ def _limits(d: Derivation) -> Items:
         yield f"{_far(d, '≪', '0')}:"
         yield Formula(DOT, -factor * TILTED)
         yield Formula(MODIFIED, loss)
-    if part.large is not None and part.strength != 0:
+    if part.large is not None and part.bias_coefficient != 0:
         yield f"{_far(d, '≫', '∞')}:"
-        if part.large.strength == 0:
+        if part.large.bias_coefficient == 0:
             yield "no correction of this order: the memoryless flow θ′ = −Φ."
         else:
-            yield from _shifted(d, part.large.strength)
+            yield from _shifted(d, part.large.bias_coefficient)
 
 
-def _shifted(d: Derivation, strength) -> Items:
+def _shifted(d: Derivation, bias_coefficient) -> Items:
     """−κ ∇Ẽ − λθ − (h/2) λΦ, where λθ is a part of Φ and s a constant."""
     rate = slope(d.settled.offset, THETA)
     flow = -d.model.restore(d.settled.preconditioner) * TILTED - rate * THETA - HALF * rate * PHI
-    loss = penalty.modified_loss(d.potential, strength)
+    loss = penalty.modified_loss(d.potential, bias_coefficient)
     if rate != 0:
         extra = rate * (penalty.TURNED - penalty.LOSS)
-        loss = penalty.LOSS + HALF * strength * (d.potential.value + extra)
+        loss = penalty.LOSS + HALF * bias_coefficient * (d.potential.value + extra)
     yield Formula(DOT, flow)
     yield Formula(MODIFIED, loss)
 
@@ -243,19 +243,21 @@ def _at_step(d: Derivation) -> Items:
     part, restore = d.at_step, d.model.restore
     if all(average.decay == 0 for average in d.model.averages):
         yield "The same at every step: there is no memory."
-    elif part.strength is None:
+    elif part.bias_coefficient is None:
         yield from _sums(d)
     elif not d.settled.separable:
-        bias = restore(d.settled.preconditioner * part.strength)
+        bias = restore(d.settled.preconditioner * part.bias_coefficient)
         yield from _mixed(d, factor("K_n"), bias)
         yield _factor_line(d)
     else:
-        yield Formula(DOT, _flow(d, RATIO_NOW if part.named else part.ratio, part.strength, LATE))
-        if part.strength != 0:
-            yield Formula(LATE, restore(part.strength))
+        yield Formula(
+            DOT, _flow(d, RATIO_NOW if part.named else part.ratio, part.bias_coefficient, LATE)
+        )
+        if part.bias_coefficient != 0:
+            yield Formula(LATE, restore(part.bias_coefficient))
         for symbol, value in part.named.items():
             yield Formula(symbol, value)
-        if part.strength.has(FACTOR):
+        if part.bias_coefficient.has(FACTOR):
             yield _factor_line(d)
 
 
