@@ -22,5 +22,12 @@ def forget_compiled():
     jax.clear_caches()
 
 
+@pytest.fixture
+def promotion_as_optax_needs_it():
+    """Optax adds numbers of several dtypes and ranks."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_transformation import BILINEAR, BOWL, OPTIONS, PLACE, X, clipped
+from support.optax_problem import BILINEAR, BOWL, OPTIONS, PLACE, X, clipped
 
 import shadowflow as sf
 from shadowflow.optimizers.ema_probe import averages
@@ -15,12 +15,7 @@ PART = functools.partial
 ADAM = sf.from_optax(PART(optax.adam, **OPTIONS))
 
 
-@pytest.fixture(autouse=True)
-def promotion_as_optax_needs_it():
-    import jax
-
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion_as_optax_needs_it")
 
 
 def distances(make, counts, *, cold, order=2):

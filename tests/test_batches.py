@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_refusals import refused
+from support.refusals import refused
 
 from shadowflow.batching import pad, shuffled, with_replacement
 from shadowflow.diagnostics.bias import implicit_bias

@@ -300,7 +300,7 @@ def test_heavy_ball_and_nesterov_iterates_by_the_power_of_their_matrix(form, ahe
     look = (b * moved[0], b * moved[1] + MATRIX) if ahead else moved
     step = np.block([[moved[0], moved[1]], [-gain * h * look[0], eye - gain * h * look[1]]])
     build = zoo.nesterov if ahead else zoo.momentum
-    run = iterate(QUADRATIC, build(b, form=form), jnp.asarray(POINT), h, 40)
+    run = iterate(QUADRATIC, build(decay=b, form=form), jnp.asarray(POINT), h, 40)
     start = np.concatenate([np.zeros(3), POINT])
     expected = [(np.linalg.matrix_power(step, n) @ start)[3:] for n in range(41)]
     agree(run.params, expected)

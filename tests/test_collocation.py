@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.collocated import directions, distance, followed, settled
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss, with_leaves
 
-from shadowflow import ema_weights as mem, trees
+from shadowflow import trees
 from shadowflow.iterate import iterate
-from shadowflow.methods import METHODS, collocation, displaced, nodes
+from shadowflow.methods import collocation, displaced, nodes
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
-from shadowflow.running import chunked, drive
 from shadowflow.shadow import modified_field, shadow
 
 RATES = 2.0 ** -np.arange(10, 14)  # about 1e-3 to 1e-4
@@ -40,24 +40,8 @@ def orders_hold(errors: dict) -> bool:
     )
 
 
-def settled(optimizer, rate, params=PLACE):
-    return mem.at(optimizer, jnp.asarray(rate), "settled", params)
-
-
-def directions(problem, optimizer, rate, params, order, phase=0.5, spacing=None) -> tuple:
-    """(first order, that order) by cold sweeps."""
-    optimizer = with_leaves(optimizer)
-    rule = nodes.rule(optimizer, order, spacing)
-    way = collocation.CollocationDirection(problem, optimizer, phase, rule)
-    return way(settled(optimizer, rate, params), params)
-
-
 def field(problem, optimizer, rate, params, order, **options):
     return trees.scale(-1, directions(problem, optimizer, rate, params, order, **options)[1])
-
-
-def distance(one, other) -> float:
-    return float(trees.norm(trees.subtract(one, other)))
 
 
 # The matrices of a rule
@@ -235,20 +219,6 @@ def test_at_rate_zero_every_order_is_the_first(row, phase):
 # Along a run: one sweep a step
 
 HORIZON, COUNTS = 1.0, (128, 256, 512, 1024)
-
-
-def followed(optimizer, order: int, rate: float, count: int, *, shift=True, spacing=None):
-    """The iteration by one warm sweep a step; without ``shift``, from a path not re-centred."""
-    advance = METHODS["collocation"].bind(
-        BILINEAR, optimizer, None, order=order, kind="iteration", spacing=spacing
-    )
-    if not shift:
-        still = nodes.against_first(np.eye(order))
-        advance = eqx.tree_at(lambda run: run.nodes.rule.shift, advance, still)
-    memory = mem.ready(optimizer, rate, "settled", jnp.ones(1))
-    carry = advance.init(BILINEAR_START, memory, None)
-    chunks = chunked(advance, carry, np.full(count, rate), traceable=True)
-    return drive(chunks, BILINEAR_START, count, 1, None).params
 
 
 def settled_run(optimizer, order: int, rate: float, count: int):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from support.collocated import directions, distance, followed, settled
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss, with_leaves
-from test_collocation import directions, distance, followed, settled
 
 from shadowflow import trees
 from shadowflow.methods import collocation, nodes

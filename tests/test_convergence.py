@@ -74,7 +74,7 @@ def test_a_first_order_shadow_does_not_pass_for_second_order():
     assert first.holds
     assert first.slope == pytest.approx(1, abs=0.15)
     follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)
-    claimed = _row("taylor", "flow", 2, 0, RATES, list(first.errors), follow)
+    claimed = _row("taylor", "flow", 2, 0, RATES, list(first.errors), 1e-12, follow)
     assert claimed.slope == pytest.approx(1, abs=0.15)
     assert not claimed.holds
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.refusals import refused
 from table import PLACE, SMOOTH, smooth_loss
-from test_refusals import refused
 
 import shadowflow as sf
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from support.refusals import refused
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss
-from test_refusals import refused
 
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
@@ -122,9 +122,8 @@ def test_counting_steps_instead_of_time_costs_an_order_where_the_rate_alternates
         for n in range(count):
             g = np.asarray(gradient(x))
             d = np.zeros(2) if last is None else last - g
-            mean = lambda b, p, n=n: sum(
-                oracles.weights(b, n, True)[n - a] * a**p for a in range(n + 1)
-            )
+            ages = np.arange(n, -1.0, -1.0)
+            mean = lambda b, p, n=n, ages=ages: oracles.weights(b, n, True) @ ages**p
             m = g + mean(b1, 1) * d
             nu = g**2 + 2 * mean(b2, 1) * g * d + mean(b2, 2) * d**2
             x, last = x - rate(n) * m / np.sqrt(nu + eps_root), g

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from support.refusals import refused
 from table import BILINEAR, BILINEAR_START, ROWS
-from test_refusals import refused
 
 import shadowflow as sf
 from shadowflow.iterate import iterate
@@ -32,7 +32,7 @@ BETAS = [0.0, 0.3, 0.9, 0.99]
         lambda b: zoo.adam(b1=b, b2=0.5, eps=0.0, eps_root=1e-3, bias_correction=False),
         lambda b: zoo.adamw(b1=b),
         lambda b: zoo.momentum(decay=b, form="ema"),
-        zoo.signum,
+        lambda b: zoo.signum(decay=b),
     ],
 )
 def test_a_single_average_has_the_classical_edges(build, b):
@@ -104,7 +104,9 @@ def test_what_is_linear_only_near_zero_is_not_called_linear():
 
 
 @pytest.mark.parametrize("b", [0.3, 0.9])
-@pytest.mark.parametrize("build", [lambda b: zoo.nesterov(decay=b, form="ema"), zoo.nadam])
+@pytest.mark.parametrize(
+    "build", [lambda b: zoo.nesterov(decay=b, form="ema"), lambda b: zoo.nadam(b1=b)]
+)
 def test_nesterov_s_edges(build, b):
     optimizer = build(b)
     edge = 2 * (1 + b) / ((1 - b) * (1 + 2 * b))

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.optax_problem import BOWL, PLACE as CORNER
 from table import PLACE, SMOOTH
-from test_transformation import BOWL, PLACE as CORNER
 
 import shadowflow as sf
 from shadowflow.diagnostics.convergence import HALVINGS, SHORTFALL, STEEP

@@ -157,6 +157,13 @@ def test_no_pickle(path):
     assert not roots & {"pickle", "cloudpickle", "dill", "shelve", "joblib"}
 
 
+def test_no_test_file_imports_another():
+    """What several need lies in ``support``."""
+    for path in Path(__file__).parent.rglob("*.py"):
+        roots = {module.split(".")[-1] for module in imported(path)}
+        assert not {root for root in roots if root.startswith("test_")}, path.name
+
+
 def code_lines(node, lines):
     """Lines of a function that are neither blank, nor a comment, nor its docstring."""
     numbers = set(range(node.lineno, node.end_lineno + 1))

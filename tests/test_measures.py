@@ -9,8 +9,8 @@ import numpy as np
 import oracles
 import pytest
 from scipy.integrate import quad
+from support.refusals import refused
 from table import ROWS, with_leaves
-from test_refusals import refused
 
 from shadowflow import ema_weights as mem
 from shadowflow.diagnostics.bias import implicit_bias

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from table import BILINEAR_START, EPS, PLACE, PLACES, ROWS, smooth_loss
+from support.batch_problem import DATA, ORDER, PROBLEM, SURFACES, batch_loss
+from table import BILINEAR_START, EPS, PLACE, PLACES, ROWS
 
 from shadowflow import batch_memory, ema_weights as mem
 from shadowflow.batching import shuffled, with_replacement
@@ -20,23 +21,11 @@ from shadowflow.shadow import memoryless_step, modified_field, shadow
 
 RATE = 0.02
 STEPS = (0, 1, 4, 11)
-ORDER = np.array([0, 2, 2, 1, 0, 1, 1, 2, 0, 0, 1, 2])  # no cycle, and repeats
 BATCHED = [
     name
     for name, method in METHODS.items()
     if method.is_field and not (method.full_batch or method.needs_settled)
 ]
-DATA = jnp.asarray([[1.0, 0.3, -0.4], [0.8, -0.5, 0.6], [1.2, 0.2, 0.1]])
-
-
-def batch_loss(params, batch):
-    """Another landscape for every batch, no gradient component near zero at ``PLACES``."""
-    shift = jnp.stack([batch[1], batch[2], batch[1] * batch[2]])
-    return batch[0] * smooth_loss(params) + 0.5 * params @ (shift * params) + shift @ params
-
-
-PROBLEM = Problem(batch_loss, batches=DATA, schedule=ORDER)
-SURFACES = [oracles.landscape(lambda x, c=c: batch_loss(x, c)) for c in DATA]
 VISITS = [SURFACES[b] for b in ORDER]
 
 

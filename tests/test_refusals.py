@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.refusals import refused
 
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
@@ -22,15 +23,6 @@ M = [Moment(0.9)]
 
 def first(moments, params, step):
     return moments[0]
-
-
-def refused(call, *parts, error=ValueError):
-    """``call`` raises ``error`` and no other kind, with a message that has all the parts."""
-    with pytest.raises(error) as caught:
-        call()
-    message = str(caught.value)
-    for part in ("expected", "got", *parts):
-        assert part in message, f"{part!r} is not in: {message}"
 
 
 # --- numbers of an optimizer

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_transformation import ADAM, BILINEAR, BOWL, OPTIONS, PLACE, X, clipped
+from support.optax_problem import ADAM, BILINEAR, BOWL, OPTIONS, PLACE, X, clipped
 
 import shadowflow as sf
 from shadowflow import trees
@@ -29,10 +29,7 @@ PAIRS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def promotion_as_optax_needs_it():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion_as_optax_needs_it")
 
 
 def distance(one, other):

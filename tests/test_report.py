@@ -178,12 +178,14 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 
 def test_verify_measures_prints_and_writes(tmp_path, capsys):
     target = tmp_path / "orders.json"
-    assert verify.verify_job(json=target, rows=("sgd / taylor",), full=False)
+    warm = "rmsprop, eps inside / inertial / flow / order 2"  # no memory that rises from 0
+    assert verify.verify_job(json=target, rows=("sgd / taylor", warm), full=False)
     said = capsys.readouterr().out
-    assert "4 of 4 rows hold" in said
+    assert "5 of 5 rows hold" in said
     rows = json.loads(target.read_text())["rows"]
-    assert [row["expected"] for row in rows] == [1, 1, 2, 2]
-    assert [row["exact"] for row in rows] == [True, False, True, False]
+    assert [row["expected"] for row in rows] == [1, 1, 2, 2, 2]
+    assert [row["exact"] for row in rows] == [True, False, True, False, False]
+    assert [row["start"] for row in rows] == ["cold"] * 4 + ["settled"]
     assert rows[3]["measured"] == pytest.approx(2, abs=0.15)
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.batch_problem import batch_loss
 from table import PLACE, ROWS
-from test_minibatch import batch_loss
 
 import shadowflow as sf
 from shadowflow.diagnostics import shuffle_mean as shuffles

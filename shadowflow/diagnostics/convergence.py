@@ -24,6 +24,8 @@ from ..start import SETTLED, FollowedRun, followed
 TOLERANCE, SHORTFALL = 0.15, 0.2
 HALVINGS = 3
 STEEP = {6: (2, SHORTFALL), 7: (1, 2 * SHORTFALL)}  # fewer halvings fit above float64's rounding
+NUDGE = 4  # in units of rounding: by how much a start is moved to see what rounding comes to
+MARGIN = 10  # how far an error lies above rounding where it counts
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,8 +99,9 @@ class OrderRow:
     order between neighbours; slope: over the last three halvings above the rounding floor (two at
     order 6, one from order 7 on), None where nothing is left to measure; holds: slope within 0.15
     of ``order`` (for a method of any order, whose error may fall faster, at most 0.2 short of it,
-    0.4 from order 7 on), or exact (all errors at the floor). level: the validity level of the
-    smallest step; start: "cold", "settled".
+    0.4 from order 7 on), or exact (all errors at the floor). floor: ten times the effect of
+    rounding, as two runs from starts a few units of rounding apart show it. level: the validity
+    level of the smallest step; start: "cold", "settled".
     """
 
     method: str
@@ -198,13 +201,17 @@ def convergence(
         for rate, count in zip(rates, steps, strict=True)
     ]
     wanted = _wanted(runs[0], methods, kinds, orders)
-    real_at = functools.cache(lambda order: [_real(run, order) for run in runs])
+    beside = followed(problem, optimizer, _nudged(params), rates[0], steps[0], start)
+    real_at = functools.cache(lambda order: [_real(run, order) for run in [*runs, beside]])
     rows = []
     for method, kind, order in wanted:
         real = real_at(max(2, order))
-        follow = [shadowed(planned(run, order=order, method=method, kind=kind)) for run in runs]
-        errors = [_error(a, b) for a, b in zip(real, follow, strict=True)]
-        rows.append(_row(method, kind, order, start, rates, errors, follow[-1]))
+        plans = [planned(run, order=order, method=method, kind=kind) for run in [*runs, beside]]
+        follow = [shadowed(plan) for plan in plans]
+        errors = [_error(a, b) for a, b in zip(real[:-1], follow[:-1], strict=True)]
+        apart = [_error(paths[0], paths[-1]) for paths in (real, follow)]
+        floor = MARGIN * max(filter(np.isfinite, apart)) * np.sqrt(steps[-1])
+        rows.append(_row(method, kind, order, start, rates, errors, floor, follow[-2]))
         if progress is not None:
             progress(1)
     return OrderTable(rows)
@@ -246,15 +253,21 @@ def _real(run: FollowedRun, order: int) -> Trajectory:
     return real
 
 
-def _error(real: Trajectory, follow: Shadow) -> float:
+def _nudged(params: PyTree) -> PyTree:
+    """The parameters moved by a few units of rounding of the largest, to and fro."""
+    size = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(params))
+    by = NUDGE * np.finfo(np.float64).eps * size
+    sign = lambda leaf: (-1.0) ** np.arange(leaf.size).reshape(leaf.shape)
+    return jax.tree.map(lambda leaf: leaf + by * sign(leaf), params)
+
+
+def _error(real: Trajectory, follow: Trajectory) -> float:
     if follow.failed_at is not None:
         return float("inf")
     return float(compare(real, follow).max_norm.max())
 
 
-def _row(method, kind, order, start, rates, errors, follow: Shadow) -> OrderRow:
-    size = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(follow.params))
-    floor = 4 * np.finfo(np.float64).eps * size * np.sqrt(len(follow.steps))
+def _row(method, kind, order, start, rates, errors, floor: float, follow: Shadow) -> OrderRow:
     seen = [(h, e) for h, e in zip(rates, errors, strict=True) if np.isfinite(e) and e > floor]
     halvings, shortfall = STEEP.get(min(order, max(STEEP)), (HALVINGS, SHORTFALL))
     slope = None

@@ -19,6 +19,7 @@ from ...optimizers import zoo
 from ...paper import theorems
 from ...paper.theorems import HORIZON
 from ...paper.ways import Way
+from ...start import SETTLED
 from . import formatting
 
 FULL, QUICK = range(9, 14), range(9, 13)
@@ -141,7 +142,7 @@ def measure(case: OrderCase, way: Way, exponents: range) -> OrderRow:
         methods=[way.method],
         kinds=[way.kind],
         orders=[way.order],
-        start=0 if cold else None,
+        start=0 if cold else SETTLED,
     )
     return row
 
