@@ -149,12 +149,13 @@ def test_fresh_noise_is_a_batch_of_keys():
 
 
 def test_unequal_batches_are_padded_and_weighed():
-    parts = [np.array([1.0, 2.0, 6.0]), np.array([3.0]), np.array([2.0, 4.0])]
+    parts = [np.array([1.0, 2.0, 6.0]), np.array([4.0]), np.array([2.0, 5.0])]
     stacked, weights = pad(parts)
     problem = Problem(lambda p, c: c * jnp.sum(p**2) / 2, batches=stacked, weights=weights)
     for b, part in enumerate(parts):
         np.testing.assert_allclose(problem.gradient(PLACE, b), part.mean() * PLACE, rtol=1e-14)
     mean = np.concatenate(parts).mean()
+    assert abs(mean - np.mean([part.mean() for part in parts])) > 0.1
     np.testing.assert_allclose(problem.full_batch().gradient(PLACE), mean * PLACE, rtol=1e-14)
     assert float(problem.full_batch().value(PLACE)) == pytest.approx(mean * 1.25 / 2)
 

@@ -74,6 +74,23 @@ def test_the_rates_are_derivatives_along_the_parts(name):
         np.testing.assert_allclose(parts.potential.rates[part], slope, rtol=1e-6, atol=1e-9)
 
 
+def test_the_rates_of_a_leaf_are_those_of_its_own_coordinates():
+    """The potential's change along a part of which only this leaf moves."""
+    split = lambda x: {"a": x[:1], "b": x[1:]}
+    joined = lambda tree: jnp.concatenate([tree["a"], tree["b"]])
+    problem = sf.Problem(lambda tree: smooth_loss(joined(tree)))
+    found = sf.implicit_bias(problem, ROWS["adam-inside"](), split(PLACE), H, start="settled")
+    value, shift = lambda x: closed_potential("adam-inside", np.asarray(GRAD(x))), 1e-5
+    for part, way in found.parts.items():
+        rates = found.potential.leaf_rates[part]
+        for leaf in "ab":
+            alone = joined({**jax.tree.map(jnp.zeros_like, way), leaf: way[leaf]})
+            slope = (value(PLACE + shift * alone) - value(PLACE - shift * alone)) / (2 * shift)
+            np.testing.assert_allclose(rates[leaf], slope, rtol=1e-6, atol=1e-9)
+        assert rates["a"] + rates["b"] == pytest.approx(found.potential.rates[part])
+        assert abs(rates["a"] - rates["b"]) > 1e-3
+
+
 def test_the_perturbed_one_norm_and_its_rates():
     eps, shift = 0.03, 1e-5
     parts = analysed("nadam", eps_root=eps)

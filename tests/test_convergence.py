@@ -79,6 +79,56 @@ def test_a_first_order_shadow_does_not_pass_for_second_order():
     assert not claimed.holds
 
 
+@pytest.mark.parametrize(
+    ("method", "power", "holds"),
+    [
+        ("taylor", 1.9, True),
+        ("taylor", 2.1, True),
+        ("taylor", 1.8, False),
+        ("taylor", 2.2, False),
+        ("collocation", 1.85, True),
+        ("collocation", 2.6, True),
+        ("collocation", 1.75, False),
+    ],
+)
+def test_the_slope_is_held_to_its_tolerance(method, power, holds):
+    """0.15 to either side; of a method of any order the error may fall faster, 0.2 more slowly."""
+    follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)
+    errors = [rate**power for rate in RATES]
+    row = _row(method, "flow", 2, 0, RATES, errors, 1e-12, follow)
+    assert row.slope == pytest.approx(power) and row.holds is holds
+
+
+def test_errors_at_the_floor_do_not_count():
+    """The slope is that of what lies above it; where nothing does, the shadow is exact."""
+    follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)
+    errors = [1e-6, 2.5e-7, 6.25e-8, 5e-8]
+    assert not _row("taylor", "flow", 2, 0, RATES, errors, 1e-9, follow).holds
+    found = _row("taylor", "flow", 2, 0, RATES, errors, 6e-8, follow)
+    assert found.slope == pytest.approx(2) and found.holds and not found.exact
+    assert _row("taylor", "flow", 2, 0, RATES, errors, 2e-6, follow).exact
+
+
+def test_the_floor_is_what_rounding_does_to_the_same_run():
+    """Starts that are a few roundings apart end e⁷ times as far apart where the loss is so bent."""
+    floors = []
+    for bend in (1e-3, -14.0):
+        problem = sf.Problem(lambda x, bend=bend: bend / 2 * jnp.sum(x**2))
+        (row,) = sf.convergence(
+            problem,
+            zoo.sgd(),
+            jnp.ones(2),
+            0.5,
+            RATES,
+            methods=["taylor"],
+            kinds=["iteration"],
+            orders=[2],
+        )
+        floors.append(row.floor)
+    assert 1e-14 < floors[0] < 1e-12
+    assert floors[1] / floors[0] == pytest.approx(np.exp(7), rel=0.5)
+
+
 def test_from_a_settled_start_every_method_is_measured():
     found = rows(zoo.adam(b1=0.3, b2=0.5, eps=0.0, eps_root=0.1), orders=[2], start="settled")
     assert {row.method for row in found} == {n for n, m in METHODS.items() if m.offers(2)}

@@ -6,7 +6,8 @@ import pytest
 
 import shadowflow as sf
 from shadowflow.cli.jobs import bars
-from shadowflow.diagnostics.error_bar import neighbours
+from shadowflow.diagnostics.error_bar import _bar, neighbours
+from shadowflow.trust import judge
 
 QUADRATIC = sf.Problem(lambda x: jnp.sum(jnp.array([1.0, 3.0]) * x**2) / 2)
 X = jnp.array([1.0, -0.5])
@@ -118,6 +119,63 @@ def test_a_shadow_that_was_run_is_taken():
 def test_auto_is_refused():
     with pytest.raises(ValueError, match="order: expected a number, got 'auto'"):
         sf.error_bar(QUADRATIC, MOMENTUM, X, 1e-2, 5, order="auto", method="collocation")
+
+
+# What is made of two shadows, by hand
+
+
+def path(values, ratio=0.01):
+    """A shadow of one coordinate through ``values``, its ratio the same at every step or given."""
+    steps = np.arange(len(values))
+    ratios = np.broadcast_to(np.asarray(ratio, float), (len(values) - 1,))
+    valid = judge(steps[:-1], ratios, np.ones(len(ratios)), params=X, rates=np.ones(len(ratios)))
+    params = np.asarray(values, float)[:, None]
+    return sf.Shadow(steps, 0.1 * steps, params, None, None, valid, 2, None)
+
+
+def bar_of(follow, *others, flow=False):
+    return _bar(follow, list(others), "another", flow)
+
+
+WAY = 1.0 + np.arange(11.0)  # its way gone is the number of the step
+
+
+@pytest.mark.parametrize(("share", "trusted"), [(0.05, True), (0.09, True), (0.11, False)])
+def test_a_tenth_of_the_way_gone_is_where_trust_ends(share, trusted):
+    bar = bar_of(path(WAY), path(WAY + share * np.arange(11)))
+    assert np.all(bar.trusted[1:] == trusted)
+    assert ("a tenth of the way gone" in bar.verdict) is not trusted
+
+
+def test_trust_that_is_lost_stays_lost():
+    """At step 4 the two are far apart, afterwards near again."""
+    aside = np.where(np.arange(11) == 4, 2.0, 1e-3)
+    bar = bar_of(path(WAY), path(WAY + aside))
+    assert bar.trusted[:4].all() and not bar.trusted[4:].any()
+    assert "before step 4" in bar.verdict
+
+
+def test_a_neighbour_that_does_not_hold_is_not_trusted_however_near():
+    ratio = np.where(np.arange(10) < 6, 0.05, 0.5)
+    bar = bar_of(path(WAY), path(WAY + 1e-3, ratio))
+    assert bar.trusted[:7].all() and not bar.trusted[7:].any()
+    assert "the neighbour does not hold itself" in bar.verdict
+
+
+def test_rounding_adds_up_at_random_in_an_iteration_and_alike_in_a_flow():
+    """In units of eps · |θ|, at step n: .3 √n and .25 n."""
+    unit, steps = np.finfo(float).eps * WAY[-1], np.arange(11)
+    same = path(WAY), path(WAY)
+    np.testing.assert_allclose(bar_of(*same).rounding, 0.3 * unit * np.sqrt(steps), rtol=1e-12)
+    np.testing.assert_allclose(bar_of(*same, flow=True).rounding, 0.25 * unit * steps, rtol=1e-12)
+    np.testing.assert_array_equal(bar_of(*same).two_norm, bar_of(*same).rounding)
+
+
+def test_two_lower_orders_extrapolate_to_the_highest():
+    """Distances e₂ = 1e-2 and e₁ = 1e-1 of the two: the next is e₂²/e₁ = 1e-3, never above e₂."""
+    for below, expected in ((1e-1, 1e-3), (1e-3, 1e-2)):
+        bar = bar_of(path(WAY), path(WAY + 1e-2), path(WAY + 1e-2 + below))
+        np.testing.assert_allclose(bar.two_norm, expected, rtol=1e-9)
 
 
 @pytest.mark.slow

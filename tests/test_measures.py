@@ -360,6 +360,18 @@ def test_dead_units_are_counted_and_no_nan(dtype):
     )
 
 
+@pytest.mark.parametrize(
+    ("eps", "eps_root", "share"), [(0.0, 1e-2, 0.5), (1e-2, 0.0, 0.25), (1.0, 1e-2, 1.0)]
+)
+def test_saturated_is_below_eps_or_below_the_root_of_eps_root(eps, eps_root, share):
+    """sqrt(.01) = .1 within the root, .01 outside; of both the larger."""
+    adam = zoo.adam(b1=0.5, b2=0.7, eps=eps, eps_root=eps_root)
+    g = jnp.asarray([1e-3, 5e-2, 0.5, 0.9])
+    state, _ = adam.update(adam.init(g), g, g, RATE)
+    found = run_measures(adam, mem.ready(adam, RATE, 0, g), g, g, state, potential=False)
+    assert float(found.total["saturated"]) == share
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_the_median_by_bits_is_the_median(size, dtype):

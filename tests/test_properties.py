@@ -21,15 +21,19 @@ memories = st.floats(0.01, 0.99)  # never 0, which is another program to compile
 positive = st.floats(1e-4, 1.0)
 numbers = st.floats(-3.0, 3.0).filter(lambda x: abs(x) > 1e-3)
 flags = st.booleans()
+forms, root = st.sampled_from(["trace", "ema"]), {"eps": positive, "eps_root": positive}
+two = {"b1": decays, "b2": decays, **root, "bias_correction": flags}
 OPTIMIZERS = {
-    "momentum": st.builds(zoo.momentum, decays, st.sampled_from(["trace", "ema"]), flags),
-    "nesterov": st.builds(zoo.nesterov, decays, st.sampled_from(["trace", "ema"]), flags),
-    "rmsprop": st.builds(zoo.rmsprop, decays, positive, positive, flags),
-    "adam": st.builds(zoo.adam, decays, decays, positive, positive, flags),
-    "adamw": st.builds(zoo.adamw, decays, decays, positive, positive, positive, flags),
-    "nadam": st.builds(zoo.nadam, decays, decays, positive, positive, flags),
-    "signum": st.builds(zoo.signum, decays, positive, flags),
-    "lion": st.builds(zoo.lion, decays, st.floats(0.1, 0.99), positive, flags),
+    "momentum": st.builds(zoo.momentum, decay=decays, form=forms, bias_correction=flags),
+    "nesterov": st.builds(zoo.nesterov, decay=decays, form=forms, bias_correction=flags),
+    "rmsprop": st.builds(zoo.rmsprop, decay=decays, **root, bias_correction=flags),
+    "adam": st.builds(zoo.adam, **two),
+    "adamw": st.builds(zoo.adamw, weight_decay=positive, **two),
+    "nadam": st.builds(zoo.nadam, **two),
+    "signum": st.builds(zoo.signum, decay=decays, eps_root=positive, bias_correction=flags),
+    "lion": st.builds(
+        zoo.lion, b1=decays, b2=st.floats(0.1, 0.99), eps_root=positive, bias_correction=flags
+    ),
 }
 any_optimizer = st.one_of(*OPTIMIZERS.values(), st.builds(zoo.sgd))
 
@@ -160,11 +164,12 @@ def test_scaling_the_loss_and_eps_leaves_adam_unchanged(b1, b2, eps, size):
 signs = st.lists(st.sampled_from([-1, 1]), min_size=5, max_size=5)
 
 
+pair = {"b1": memories, "b2": memories, **root}
 SYMMETRIC = {  # each of the others is one of these with a number at 0 or 1
-    "nesterov": st.builds(zoo.nesterov, memories),
-    "adamw": st.builds(zoo.adamw, memories, memories, positive, positive, positive),
-    "nadam": st.builds(zoo.nadam, memories, memories, positive, positive),
-    "lion": st.builds(zoo.lion, memories, st.floats(0.1, 0.99), positive),
+    "nesterov": st.builds(zoo.nesterov, decay=memories),
+    "adamw": st.builds(zoo.adamw, weight_decay=positive, **pair),
+    "nadam": st.builds(zoo.nadam, **pair),
+    "lion": st.builds(zoo.lion, b1=memories, b2=st.floats(0.1, 0.99), eps_root=positive),
 }
 
 

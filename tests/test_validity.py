@@ -57,6 +57,15 @@ def test_a_correction_below_rounding_is_called_that():
     assert judged([0.5] * 3, **tiny).level == "does not hold"
 
 
+def test_rounding_adds_up_with_the_root_of_the_number_of_steps():
+    """100 corrections of .05, of ‖θ‖ = 2: ten times one rounding is the limit, not one."""
+    eps = float(np.finfo(np.float32).eps)
+    for total, level in ((5, "below rounding"), (20, "holds")):  # in units of eps · ‖θ‖
+        rates = np.full(100, total * eps * 2 / (100 * 0.05))
+        single = {"params": ONES.astype(jnp.float32), "rates": rates}
+        assert judged([0.05] * 100, **single).level == level
+
+
 def test_a_correction_of_nothing_is_no_finite_ratio():
     found = validity.judge([0], [1.0], [0.0], params=ONES, rates=[1.0])
     assert np.isinf(found.ratio[0])
