@@ -5,13 +5,21 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := run
-.PHONY: run test soak lint torch launchers data figures laptop table optax far bench clean
+.PHONY: run test test-slow test-all soak lint torch launchers data figures laptop table optax far bench clean
 
 run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
 	$(BIN)/shadowflow shadow
 
-test: .venv/.dev         ## every test, the fast ones first
-	$(BIN)/python -m pytest -m "" -n 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test: .venv/.dev         ## every part of it, in a few minutes
+	$(PYTEST)
+
+test-slow: .venv/.dev    ## what test leaves out
+	$(PYTEST) -m slow
+
+test-all: .venv/.dev     ## every test
+	$(PYTEST) -m ""
 
 soak: .venv/.dev         ## a training run killed a hundred times, against one that was left alone
 	$(BIN)/python tests/killing.py 100

@@ -1,11 +1,17 @@
 """Strict numerics in every test, one thread for each of several workers, fast tests first."""
 
 import os
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # read when the backends start, so before the imports
     for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# what is compiled is kept for the other worker, for commands that tests run, and for the next time
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import pytest
@@ -14,12 +20,16 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 10_000  # and 2 GB; the kernel gives a process 65,530, and one that needs more crashes
+
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled():
-    """Compiled code holds memory maps; a process that has the kernel's 65,530 of them crashes."""
+    """Compiled code holds memory maps: let go of it where they become many."""
     yield
-    jax.clear_caches()
+    if not MAPS.exists() or len(MAPS.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture
