@@ -12,7 +12,13 @@ from support.optax_problem import ADAM, BILINEAR, BOWL, OPTIONS, PLACE, X, clipp
 import shadowflow as sf
 from shadowflow import trees
 from shadowflow.optimizers.derivative_check import NotDifferentiable
-from shadowflow.optimizers.memory_probe import NeverSettles, positional, remembered, time_invariant
+from shadowflow.optimizers.memory_probe import (
+    NeverSettles,
+    pointwise,
+    positional,
+    remembered,
+    time_invariant,
+)
 
 RMS = functools.partial(optax.rmsprop, decay=0.7, eps=0.1, eps_in_sqrt=True)
 SLOW_RMS = functools.partial(optax.rmsprop, decay=0.95, eps=0.1, eps_in_sqrt=True)
@@ -285,6 +291,12 @@ def test_what_is_not_pointwise_has_no_potential_and_says_so():
     assert bias.potential is None and "clipped is not pointwise" in bias.verdict
     assert set(bias.parts) == {"memoryless", "memory", "discretization"}
     assert "perturbed one-norm" in bias.describe() and bias.one_norm.value > 0
+
+
+def test_two_numbers_are_enough_to_see_what_is_pointwise():
+    two = {"a": jnp.asarray(2.8), "b": jnp.asarray(3.5)}
+    assert pointwise(sf.from_optax(optax.adam), two)
+    assert not pointwise(sf.from_optax(clipped), two)
 
 
 def test_a_host_function_is_followed_alike():

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .. import trees
@@ -229,7 +230,10 @@ def pointwise(optimizer: AbstractOptimizer, params: PyTree) -> bool:
 def _pointwise(hashed: Hashed, structure, shapes) -> bool:
     optimizer, random = hashed.optimizer, np.random.default_rng(0)
     params, some, other = (drawn(random, structure, shapes) for _ in range(3))
-    half = jax.tree.map(lambda leaf: jnp.asarray(random.random(leaf.shape) < 0.5), params)
+    flat, unravel = ravel_pytree(params)
+    signs = random.choice([-1.0, 1.0], flat.size)
+    signs[0], signs[-1] = 1.0, -1.0  # of two coordinates or more, both halves have one
+    half = jax.tree.map(lambda leaf: leaf > 0, unravel(jnp.asarray(signs, flat.dtype)))
     mixed = jax.tree.map(jnp.where, half, some, other)
     eps = max(float(jnp.finfo(dtype).eps) for _, dtype in shapes)
     states = [optimizer.init(params, jnp.asarray(1e-3)) for _ in range(2)]
