@@ -95,6 +95,11 @@ def with_leaves(optimizer: Optimizer) -> Optimizer:
     return jax.tree.map(jnp.asarray, optimizer)
 
 
+def compiled(field, step, params):
+    """``field(step, params)`` in one program, where eager calls would compile every operation."""
+    return jax.jit(lambda x: field(step, x))(params)
+
+
 def every_answer(problem: Problem, optimizer: Optimizer, learning_rate, step, places) -> dict:
     """(method, kind, order) → the modified field, or the memoryless step, at each of ``places``.
 

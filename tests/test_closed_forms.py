@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pytest
 import scipy.linalg
+from support.rows import fast
 from table import EPS, MEMORYLESS, PLACE, PLACES, ROWS, SMOOTH, every_answer, smooth_loss
 
 from shadowflow.iterate import iterate
@@ -307,15 +308,20 @@ def test_heavy_ball_and_nesterov_iterates_by_the_power_of_their_matrix(form, ahe
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "linear"),
-    [
-        (zoo.sgd(), MATRIX + 0.05 / 2 * MATRIX @ MATRIX),
-        (zoo.momentum(decay=0.5), 2 * MATRIX + 0.05 * 1.5 / (2 * 0.5**3) * MATRIX @ MATRIX),
-    ],
-    ids=["sgd", "momentum"],
+    ("name", "method"),
+    fast(
+        [("sgd", "taylor"), ("momentum", "displaced")],
+        [(name, method) for name in ("sgd", "momentum") for method in ("taylor", "displaced")],
+    ),
 )
-@pytest.mark.parametrize("method", ["taylor", "displaced"])
-def test_settled_flow_on_a_quadratic_is_the_matrix_exponential(optimizer, linear, method):
+def test_settled_flow_on_a_quadratic_is_the_matrix_exponential(name, method):
+    optimizer, linear = {
+        "sgd": (zoo.sgd(), MATRIX + 0.05 / 2 * MATRIX @ MATRIX),
+        "momentum": (
+            zoo.momentum(decay=0.5),
+            2 * MATRIX + 0.05 * 1.5 / (2 * 0.5**3) * MATRIX @ MATRIX,
+        ),
+    }[name]
     run = shadow(QUADRATIC, optimizer, jnp.asarray(POINT), 0.05, 60, start="settled", method=method)
     expected = [scipy.linalg.expm(-0.05 * n * linear) @ POINT for n in range(61)]
     agree(run.params, expected)

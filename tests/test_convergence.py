@@ -3,13 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.rows import fast
 from table import BILINEAR, BILINEAR_START
 
 import shadowflow as sf
-from shadowflow.diagnostics.convergence import _row
+from shadowflow.diagnostics.convergence import _row, _wanted
 from shadowflow.methods import METHODS
 from shadowflow.optimizers import zoo
 from shadowflow.running import Trajectory
+from shadowflow.start import followed
 
 RATES = [0.1 * 2.0**-k for k in range(4, 8)]
 
@@ -48,8 +50,12 @@ def rows(optimizer, **options):
     return sf.convergence(BILINEAR, optimizer, BILINEAR_START, 0.4, RATES, **options)
 
 
-def test_the_table_has_a_row_for_all_that_is_declared():
-    found = rows(zoo.sgd())
+def wanted(problem, optimizer, start=0, kinds=("iteration", "flow"), orders=None):
+    """What is measured where no methods are named."""
+    return _wanted(followed(problem, optimizer, BILINEAR_START, 0.1, 1, start), None, kinds, orders)
+
+
+def test_all_that_is_declared_is_measured():
     expected = {
         (name, kind, order)
         for name, method in METHODS.items()
@@ -58,10 +64,17 @@ def test_the_table_has_a_row_for_all_that_is_declared():
         for order in method.measured
         if order <= 2
     }
-    assert {(row.method, row.kind, row.order) for row in found} == expected
-    assert all(row.holds for row in found)
-    assert all(row.exact for row in found if row.kind == "iteration")
-    assert not any(row.exact for row in found if row.kind == "flow")
+    assert set(wanted(BILINEAR, zoo.sgd())) == expected
+
+
+@pytest.mark.parametrize(
+    "method",
+    fast(["taylor", "inertial"], [n for n, m in METHODS.items() if not m.needs_settled]),
+)
+def test_of_gradient_descent_every_iteration_is_exact_and_no_flow_is(method):
+    found = rows(zoo.sgd(), methods=[method])
+    assert {row.kind for row in found} == set(METHODS[method].kinds)
+    assert all(row.holds and row.exact == (row.kind == "iteration") for row in found)
 
 
 def test_a_first_order_shadow_does_not_pass_for_second_order():
@@ -129,16 +142,25 @@ def test_the_floor_is_what_rounding_does_to_the_same_run():
     assert floors[1] / floors[0] == pytest.approx(np.exp(7), rel=0.5)
 
 
+ADAM = zoo.adam(b1=0.3, b2=0.5, eps=0.0, eps_root=0.1)
+
+
 def test_from_a_settled_start_every_method_is_measured():
-    found = rows(zoo.adam(b1=0.3, b2=0.5, eps=0.0, eps_root=0.1), orders=[2], start="settled")
-    assert {row.method for row in found} == {n for n, m in METHODS.items() if m.offers(2)}
-    high = rows(
-        zoo.adam(b1=0.3, b2=0.5, eps=0.0, eps_root=0.1),
-        methods=["collocation", "inertial"],
-        orders=[3],
-        start="settled",
-    )
-    assert all(row.holds for row in [*found, *high])
+    found = {method for method, _, _ in wanted(BILINEAR, ADAM, "settled", orders=[2])}
+    assert found == {n for n, m in METHODS.items() if m.offers(2)}
+
+
+@pytest.mark.parametrize(
+    ("method", "order"),
+    fast(
+        [("collocation", 3)],
+        [*((n, 2) for n, m in METHODS.items() if m.offers(2)), ("collocation", 3), ("inertial", 3)],
+    ),
+)
+def test_from_a_settled_start_it_has_its_order(method, order):
+    found = rows(ADAM, methods=[method], orders=[order], start="settled")
+    assert {row.kind for row in found} == set(METHODS[method].kinds)
+    assert all(row.holds for row in found)
 
 
 def test_with_mini_batches_the_methods_that_take_them_are_measured():
@@ -147,7 +169,7 @@ def test_with_mini_batches_the_methods_that_take_them_are_measured():
     problem = sf.Problem(loss, batches=centres)
     found = sf.convergence(
         problem,
-        zoo.adam(b1=0.3, b2=0.5, eps=0.0, eps_root=0.1),
+        ADAM,
         BILINEAR_START,
         0.4,
         RATES,

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.rows import fast
 from table import BILINEAR, BILINEAR_START, ROWS
 
 import shadowflow as sf
@@ -91,8 +92,10 @@ def test_the_ratio_of_an_iteration_is_that_of_its_two_orders(method, order):
     assert follow.validity.ratio[7] > 1e-3
 
 
-@pytest.mark.parametrize("start", [0, "settled"])
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(
+    ("order", "start"),
+    fast([(1, 0), (2, "settled")], [(1, 0), (2, 0), (1, "settled"), (2, "settled")]),
+)
 def test_the_ratio_of_a_flow_is_that_of_its_two_fields(order, start):
     adam, rate = ROWS["adam-inside"](), 0.01
     follow = sf.shadow(
@@ -151,7 +154,7 @@ def test_a_step_of_rate_zero_is_no_turn_of_the_direction():
         (0.99, 0, "The memory has not settled by step 20"),
         (0.5, 0, ""),
         (0.99, "settled", "It assumes a settled memory: many times 100 steps before"),
-        (0.0, "settled", ""),
+        pytest.param(0.0, "settled", "", marks=pytest.mark.slow),
     ],
 )
 def test_an_unsettled_memory_is_remarked(decay, start, words):
