@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sympy as sp
-from symbolic_cases import CORRECTED, FUNCTIONS, ORDER, PROBLEM, SURFACES, derived, own
+from support.batch_problem import ORDER, PROBLEM, SURFACES
+from support.derivations import CORRECTED, FUNCTIONS, derived, own
 from table import PLACE, PLACES, ROWS, SMOOTH, smooth_loss
 
 import shadowflow as sf

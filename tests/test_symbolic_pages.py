@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 import sympy as sp
-from symbolic_cases import CORRECTED, FUNCTIONS, derived, own
+from support.derivations import CORRECTED, FUNCTIONS, derived, own
 from table import ROWS
 
 import shadowflow as sf

@@ -20,7 +20,7 @@ PAST_GRADIENT, HESSIAN, LATE, PAST = sp.symbols("g_k H_k F_n F_l", commutative=F
 LETTERS = {"g": ("M", "L", "b"), "g²": ("V", "P", "r"), "": ("W", "Q", "w")}
 
 
-class Past(NamedTuple):
+class PastMoment(NamedTuple):
     """A moment on mini-batches: its symbol, those of P and P̄, c in ψ' = c φ, what they stand for.
 
     Without memory P is 0 and P̄ the product itself.
@@ -42,7 +42,7 @@ class Batched(NamedTuple):
     direction: sp.Expr
     correction: sp.Expr
     definitions: list[tuple[sp.Symbol, sp.Expr]]
-    pasts: list[Past]
+    pasts: list[PastMoment]
 
 
 def batched(model: Model) -> Batched:
@@ -70,7 +70,7 @@ def batched(model: Model) -> Batched:
     return Batched(direction, correction, shown, pasts)
 
 
-def _past(average: Average, mark: str) -> Past:
+def _past(average: Average, mark: str) -> PastMoment:
     """A moment; ``mark`` is the number behind its letters."""
     value, letter, weight = LETTERS[average.kind]
     scale, inner = slope(average.transform(GRADIENT), GRADIENT).as_coeff_Mul()
@@ -78,8 +78,8 @@ def _past(average: Average, mark: str) -> Past:
     if average.decay == 0:
         still = inner.subs(GRADIENT, NOW) * PUSHED
         if average.kind == "g":
-            return Past(NOW, sp.Integer(0), still, scale, [])
-        return Past(moment, sp.Integer(0), still, scale, [(moment, average.transform(NOW))])
+            return PastMoment(NOW, sp.Integer(0), still, scale, [])
+        return PastMoment(moment, sp.Integer(0), still, scale, [(moment, average.transform(NOW))])
     moving, still = sp.Symbol(letter + mark), sp.Symbol(letter + "\u0304" + mark)
     share = sp.Symbol(f"{weight}{mark}_k")
     here = lambda expression: expression.subs(GRADIENT, PAST_GRADIENT)
@@ -92,7 +92,7 @@ def _past(average: Average, mark: str) -> Past:
         (still, total(here(inner) * HESSIAN * LATE)),
         (share, size / (1 - average.decay ** (STEP + 1)) if average.corrected else size),
     ]
-    return Past(moment, moving, still, scale, definitions)
+    return PastMoment(moment, moving, still, scale, definitions)
 
 
 def _abbreviated(expressions: list, moments) -> tuple[list, dict[sp.Symbol, sp.Expr]]:

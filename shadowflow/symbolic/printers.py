@@ -37,7 +37,7 @@ def decimals(expression) -> sp.Expr:
     return sp.sympify(expression).xreplace({n: sp.Float(n, 6) for n in long})
 
 
-class Late(sp.Symbol):
+class Trailing(sp.Symbol):
     """A symbol that stands behind the other factors: (1 − β) g, λ θ."""
 
     @classmethod
@@ -56,7 +56,7 @@ class Ordered(Printer):
     def doprint(self, expr) -> str:
         shown = decimals(expr)
         symbols: Any = shown.free_symbols
-        late = {s: Late(s.name, **s.assumptions0) for s in symbols if _data(s)}
+        late = {s: Trailing(s.name, **s.assumptions0) for s in symbols if _data(s)}
         return super().doprint(shown.xreplace(late))
 
     def _as_ordered_terms(self, expr, order=None) -> list:

@@ -1,27 +1,13 @@
-"""Optimizers and a small mini-batch problem for the tests of the derived equations."""
+"""Optimizers of one's own for the tests of the derived equations, and the rows' equations."""
 
 import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import oracles
-from table import ROWS, smooth_loss
+from table import ROWS
 
 import shadowflow as sf
-
-ORDER = (0, 2, 2, 1)
-DATA = jnp.asarray([[1.0, 0.3, -0.4], [0.8, -0.5, 0.6], [1.2, 0.2, 0.1]])
-
-
-def batch_loss(params, batch):
-    """Another landscape for every batch, no gradient component near zero at ``PLACES``."""
-    shift = jnp.stack([batch[1], batch[2], batch[1] * batch[2]])
-    return batch[0] * smooth_loss(params) + 0.5 * params @ (shift * params) + shift @ params
-
-
-PROBLEM = sf.Problem(batch_loss, batches=DATA, schedule=jnp.asarray(ORDER))
-SURFACES = [oracles.landscape(lambda x, c=c: batch_loss(x, c)) for c in DATA]
 
 
 @functools.cache
