@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import made_up
 import numpy as np
@@ -168,6 +169,30 @@ def test_a_record_is_what_lies_in_the_folder(tmp_path):
     assert (found.reason, found.parameters) == ("non-finite", 4)
     assert found.curves["train_loss"][0] == 2 and np.isnan(found.curves["train_loss"][1])
     assert np.all(np.isnan(found.curves["test_accuracy"]))
+
+
+def test_one_by_one_trains_in_the_order_asked_for_and_reads_each_run(tmp_path, monkeypatch):
+    from shadowflow.lab.training import start
+
+    trained = []
+
+    def train(settings, run_dir, *, data_dir, checkpoint_every, progress):
+        trained.append((settings.seed, run_dir, data_dir))
+        folder = run_dir / settings.key()
+        folder.mkdir(parents=True)
+        for epoch in range(settings.epochs):
+            progress(epoch, {})
+            history.append(folder / "history.jsonl", {"epoch": epoch, "train_loss": settings.seed})
+        write_json(folder / "done.json", {"reason": "epochs"})
+        return SimpleNamespace(folder=folder)
+
+    monkeypatch.setattr(start, "train", train)
+    wanted = [Training(epochs=2, seed=seed) for seed in (3, 1)]
+    found = records.one_by_one(tmp_path / "runs", data_dir=tmp_path, quiet=True)(wanted)
+    assert trained == [(seed, tmp_path / "runs", tmp_path) for seed in (3, 1)]
+    assert [record.settings for record in found] == wanted
+    assert [record.reason for record in found] == ["epochs", "epochs"]
+    assert [record.curves["train_loss"].tolist() for record in found] == [[3, 3], [1, 1]]
 
 
 def test_arrays_hold_every_run_in_its_place():

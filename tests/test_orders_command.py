@@ -11,6 +11,7 @@ from table import PLACE, SMOOTH, smooth_loss
 import shadowflow as sf
 from shadowflow import cli
 from shadowflow.cli.jobs import orders
+from shadowflow.lab.models import digits_problem
 
 
 @pytest.mark.parametrize("corrected", [True, False])
@@ -87,6 +88,39 @@ def test_a_method_leaves_at_the_first_step_farther_than_a_tenth_of_the_way(tmp_p
 def test_what_cannot_be_measured_is_refused(flags, words):
     with pytest.raises(ValueError, match=words):
         cli.parse(["orders", *flags.split()]).setting()
+
+
+def test_flags_reach_the_plan(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import jax.numpy as jnp, shadowflow as sf\n"
+        "bowl = sf.Problem(lambda x: jnp.sum(x**2)), jnp.ones(2, jnp.float32)\n"
+    )
+    calls = []
+    monkeypatch.setattr(orders, "orders_job", lambda plan, **rest: calls.append((plan, rest)))
+    words = (
+        "orders opt:momentum --opt.decay 0.5 --learning-rates 1e-4 1e-3 --orders 2 1 --methods "
+        "inertial taylor --warm 7 --steps 5 --at 0.01 --far 9 --seed 3 --quiet --out"
+    )
+    flags = [*words.split(), str(tmp_path / "out")]
+    assert cli.main([*flags, "--problem", f"{tmp_path / 'mine.py'}:bowl"]) == 0
+    assert cli.main([*flags, "--single"]) == 0
+    assert cli.main(flags) == 0
+    (own, rest), (single, _), (double, _) = calls
+    assert rest == {"out": tmp_path / "out", "quiet": True}
+    assert (own.rates, own.warm, own.steps, own.at, own.far) == ((1e-4, 1e-3), 7, 5, 0.01, 9)
+    assert [way.name for way in own.ways] == [
+        "first order, iteration",
+        "inertial 2, flow",
+        "taylor 2, iteration",
+    ]
+    assert (own.optimizer.name, float(own.optimizer.moments[0].decay)) == ("momentum", 0.5)
+    assert own.run["optimizer"] == "momentum" and own.run["arguments"]["decay"] == 0.5
+    assert own.params.shape == (2,) and own.run["problem"].endswith("mine.py:bowl")
+    seeded = digits_problem(3)[1][0]["weight"]
+    for plan, dtype in ((single, "float32"), (double, "float64")):
+        assert (plan.params[0]["weight"].dtype, plan.run["dtype"]) == (dtype, dtype)
+        np.testing.assert_array_equal(plan.params[0]["weight"], seeded)
+        assert (plan.run["problem"], plan.run["seed"]) == ("digits", 3)
 
 
 def test_flags_reach_the_setting():

@@ -5,13 +5,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import shadowflow as sf
 from shadowflow import cli, files
-from shadowflow.cli.jobs import settings, shadow_text, verify
+from shadowflow.cli.jobs import settings, shadow, shadow_run, shadow_text, verify
 from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.optimizers import zoo
 
@@ -140,6 +142,58 @@ def test_a_host_problem_without_hvp_gets_the_methods_that_need_gradients_only(ru
     rows = json.loads((folder / "numbers.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {"displaced", "differences", "inertial"}
     assert "1  iteration" in said
+
+
+def told(*ends):
+    """The outcome of two steps along (0, 0), (0, 8), (6, 8), with shadows that end at ``ends``."""
+    way = [[0.0, 0.0], [0.0, 8.0]]
+    path = lambda end: sf.Trajectory(
+        np.arange(3), 0.1 * np.arange(3), np.array([*way, end]), None, None
+    )
+    validity = SimpleNamespace(
+        steps=np.arange(2),
+        ratio=np.array([0.1, 0.2]),
+        running_max=np.array([0.1, 0.2]),
+        level="holds",
+        reason="it holds",
+        remarks=(),
+    )
+    real, lines = path([6.0, 8.0]), []
+    for order, end in enumerate(ends, start=1):
+        follow = SimpleNamespace(
+            **vars(path(end)), last=np.array(end), order=order, validity=validity, verdict="holds"
+        )
+        lines.append(shadow_run.Followed("taylor", "flow", follow, sf.compare(real, follow)))
+    problem = sf.Problem(lambda x: jnp.sum(x))
+    return shadow_run.Outcome(settings.Setting("sgd"), problem, sf.sgd(), real, lines, None)
+
+
+def test_the_distances_that_are_told_are_those_of_the_paths():
+    """(3, 4) away in the end: 4 in the max-norm, 5 in the two-norm, half of first order's."""
+    found = told([0.0, 0.0], [3.0, 4.0])
+    first, second = shadow.numbers(found)["rows"]
+    assert (second["max_norm"], second["two_norm"], second["largest_two_norm"]) == (4, 5, 5)
+    assert (first["two_norm_of_first_order"], second["two_norm_of_first_order"]) == (1, 0.5)
+    assert shadow.numbers(found)["real"]["moved"] == 10
+    assert shadow.numbers(found)["real"]["loss"] == [0, 14]
+    lines = [line.split() for line in shadow_text.tell(found).splitlines()]
+    assert ["taylor", "2", "flow", "4", "5", "0.5", "holds"] in lines
+    arrays = shadow.arrays(found)
+    assert arrays["taylor / order 2 / flow/max_norm"][-1] == 4
+    assert arrays["taylor / order 2 / flow/two_norm"][-1] == 5
+
+
+def test_the_bias_is_that_of_the_step_reached_and_of_a_settled_run_only_where_one_was_asked():
+    problem, adam = sf.Problem(lambda x: jnp.sum(x**4) / 4), sf.adam(b1=0.9, b2=0.99, eps=1e-3)
+    run = sf.Trajectory(np.array([0, 3]), np.array([0, 0.03]), np.array([[1.0], [0.9]]), None, None)
+    rates = {}
+    for settled in (False, True):
+        setting = settings.Setting("adam", settled=settled, methods=("taylor",))
+        bias = shadow_run.bias_of(setting, (problem, adam, jnp.ones(1), 0.01), run)
+        rates[settled] = bias.potential.rates
+    wanted = sf.implicit_bias(problem, adam, jnp.array([0.9]), 0.01, 3).potential.rates
+    assert rates[False] == pytest.approx(wanted)
+    assert abs(rates[True]["momentum"]) > 2 * abs(rates[False]["momentum"])  # it remembers more
 
 
 @pytest.mark.parametrize(

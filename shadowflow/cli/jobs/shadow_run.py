@@ -96,7 +96,7 @@ def run(setting: Setting, problem: Problem, params: PyTree, quiet: bool, bars: b
             if bars:
                 estimate = error_bar(*given, steps, **way, **options, follow=follow)
             lines.append(Followed(method, kind, follow, compare(real, follow), estimate))
-    return Outcome(setting, problem, optimizer, real, lines, _bias(setting, given, real))
+    return Outcome(setting, problem, optimizer, real, lines, bias_of(setting, given, real))
 
 
 def wanted(methods: tuple[str, ...], problem: Problem) -> list[tuple[str, int | str, str]]:
@@ -125,7 +125,7 @@ def _without_hvp(problem: Problem) -> bool:
     return not problem.traceable and problem.hvp is None
 
 
-def _bias(setting: Setting, given: tuple, real: Trajectory) -> ImplicitBias | None:
+def bias_of(setting: Setting, given: tuple, real: Trajectory) -> ImplicitBias | None:
     """The bias where the run ended, with the weights of that step; None where it has none."""
     problem, optimizer, _, rate = given
     if _without_hvp(problem) or problem.batched or real.failed_at is not None:
