@@ -1,5 +1,7 @@
 """Distances and observed orders, and that a wrong order is seen."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from support.rows import fast
 from table import BILINEAR, BILINEAR_START
 
 import shadowflow as sf
-from shadowflow.diagnostics.convergence import _row, _wanted
+from shadowflow.diagnostics.convergence import _error, _row, _wanted
 from shadowflow.methods import METHODS
 from shadowflow.optimizers import zoo
 from shadowflow.running import Trajectory
@@ -34,6 +36,12 @@ def test_distances_are_norms_over_all_coordinates():
 def test_the_two_norms_differ_where_more_than_one_coordinate_does():
     found = sf.compare(path([0], [[3, 4]]), path([0], [[0, 0]]))
     assert (found.max_norm[0], found.two_norm[0]) == (4, 5)
+
+
+def test_the_error_of_an_order_is_the_largest_on_the_way():
+    real, follow = path([0, 1, 2], [[0, 0]] * 3), path([0, 1, 2], [[0, 0], [3, -4], [1, 0]])
+    assert _error(real, follow) == 4
+    assert _error(real, dataclasses.replace(follow, failed_at=2)) == np.inf
 
 
 def test_trajectories_that_share_no_step_are_refused():
