@@ -151,6 +151,11 @@ def test_the_ratio_of_figure_3_is_second_order_s_distance_over_first_order_s(sma
     assert wanted < 0.5
 
 
+def test_a_shadow_that_stops_early_is_infinitely_far():
+    way = np.arange(claims.STEPS + 1.0)
+    assert claims._end(way) == claims.STEPS and claims._end(way[:-1]) == np.inf
+
+
 def test_second_order_is_tried_at_every_setting_with_every_seed(monkeypatch):
     monkeypatch.setattr(claims, "closer", lambda seed, rate, b2, eps: 0.1 + 1e3 * rate + seed / 99)
     found = claims.second_order("smoke")

@@ -68,6 +68,7 @@ def test_a_method_leaves_at_the_first_step_farther_than_a_tenth_of_the_way(tmp_p
     assert 1 < left < 60
     long = found["long"]["lines"]
     assert long["taylor 2, iteration"]["left"] == left
+    np.testing.assert_allclose(long["taylor 2, iteration"]["shares"][1:], gap[1:] / way[1:])
     assert long["inertial 2, flow"]["left"] is None
     assert [row["curvature"] for row in found["sweep"]] == pytest.approx([8.0, 8.0])
     printed = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """What a run prints and writes."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -152,8 +153,8 @@ def told(*ends):
     )
     validity = SimpleNamespace(
         steps=np.arange(2),
-        ratio=np.array([0.1, 0.2]),
-        running_max=np.array([0.1, 0.2]),
+        ratio=np.array([0.2, 0.1]),
+        running_max=np.array([0.2, 0.2]),
         level="holds",
         reason="it holds",
         remarks=(),
@@ -181,6 +182,36 @@ def test_the_distances_that_are_told_are_those_of_the_paths():
     arrays = shadow.arrays(found)
     assert arrays["taylor / order 2 / flow/max_norm"][-1] == 4
     assert arrays["taylor / order 2 / flow/two_norm"][-1] == 5
+    assert arrays["taylor / order 2 / flow/ratio"].tolist() == [0.2, 0.1]
+    assert arrays["taylor / order 2 / flow/running_max"].tolist() == [0.2, 0.2]
+    assert second["ratio_running_max"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        (([0.0, 0.0], [3.0, 4.0]), "(2 × closer than first order)"),
+        (([3.0, 4.0], [0.0, 0.0]), "(2 × farther than first order)"),
+    ],
+)
+def test_how_much_closer_a_second_order_is_is_told(ends, words):
+    assert f"- taylor, order 2 {words}: it holds" in shadow_text.tell(told(*ends))
+
+
+@pytest.mark.parametrize(("trusted", "cell"), [(True, "0.6"), (False, "0.6?")])
+def test_an_estimate_is_told_in_the_two_norm_and_marked_where_it_is_not_trusted(trusted, cell):
+    found = told([0.0, 0.0], [3.0, 4.0])
+    bar = SimpleNamespace(
+        two_norm=np.array([0.0, 0.0, 0.6]),
+        max_norm=np.array([0.0, 0.0, 0.4]),
+        trusted=np.array([True, True, trusted]),
+        verdict="about .6",
+    )
+    found.lines[:] = [dataclasses.replace(line, bar=bar) for line in found.lines]
+    lines = [line.split() for line in shadow_text.tell(found).splitlines()]
+    assert ["taylor", "2", "flow", "4", "5", cell, "0.5", "holds"] in lines
+    row = shadow.numbers(found)["rows"][1]
+    assert (row["estimated_two_norm"], row["error_bar"]) == (0.6, "about .6")
 
 
 def test_the_bias_is_that_of_the_step_reached_and_of_a_settled_run_only_where_one_was_asked():
@@ -191,7 +222,7 @@ def test_the_bias_is_that_of_the_step_reached_and_of_a_settled_run_only_where_on
         setting = settings.Setting("adam", settled=settled, methods=("taylor",))
         bias = shadow_run.bias_of(setting, (problem, adam, jnp.ones(1), 0.01), run)
         rates[settled] = bias.potential.rates
-    wanted = sf.implicit_bias(problem, adam, jnp.array([0.9]), 0.01, 3).potential.rates
+    wanted = sf.implicit_bias(problem, adam, jnp.array([0.9]), 0.01, start=3).potential.rates
     assert rates[False] == pytest.approx(wanted)
     assert abs(rates[True]["momentum"]) > 2 * abs(rates[False]["momentum"])  # it remembers more
 
