@@ -1,7 +1,7 @@
-"""The memory of a run on mini-batches: which batch each past step saw, and what it weighs now.
+"""The memory of a run on mini-batches: which batch each past step saw, and its weight now.
 
-At step n a moment weighs the step of age a = n − k by w_a = (1−β) β^a / c. Folded by batch, the
-weights are W_b = Σ_{k: b(k)=b} w_{n,k}: all that the methods need of a past of any length.
+At step n a moment gives the step of age a = n − k the weight w_a = (1−β) β^a / c. Summed by batch,
+the weights are W_b = Σ_{k: b(k)=b} w_{n,k}; the methods need no more of a past of any length.
 """
 
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ from .results import Result
 
 @dataclass(frozen=True, repr=False)
 class Truncation(Result):
-    """How much of the past of a run on mini-batches is told apart, and what is dropped.
+    """How many past steps are kept in a run on mini-batches, and bounds of what is dropped.
 
-    steps: ages 0 … steps − 1 are kept; their weights are scaled so that each moment keeps its
-        total. tolerance: the weight that may be dropped, None: what rounding hides.
-    dropped: per moment a bound of the weight dropped, decay^steps (0 for a moment without
-        memory). A moment changes by at most ``dropped`` times the range of ψ(g_b) over the
-        batches, coordinate by coordinate: that is the error of the memoryless direction's moments.
-    late: per moment a bound, in steps, of what is missing in its mean age: the weight dropped times
-        its age, and the weight missing in the past directions. The mean way back changes by at
-        most ``late`` × learning rate × the range of the past directions (up to a factor of 2,
-        as a direction may change by more than the weight missing in it): that is the error of
-        the correction.
+    steps: the ages 0 … steps − 1 are kept; their weights are scaled so that each moment keeps its
+        total. tolerance: the weight that may be dropped; None: as much as rounding hides.
+    dropped: for each moment a bound of the dropped weight, decay^steps (0 for a moment without
+        memory). It bounds the error of the memoryless direction: in every coordinate the moment
+        changes by at most ``dropped`` times the range of ψ(g_b) over the batches.
+    late: for each moment a bound, in steps, of the error of its mean age: the dropped weight times
+        its age, plus the weight missing in the past directions. It bounds the error of the
+        correction: the mean displacement changes by at most ``late`` × learning rate × the range of
+        the past directions (up to a factor of 2, since a direction may change by more than the
+        weight missing in it).
     """
 
     steps: int
@@ -42,16 +42,16 @@ class Truncation(Result):
 
     @property
     def summary(self) -> str:
-        """How many steps are told apart, and the largest weight that is dropped."""
+        """How many steps are kept, and the largest weight that is dropped."""
         return f"{self.steps} steps, at most {max(self.dropped):.1g} of a moment's weight dropped"
 
     @property
     def remark(self) -> str:
-        """What a verdict says of it; "" where nothing above rounding is dropped."""
+        """What a verdict says about it; "" where nothing above rounding is dropped."""
         if self.tolerance is None or max(self.dropped) == 0:
             return ""
         return (
-            f"Of the past only the last {self.steps} steps are told apart: at most "
+            f"Only the last {self.steps} steps of the past are kept: at most "
             f"{max(self.dropped):.1g} of a moment's weight was dropped"
         )
 
@@ -61,9 +61,9 @@ def truncation_of(
 ) -> Truncation:
     """The truncation that drops at most ``tolerance`` of any moment's weight.
 
-    tolerance: None for what ``params`` cannot tell from 0; 0 keeps all. steps: the length of the
-    run, at which nothing is left to drop; None: unknown. Raises ValueError where both the run's
-    length and a decay are unknown, so that no length can be chosen.
+    tolerance: None: as much as the rounding of ``params`` hides; 0 keeps all. steps: the length of
+    the run, beyond which there is nothing to drop; None: unknown. Raises ValueError if the length
+    of the run and a decay are both unknown, so that no number of steps can be chosen.
 
     >>> from shadowflow.optimizers.zoo import adam
     >>> cut = truncation_of(adam(b1=0.5, b2=0.9), jnp.ones(1), 1e-3, 1000)
@@ -93,7 +93,7 @@ def truncation_of(
 
 
 def _late(decay: float, longest: float, kept: int) -> float:
-    """Σ age × weight dropped, and Σ_l (weight missing in F_l) × (weight of the steps up to l)."""
+    """Σ age × dropped weight + Σ_l (weight missing in F_l) × (weight of the steps up to l)."""
     if decay == 0:
         return 0.0
     ratio = decay / longest
@@ -102,11 +102,11 @@ def _late(decay: float, longest: float, kept: int) -> float:
 
 
 class Fold(NamedTuple):
-    """The past at one step, folded into slots: one per batch, or per step where those are fewer.
+    """The past at one step, gathered in slots: one per batch, or per step if these are fewer.
 
-    batches: the batch of each slot [slots]; slots: the slot of each age [ages]; weights: per
-    moment the weight of each age [ages], None without memory; times: how long ago, [ages]; rates:
-    the learning rate of each age's step, [ages].
+    batches: the batch of each slot [slots]; slots: the slot of each age [ages]; weights: for each
+    moment the weight of each age [ages], None without memory; times: the time since the step of
+    each age [ages]; rates: the learning rate of that step [ages].
     """
 
     batches: Array
@@ -149,7 +149,7 @@ def fold(problem: Problem, optimizer: AbstractMoments, memory: Memory) -> Fold:
 
 
 def first_kept(memory: Memory) -> int | Array:
-    """The first step that is told apart; an int where the step is one."""
+    """The number of the first step that is kept; an int where the memory's step is an int."""
     step, kept = memory.step, memory.kept or 0
     if isinstance(step, int):
         return max(0, step + 1 - kept)

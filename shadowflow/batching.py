@@ -13,7 +13,7 @@ from .optimizers.base import as_pytree
 
 
 class Shuffled(eqx.Module):
-    """See ``shuffled``."""
+    """The schedule that ``shuffled`` returns."""
 
     key: Array
     count: int = eqx.field(static=True)
@@ -24,7 +24,7 @@ class Shuffled(eqx.Module):
 
 
 class WithReplacement(eqx.Module):
-    """See ``with_replacement``."""
+    """The schedule that ``with_replacement`` returns."""
 
     key: Array
     count: int = eqx.field(static=True)
@@ -58,9 +58,9 @@ def with_replacement(key: Array, count: int) -> WithReplacement:
 def pad(batches: Sequence[PyTree]) -> tuple[PyTree, np.ndarray]:
     """(batches, weights) for ``Problem``: unequal batches stacked, the shorter filled with zeros.
 
-    batches: pytrees alike but for the leading axis of their leaves, the examples; weights [B,
-    longest]: 1 for an example, 0 for the filling. Raises ValueError for an empty batch, or
-    leaves of one batch that differ in length.
+    batches: pytrees whose leaves differ only in the length of the leading axis, the examples.
+    weights: [B, longest], 1 for an example and 0 for the filling. Raises ValueError for an empty
+    batch, and for leaves of one batch that differ in length.
 
     >>> stacked, weights = pad([np.arange(3.0), np.arange(2.0)])
     >>> stacked.tolist(), weights.tolist()
@@ -91,7 +91,7 @@ def pad(batches: Sequence[PyTree]) -> tuple[PyTree, np.ndarray]:
 
 
 def checked(batches: PyTree, traceable: bool) -> PyTree:
-    """``batches`` as arrays, or ValueError where the leaves have no common leading axis."""
+    """``batches`` as arrays; ValueError where the leaves have no common leading axis."""
     lengths = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(batches)}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
@@ -107,7 +107,7 @@ def count(batches: PyTree) -> int:
 
 
 def checked_schedule(schedule, batches: PyTree | None) -> Callable | Array | None:
-    """A schedule as a pytree; refuse one without batches, and numbers that are no batches."""
+    """A schedule as a pytree; ValueError without batches, and for numbers that name no batch."""
     if schedule is None:
         return None
     if batches is None:
@@ -141,8 +141,9 @@ def checked_weights(weights, batches: PyTree | None, grad) -> Array | None:
         return None
     if batches is None or grad is not None:
         raise ValueError(
-            "weights: expected batches, and a loss that gives one value per example, beside them, "
-            f"got {'no batches' if batches is None else 'grad='}; weigh in your own gradient."
+            "weights: expected batches=, and a loss that returns one value per example, with them, "
+            f"got {'no batches' if batches is None else 'grad='}; without these, apply the weights "
+            "in your own gradient."
         )
     checks.number("weights", weights, least=0)
     weights = jnp.asarray(weights)
@@ -157,14 +158,14 @@ def checked_weights(weights, batches: PyTree | None, grad) -> Array | None:
 
 
 def shares(weights: Array | None, count: int) -> Array | np.ndarray:
-    """The share of each batch in the whole loss: by the sum of its weights, else equal."""
+    """The share of each batch in the whole loss: the sum of its weights; equal without weights."""
     if weights is None:
         return np.full(count, 1 / count)
     return jnp.sum(weights, axis=1) / jnp.sum(weights)
 
 
 def batch_index(schedule: Callable | Array | None, count: int, step) -> Int[Array, "*shape"]:
-    """The batch at ``step``, of any shape."""
+    """The number of the batch that ``step`` sees; ``step`` may be an array of any shape."""
     step = jnp.asarray(step, jnp.int32)
     if schedule is None:
         return step % count
@@ -176,9 +177,9 @@ def batch_index(schedule: Callable | Array | None, count: int, step) -> Int[Arra
 
 
 def table(schedule: Callable | Array | None, count: int, steps: int) -> Array | None:
-    """A schedule as one array, checked for the first ``steps`` steps; None stays cyclic.
+    """A schedule as one array, checked for the first ``steps`` steps; None (cyclic) stays None.
 
-    Filled up to a power of two: runs of other lengths then share what was compiled.
+    Its length is rounded up to a power of two, so that runs of many lengths share a compilation.
     """
     if schedule is None:
         return None
@@ -197,7 +198,7 @@ def table(schedule: Callable | Array | None, count: int, steps: int) -> Array | 
 
 
 def _evaluated(schedule: Callable, steps: int) -> np.ndarray:
-    """All values at once where JAX can trace the function, else one by one."""
+    """The schedule's values: all at once where JAX can trace it, else one by one."""
     try:
         numbers = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(steps)))
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError):

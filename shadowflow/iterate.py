@@ -54,20 +54,25 @@ def iterate(
     save_every: int = 1,
     progress: Callable[[int], Any] | None = None,
 ) -> Trajectory:
-    """What the optimizer does: ``steps`` steps from ``params``; step n sees its mini-batch.
+    """The optimizer's own run: ``steps`` steps from ``params``; step n sees the batch of step n.
 
-    optimizer: of this library, or a plain optax transformation, which makes its own steps:
-        ``learning_rate`` then only says what its rate is, for the times.
+    optimizer: one of this library, or a plain optax transformation. That one has its learning rate
+        inside; ``learning_rate`` then only sets the times.
     learning_rate: a positive float, or a schedule (step → float), read at the run's own steps.
-    start: where in its run the optimizer is at ``params``: 0, a cold start; a ``State`` (of an
-        earlier Trajectory, of ``Optimizer.to_optax``, of ``state_from_optax``) or an optax state:
-        the step numbers go on from it; "settled": in ``settled_state``, steps numbered from 0.
-    save_every: keep every so many steps, and the last; memory grows with what is kept only.
+    start: 0, a cold start; a ``State`` (of an earlier Trajectory, of ``Optimizer.to_optax``, of
+        ``state_from_optax``) or an optax state, from which the run and its step numbers continue;
+        or "settled", the state of ``settled_state``, with steps numbered from 0.
+    save_every: keep every ``save_every``-th step, and the last one.
     progress: called with the number of steps done since its last call.
 
-    Returns a ``Trajectory``. A non-finite loss, gradient or parameter stops the run with
-    ``failed_at``, and what was computed before is returned. Raises ValueError or TypeError for
-    bad input.
+    Returns a ``Trajectory``. If the loss, the gradient or a parameter is not finite, the run stops
+    there: ``failed_at`` is the step, and everything before it is returned. Raises ValueError or
+    TypeError for bad input.
+
+    >>> from shadowflow import Problem, sgd
+    >>> run = iterate(Problem(lambda x: x**2 / 2), sgd(), jnp.asarray(1.0), 0.1, 10)
+    >>> round(float(run.last), 4)  # 0.9^10
+    0.3487
     """
     run = followed(problem, optimizer, params, learning_rate, steps, start, fixed_rate=True)
     return iterated(run, checks.count("save_every", save_every, 1), progress)
@@ -76,7 +81,7 @@ def iterate(
 def iterated(
     run: FollowedRun, save_every: int = 1, progress: Callable | None = None, order: int = 2
 ) -> Trajectory:
-    """``iterate``, its arguments checked; order: of the settled state, where it begins in one."""
+    """``iterate`` after its checks; order: that of the settled state, if the run begins in it."""
     state = run.state(order)
     advance = ExactStep(run.tabulated, traced(run.optimizer))
     chunks = chunked(advance, (run.params, state), run.rates, run.problem.traceable)

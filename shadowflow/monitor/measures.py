@@ -1,8 +1,8 @@
-"""The measures of a run: from what a training step has anyway, with no further gradient.
+"""Measures of a training run, from what every step has anyway; no further gradient is taken.
 
-A step of training knows its gradient, the moments, the parameters and, one step later, two
-gradients of the same data. Along the run g_{n−1} − g_n = h H F + O(h²): the second derivative
-that the theory needs is there for nothing (THEORY §7).
+A training step knows its gradient, the moments and the parameters, and one step later a second
+gradient of the same data. Along the run g_{n−1} − g_n = h H F + O(h²): this difference stands for
+the second derivative that the theory needs.
 """
 
 import dataclasses
@@ -26,9 +26,10 @@ from ..optimizers.moments import AbstractMoments, Optimizer, decay_power
 
 
 class RunMeasures(NamedTuple):
-    """The measures of one step, in total and per leaf; names as in ``run_measures``.
+    """The measures of one step; ``run_measures`` explains their names.
 
-    total: name → scalar; leaves: name → pytree like the parameters of scalars.
+    total: name → scalar, over all parameters; leaves: name → a pytree like the parameters, with
+    one scalar per leaf.
     """
 
     total: dict[str, Array]
@@ -58,46 +59,52 @@ def run_measures(
     potential: bool = True,
     per_leaf: bool = True,
 ) -> RunMeasures:
-    """What step n of a run says, from its own quantities; pure, jittable, O(parameters) work.
+    """What step n of a run says about its own bias; pure, jittable, O(parameters) work.
 
-    params, grad: θ_n and the gradient g_n that the step read. state: the optimizer's ``State``
-        *after* it read g_n (its step is n + 1). memory: the ``Memory`` of step n
-        (``ema_weights.ready(optimizer, learning_rate, n, params)``, then ``.advanced()`` per step).
-    last_grad, last_rate: g_{n−1} at θ_{n−1}, of the same data (with other data the difference is
-        noise of order 1/h), and that step's learning rate (None: this step's; at 0 the
-        parameters did not move, and the difference is taken to be 0).
+    params, grad: θ_n, and the gradient g_n that the step read.
+    state: the optimizer's ``State`` after it read g_n; its step is n + 1.
+    memory: the ``Memory`` of step n: ``ema_weights.ready(optimizer, learning_rate, n, params)``,
+        then ``.advanced()`` once per step.
+    last_grad: g_{n−1} at θ_{n−1}, of the same data; with other data the difference of the two
+        gradients is noise of order 1/h.
+    last_rate: the learning rate of step n − 1; None: that of step n. At 0 the parameters did not
+        move, and the difference counts as 0.
     one_norm_eps: ε of the perturbed one-norm; None: the optimizer's eps_root + eps².
-    potential: False leaves out the optimizer's own potential, a quadrature of some 100 (float32)
-        or 400 (float64) values of Φ per coordinate.
+    potential: False leaves out the optimizer's own potential, which costs about 100 (float32) or
+        400 (float64) values of Φ per coordinate.
     per_leaf: False gives the totals only, which compile faster (160 leaves: 8 s against 19 s).
 
-    With S the optimizer's direction Φ(m̂_n), F the memoryless Φ(g_n), and h the learning rate:
+    S is the optimizer's direction Φ(m̂_n), F the memoryless direction Φ(g_n), h the learning rate.
     one_norm, two_norm, mean_abs, std_abs: of g; perturbed_one_norm: Σ sqrt(g² + ε); potential:
         Σ ∫_0^g Φ.
-    deviation: ‖S − F‖₂, what memory does. saturated: share of coordinates with |g| below the
-        larger of eps and sqrt(eps_root) (of an optimizer with neither: below sqrt(one_norm_eps)).
-    lag: the median of g²/ν̂ where ν̂ > 0, ν̂ = ν/(1 − ρ^{n+1}); 1: ν̂ keeps up, or is 0 throughout.
+    deviation: ‖S − F‖₂, the effect of memory.
+    saturated: the share of coordinates whose |g| is below the larger of eps and sqrt(eps_root);
+        for an optimizer without either, below sqrt(one_norm_eps).
+    lag: the median of g²/ν̂ over the coordinates with ν̂ > 0, ν̂ = ν/(1 − ρ^{n+1}); 1 where ν̂ keeps
+        up with g², or is 0 everywhere.
     update_rms, update_ratio: of the update hS, its root mean square and ‖hS‖/‖θ‖ (infinite where
-        only θ is 0).
-    With last_grad, moreover: predicted_deviation: ‖P‖₂, P = Φ(moments on the line through both
-        gradients) − F; cosine, slope: of the deviation against P: 1 and 1 where the theory holds,
-        0 where there is no deviation.
-    effect/…: d potential/d time that each part of the modified equation causes ("memoryless",
-        "momentum", "second moment", "discretization", and "bias", all but the first): negative
-        parts penalize it; ``implicit_bias`` up to O(h). beyond_nu_edge: share of coordinates with
-        |Δ log|g|| ≥ −½ ln ρ per step, where ν̂ cannot follow: one that wakes or dies counts, one
-        that stays 0 does not. It and lag are there if a moment averages g² (the first one).
+        θ alone is 0).
+    Only with last_grad:
+    predicted_deviation: ‖P‖₂, P = Φ(moments averaged on the line through both gradients) − F.
+    cosine, slope: of the deviation against P; both are 1 where the theory holds, and 0 where there
+        is no deviation.
+    effect/…: how fast each part of the modified equation changes the potential, per unit of time:
+        "memoryless", "momentum", "second moment", "discretization", and "bias", the sum of all but
+        the first. A negative number penalizes it. The same as ``implicit_bias`` up to O(h).
+    beyond_nu_edge: the share of coordinates with |Δ log|g|| ≥ −½ ln ρ per step, too fast for ν̂. A
+        gradient that becomes 0 or leaves 0 counts; one that stays 0 does not.
 
-    While uncorrected weights have not settled, all past directions count as the present one.
-    Where ``combine`` reads the parameters, the effects take H·F for H·(F − Φ(0, θ)), the gradient
-    of the potential: off by the share that weight decay has of the step. What is not finite in the
-    run is not finite here. Raises ValueError or TypeError for a state, gradient or memory that
-    does not fit.
+    lag and beyond_nu_edge need a moment that averages g²; of several, the first is taken. While
+    weights without bias correction have not settled, every past direction is taken to be the
+    present one. Where ``combine`` reads the parameters (weight decay), the effects use H·F for
+    H·(F − Φ(0, θ)), the gradient of the potential; the error is the share that weight decay has of
+    the step. Numbers that are not finite in the run are not finite here. Raises ValueError or
+    TypeError for a state, gradient or memory that does not fit.
 
-    >>> from shadowflow import sgd
+    >>> from shadowflow import ema_weights, sgd
     >>> descent, x = sgd(), jnp.asarray([3.0, -4.0])
     >>> state, _ = descent.update(descent.init(x), x, x, 0.1)
-    >>> found = run_measures(descent, mem.ready(descent, 0.1, 0, x), x, x, state)
+    >>> found = run_measures(descent, ema_weights.ready(descent, 0.1, 0, x), x, x, state)
     >>> round(float(found.total["two_norm"]), 4), round(float(found.total["potential"]), 4)
     (5.0, 12.5)
     """
@@ -108,7 +115,7 @@ def run_measures(
     if one_norm_eps is not None:
         checks.number("one_norm_eps", one_norm_eps, least=0)
     like = lambda tree: jax.tree.map(lambda g, p: jnp.asarray(g, p.dtype), tree, params)
-    # what is not read here must not be a reason to compile again
+    # fields that are not read here would only cause another compilation
     memory = dataclasses.replace(
         memory, step=jnp.asarray(memory.step), learning_rate=memory.rate, length=None
     )
@@ -166,7 +173,7 @@ def _measured(
 
 
 def _sizes(optimizer: Optimizer, norm_eps) -> tuple:
-    """(ε of the perturbed one-norm, the |g| below which eps rules)."""
+    """(ε of the perturbed one-norm, the size of g below which eps dominates)."""
     eps, eps_root = epsilons(optimizer)
     if eps is None and eps_root is None:
         norm_eps = 0.0 if norm_eps is None else norm_eps
@@ -179,13 +186,13 @@ def _sizes(optimizer: Optimizer, norm_eps) -> tuple:
 
 
 def epsilons(optimizer: Optimizer) -> tuple:
-    """(eps, eps_root) of the optimizer's combine, None for what it does not have."""
+    """(eps, eps_root) of the optimizer's combine; None for one that it does not have."""
     combine = getattr(optimizer.combine, "inner", optimizer.combine)
     return getattr(combine, "eps", None), getattr(combine, "eps_root", None)
 
 
 def _of_two(now: Present, last: PyTree, rate) -> dict[str, PyTree]:
-    """What two gradients say: the predicted deviation, the effects, the speed of |g|."""
+    """The values that need two gradients: predicted deviation, effects, change of |g|."""
     optimizer, memory = now.optimizer, now.memory
     per_time = jnp.where(rate == 0, 0.0, 1 / jnp.where(rate == 0, 1.0, rate))
     slope = trees.scale(per_time, trees.subtract(last, now.gradient))
@@ -204,7 +211,7 @@ def _of_two(now: Present, last: PyTree, rate) -> dict[str, PyTree]:
 
 
 def _shares(condition: Callable, *gradients: PyTree) -> PyTree:
-    """1 where the condition on the gradients holds, 0 where not, NaN where one is not finite."""
+    """1 where the condition on the gradients holds, else 0; NaN where one is not finite."""
 
     def share(*gs: Array) -> Array:
         finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, gs))
@@ -214,21 +221,21 @@ def _shares(condition: Callable, *gradients: PyTree) -> PyTree:
 
 
 def _beyond(g: Array, old: Array, edge: Array) -> Array:
-    """|Δ log|g|| ≥ edge; a gradient that stays 0 does not change."""
+    """Whether |Δ log|g|| ≥ edge; a gradient that stays 0 does not change."""
     still = (g == 0) & (old == 0)
     size = lambda x: jnp.log(jnp.where(still, 1, jnp.abs(x)))
     return jnp.abs(size(g) - size(old)) >= trees.cast(edge, g)
 
 
 def _ratio(g: Array, nu: Array) -> Array:
-    """g²/ν̂; ∞, which the median leaves out, where ν̂ = 0; NaN where it is not finite."""
+    """g²/ν̂; ∞ where ν̂ = 0, which the median leaves out; NaN where it is not finite."""
     ratio = g * g / jnp.where(nu == 0, 1, nu)
     finite = jnp.isfinite(ratio) & jnp.isfinite(nu)
     return jnp.where(nu == 0, jnp.inf, jnp.where(finite, ratio, jnp.nan))
 
 
 def _median(ratios: Array) -> Array:
-    """The median of what is not ∞ in numbers of at least 0, 1 where all is; NaN if one is."""
+    """The median of numbers ≥ 0, those that are ∞ left out; 1 where all are; NaN if one is NaN."""
     count = jnp.sum(ratios < jnp.inf)
     low = _ordered(ratios, (count - 1) // 2)
     above = jnp.min(ratios, initial=jnp.inf, where=ratios > low)
@@ -238,9 +245,9 @@ def _median(ratios: Array) -> Array:
 
 
 def _ordered(values: Array, rank: Array) -> Array:
-    """The value with ``rank`` smaller ones, bit by bit: 10 times faster than to sort on a CPU.
+    """The value that has ``rank`` smaller ones; on a CPU 10 times faster than sorting.
 
-    The bits of floats of at least 0, read as an integer, are ordered as the floats are.
+    It is found bit by bit: floats ≥ 0 have the same order as their bits, read as integers.
     """
     whole = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
     bits = jax.lax.bitcast_convert_type(values, whole)
@@ -255,13 +262,13 @@ def _ordered(values: Array, rank: Array) -> Array:
 
 
 def _second(optimizer: AbstractMoments) -> int | None:
-    """The moment with memory that averages g², None where there is none."""
+    """The number of the first moment that averages g²; None where there is none."""
     found = [i for i, moment in enumerate(optimizer.moments) if moment.averages_squares]
     return found[0] if found else None
 
 
 def _summed(values: dict[str, PyTree], params: PyTree, per_leaf: bool) -> RunMeasures:
-    """Coordinates → scalars, over all leaves at once and leaf by leaf."""
+    """Values per coordinate → scalars: over all leaves together, and for each leaf."""
     dtype, structure = trees.real_dtype(), jax.tree.structure(params)
     leaves = {
         name: [leaf.ravel().astype(dtype) for leaf in jax.tree.leaves(tree)]
