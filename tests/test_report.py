@@ -191,7 +191,7 @@ def test_the_bias_is_that_of_the_step_reached_and_of_a_settled_run_only_where_on
         setting = settings.Setting("adam", settled=settled, methods=("taylor",))
         bias = shadow_run.bias_of(setting, (problem, adam, jnp.ones(1), 0.01), run)
         rates[settled] = bias.potential.rates
-    wanted = sf.implicit_bias(problem, adam, jnp.array([0.9]), 0.01, 3).potential.rates
+    wanted = sf.implicit_bias(problem, adam, jnp.array([0.9]), 0.01, start=3).potential.rates
     assert rates[False] == pytest.approx(wanted)
     assert abs(rates[True]["momentum"]) > 2 * abs(rates[False]["momentum"])  # it remembers more
 
