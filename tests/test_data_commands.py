@@ -88,8 +88,8 @@ def test_list_says_what_is_here(machine, capsys):
     sources.save(dataset("mnist"), MNIST)
     path = machine / "cache" / "mnist.npz"
     assert run("list") == 0
-    lines = capsys.readouterr().out.splitlines()
-    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in [head, *lines]]
     assert cells == [
         ["name", "images", "where it is", "how to get it"],
         ["digits", "1,797", "embedded: comes with scikit-learn", "nothing to do"],
@@ -101,8 +101,8 @@ def test_list_says_what_is_here(machine, capsys):
     path.write_bytes(path.read_bytes()[:-1])
     assert run("list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "not here" in lines[2]
-    assert lines[6].startswith(f"passed over for mnist: cache {path}: expected a whole npz")
+    assert "not here" in lines[3]
+    assert lines[7].startswith(f"passed over for mnist: cache {path}: expected a whole npz")
 
 
 def test_check_hashes_what_is_cached(machine, capsys):

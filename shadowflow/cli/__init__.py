@@ -19,12 +19,12 @@ from .data import Data
 from .derive import Derive
 from .orders import Orders
 from .reproduce import Reproduce
-from .shadow import Shadow
+from .shadow import ShadowCommand
 from .train import Train
 from .verify import Verify
 
 Command = (
-    Shadow
+    Annotated[ShadowCommand, subcommand("shadow")]
     | Verify
     | Orders
     | Reproduce
@@ -37,14 +37,11 @@ Command = (
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command | sweep.Status | sweep.Export:
-    """The command that the arguments describe.
+    """The command that the arguments describe; ends the process after `--help` (with code 0) and
+    for unknown flags and values (with code 2).
 
-    Raises:
-        SystemExit: with code 2 for unknown flags and values, 0 after `--help`.
-
-    Example:
-        >>> parse("shadow opt:adam --opt.b2 0.95 --steps 20".split()).steps
-        20
+    >>> parse("shadow opt:adam --opt.b2 0.95 --steps 20".split()).steps
+    20
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["sweep"]:  # the train command in it is another command line

@@ -68,8 +68,9 @@ class List:
     def run(self) -> int:
         """Print a table; 0 whatever it says."""
         from ..lab.data import sources
+        from .jobs.formatting import table
 
-        rows, rejected = [HEADER, DIGITS], []
+        rows, rejected = [DIGITS], []
         for row in TABLE.values():
             images = " + ".join(f"{count:,}" for count in row.counts)
             try:
@@ -79,11 +80,7 @@ class List:
                 found, where = error, "not here"
             rejected += [f"passed over for {row.name}: {line}" for line in found.rejected]
             rows.append((row.name, images, where, row.command()))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for cells in rows:
-            line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-            print(line.rstrip())
-        print(*rejected, sep="\n", end="\n" if rejected else "")
+        print(*table(HEADER, rows), *rejected, sep="\n")
         return 0
 
 

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from tyro.conf import Positional, arg
 
 from .claims import OnRuns
 from .flags import Flag
 
-ALL = ("fig1", "fig2", "fig3")
-Name = Literal[
-    "fig1",
-    "fig2",
-    "fig3",
-    "fig4",
-    "fig5",
-    "fig6",
-    "fig7",
-    "fig8",
-    "fig9",
-    "fig10",
-    "fig11",
-    "fig12",
-    "perceptron",
-    "resnet101",
-    "cifar100",
-    "shuffles",
-    "all",
-]
+Paper = Literal["fig1", "fig2", "fig3"]
+Trained = Literal["fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "fig11", "fig12"]
+Beyond = Literal["perceptron", "resnet101", "cifar100", "shuffles"]
+Name = Literal[Paper, Trained, Beyond, "all"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +48,9 @@ class Reproduce(OnRuns):
             if not path.is_file():
                 raise ValueError(f"--style: expected a file, got {str(path)!r}, which is none")
         named = [name for name in self.figures if name != "all"]
-        chosen = tuple(dict.fromkeys([*ALL, *named] if "all" in self.figures else named))
+        chosen = tuple(
+            dict.fromkeys([*get_args(Paper), *named] if "all" in self.figures else named)
+        )
         from .jobs.reproduce import reproduce_job
 
         good = reproduce_job(

@@ -24,7 +24,7 @@ EMBEDDED = (
 
 
 @dataclass(frozen=True)
-class Shadow:
+class ShadowCommand:
     """Run an optimizer, and beside it the flows that follow it.
 
     Without an optimizer: two embedded settings of Adam on scikit-learn's digits.

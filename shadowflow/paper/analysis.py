@@ -176,17 +176,16 @@ def tried(swept: Swept, outcome: str) -> Trial:
     row, grid, values = swept.row, swept.grid, swept.table(outcome)
     words, up = OUTCOMES[outcome]
     rising = up == (row.vary == "b2")
-    found = trials.of_trend(
-        f"larger {row.symbol}: {'larger' if rising else 'smaller'} {words}"
-        + (f" ({grid.level:g})" if "equal" in words else ""),
-        where(swept),
-        trials.trend(values, rising),
-        means(values.T),
-        sweep={row.symbol: list(row.values), row.other[0]: row.other[1]},
-        outcomes=values.tolist(),
-        seeds=list(grid.seeds),
-        missing=swept.without(outcome),
-    )
+    claim = f"larger {row.symbol}: {'larger' if rising else 'smaller'} {words}"
+    claim += f" ({grid.level:g})" if "equal" in words else ""
+    run = {
+        "sweep": {row.symbol: list(row.values), row.other[0]: row.other[1]},
+        "outcomes": values.tolist(),
+        "seeds": list(grid.seeds),
+        "missing": swept.without(outcome),
+    }
+    test = trials.trend(values, rising)
+    found = trials.of_trend(claim, where(swept), test, means(values.T), **run)
     remark = _remark(swept, outcome, values)
     if not remark:
         return found

@@ -191,15 +191,8 @@ class Trial:
 
 def of_trend(claim: str, where: str, test: Trend, measured: tuple[float, ...], **run: Any) -> Trial:
     """The trial whose statistic is a rank correlation over seeds."""
-    return Trial(
-        claim,
-        where,
-        test.words,
-        measured,
-        test.p,
-        test.verdict,
-        {**run, "test": dataclasses.asdict(test)},
-    )
+    run |= {"test": dataclasses.asdict(test)}
+    return Trial(claim, where, test.words, measured, test.p, test.verdict, run)
 
 
 def of_signs(claim: str, where: str, said: str, ratios: Sequence[float], **run: Any) -> Trial:
@@ -224,14 +217,8 @@ def of_signs(claim: str, where: str, said: str, ratios: Sequence[float], **run: 
 
 def of_evidence(claim: str, where: str, rows: Sequence[Evidence], **run: Any) -> Trial:
     """A claim on which nothing is random: it holds where each row of its evidence does."""
-    good = sum(row.holds for row in rows)
-    words = f"{good} of {len(rows)} rows of evidence hold; nothing is random in it"
-    return Trial(
-        claim,
-        where,
-        words,
-        (float(good), float(len(rows))),
-        None,
-        HOLDS if rows and good == len(rows) else FAILS,
-        {**run, "rows": [dataclasses.asdict(row) for row in rows]},
-    )
+    good, every = sum(row.holds for row in rows), len(rows)
+    words = f"{good} of {every} rows of evidence hold; nothing is random in it"
+    verdict = HOLDS if 0 < good == every else FAILS
+    run |= {"rows": [dataclasses.asdict(row) for row in rows]}
+    return Trial(claim, where, words, (float(good), float(every)), None, verdict, run)

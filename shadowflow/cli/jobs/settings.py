@@ -23,23 +23,14 @@ METHODS: tuple[Method, ...] = ("taylor", "displaced", "differences", "inertial")
 class Setting:
     """One configuration: an optimizer, its step size and length, on one problem.
 
-    Args:
-        optimizer: a name of the zoo.
-        arguments: its keyword arguments; those left out get the zoo's defaults.
-        learning_rate: the step size h.
-        steps: how many.
-        problem: a label of the problem.
-        seed: of its start.
-        methods: the ways in which it is followed.
-        settled: whether it starts with the memory of a long run instead of none.
+    optimizer: a name of the zoo; arguments: its keyword arguments, the zoo's defaults for those
+    left out; problem: its label; seed: of its start; methods: how the optimizer is followed;
+    settled: whether it starts with the memory of a long run instead of none. Raises ValueError for
+    a value out of its range and for an unknown name.
 
-    Raises:
-        ValueError: a value out of its range, or an unknown name.
-
-    Example:
-        >>> setting = Setting("adam", {"b2": 0.95}, learning_rate=1e-4)
-        >>> setting.arguments["b1"], setting.key()
-        (0.9, 'adam-lr0.0001-...')
+    >>> setting = Setting("adam", {"b2": 0.95}, learning_rate=1e-4)
+    >>> setting.arguments["b1"], setting.key()
+    (0.9, 'adam-lr0.0001-...')
     """
 
     optimizer: str = "adam"

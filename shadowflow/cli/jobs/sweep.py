@@ -15,6 +15,7 @@ from ...lab.sweep.grid import Cell, shown
 from ...lab.sweep.plan import Sweep, check, digest, threads_of
 from ...lab.training.config import Training
 from ...paper.records import Record, Runs, one_by_one, read
+from . import formatting
 
 LOOK = 2.0  # seconds between looks at the cells while they run
 
@@ -131,8 +132,7 @@ def status(sweep: Sweep) -> str:
     """A line per cell with its values of the grid, the time that is left, and what failed."""
     rows = table.standings(sweep)
     names = list(dict.fromkeys(name for row in rows for name in row.cell.values))
-    lines: list[tuple[str, ...]] = [("cell", *names, "state", "epoch", "seconds an epoch")]
-    lines += [
+    cells = [
         (
             str(row.cell.index),
             *(shown(row.cell.values[name]) if name in row.cell.values else "" for name in names),
@@ -142,11 +142,7 @@ def status(sweep: Sweep) -> str:
         )
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    text = formatting.table(("cell", *names, "state", "epoch", "seconds an epoch"), cells)
     text.append(f"{counted(rows)}.{_left(rows)}")
     text += [f"{row.cell} failed: {row.error}" for row in rows if row.state == "failed"]
     return "\n".join(text)

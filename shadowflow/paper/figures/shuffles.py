@@ -219,17 +219,11 @@ def _strength(
 
 def _plain(settings: BiasGrid, whole: Problem, params, decays: tuple[float, float]) -> float:
     """s for the full batch from ``implicit_bias``: as long a memory, no batches, no shuffles."""
-    found = implicit_bias(
-        whole,
-        adam(settings, decays),
-        params,
-        1.0,
-        start=past(decays) - 1,
-        eps_root=settings.eps_root,
-    )
+    optimizer, last, eps = adam(settings, decays), past(decays) - 1, settings.eps_root
+    found = implicit_bias(whole, optimizer, params, 1.0, start=last, eps_root=eps)
     assert found.one_norm is not None
     gradient, product = whole.linearize(params)
-    root = jax.tree.map(lambda g: jnp.sqrt(g * g + settings.eps_root), gradient)
+    root = jax.tree.map(lambda g: jnp.sqrt(g * g + eps), gradient)
     slope = product(jax.tree.map(jnp.divide, gradient, root))
     scale = float(trees.inner(slope, jax.tree.map(jnp.divide, slope, root)))
     return -2 * found.one_norm.bias_rate / scale
@@ -262,21 +256,16 @@ def evidence(arrays: Arrays, settings: BiasGrid) -> list[Evidence]:
 
 def _at_stage(arrays: Arrays, settings: BiasGrid, stage: int) -> Iterator[Evidence]:
     where = f"after {stage} steps"
-    lines = {decays: arrays[f"{key(stage, decays)}/s"] for decays in settings.decays}
-    yield near(
-        f"{where}, full batch: s is that of implicit_bias; largest relative difference",
-        max(
-            float(np.max(np.abs(s[:, 0] / arrays[f"{key(stage, decays)}/plain"] - 1)))
-            for decays, s in lines.items()
-        ),
-        0.0,
-        1e-6,
-        **{
-            "batch sizes": [size(count) for count in settings.batches],
-            "noise over signal": arrays[f"{stage}/noise"].mean(axis=0).tolist(),
-            "loss": arrays[f"{stage}/loss"].tolist(),
-        },
-    )
+    of = lambda name, decays: arrays[f"{key(stage, decays)}/{name}"]
+    lines = {decays: of("s", decays) for decays in settings.decays}
+    off = [np.max(np.abs(s[:, 0] / of("plain", decays) - 1)) for decays, s in lines.items()]
+    run = {
+        "batch sizes": [size(count) for count in settings.batches],
+        "noise over signal": arrays[f"{stage}/noise"].mean(axis=0).tolist(),
+        "loss": arrays[f"{stage}/loss"].tolist(),
+    }
+    claim = f"{where}, full batch: s is that of implicit_bias; largest relative difference"
+    yield near(claim, float(max(off)), 0.0, 1e-6, **run)
     for (b1, b2), s in lines.items():
         said = f"{where}, β = {b1:g}, ρ = {b2:g}"
         mean, half = interval(s)
@@ -284,9 +273,7 @@ def _at_stage(arrays: Arrays, settings: BiasGrid, stage: int) -> Iterator[Eviden
             "s": mean.tolist(),
             "half of the 95 % interval": half.tolist(),
             "signs": signs(s),
-            "standard error over shuffles": arrays[f"{key(stage, (b1, b2))}/error"]
-            .mean(axis=0)
-            .tolist(),
+            "standard error over shuffles": of("error", (b1, b2)).mean(axis=0).tolist(),
             "s of every start": s.tolist(),
         }
         if b1 < b2:
@@ -298,12 +285,8 @@ def _at_stage(arrays: Arrays, settings: BiasGrid, stage: int) -> Iterator[Eviden
             claim = f"{said}: the smallest batch penalizes; lower end of s"
             yield above(claim, mean[-1] - half[-1], 0.0, **run)
     mean, half = interval(lines[settings.panels[0][0]])
-    yield above(
-        f"{where}, β = {settings.b1:g}, ρ = {settings.b2s[0]:g}: the sign turns, the smallest "
-        "batch penalizes; lower end of s",
-        mean[-1] - half[-1],
-        0.0,
-    )
+    claim = f"{where}, β = {settings.b1:g}, ρ = {settings.b2s[0]:g}: the sign turns, the smallest"
+    yield above(f"{claim} batch penalizes; lower end of s", mean[-1] - half[-1], 0.0)
     ends = [interval(lines[decays])[0][0] for decays in settings.panels[0]]
     yield ordered(f"{where}, full batch: larger ρ, more anti-penalty; s", ends, rising=False)
 
