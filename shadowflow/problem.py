@@ -173,23 +173,6 @@ class Problem(eqx.Module):
         grad, hvp = mean("gradient", self.grad), mean("hessian_vector", self.hvp)
         return Problem(mean("value", self.loss), grad=grad, hvp=hvp, traceable=self.traceable)
 
-    def check(self, params: PyTree) -> PyTree:
-        """``params`` as arrays; refuse bad parameters and a loss or gradient that does not fit."""
-        params = checks.params(params)
-        if not self.traceable:
-            return params
-        try:
-            jax.eval_shape(self.value_and_gradient, params, 0 if self.batched else None)
-        except Exception as error:
-            if str(error).startswith(("loss:", "grad:")):
-                raise
-            call = "loss(params, batch)" if self.batched else "loss(params)"
-            raise ValueError(
-                f"loss: expected a function that takes these params, got {type(error).__name__} "
-                f"from it: {str(error).splitlines()[0]}; call {call} by itself to see where."
-            ) from error
-        return params
-
     def tabulated(self, steps: int) -> "Problem":
         """The same, its schedule looked up and checked for steps 0 … steps − 1."""
         if not self.batched:
@@ -248,6 +231,26 @@ class Problem(eqx.Module):
                 f"got shape {np.shape(out)}."
             )
         return jnp.asarray(out, leaf.dtype)
+
+
+def checked(problem: Problem, params: PyTree) -> PyTree:
+    """``params`` as arrays; refuse what is no problem, bad parameters, and a loss or gradient that
+    does not fit them."""
+    checks.instance("problem", problem, Problem)
+    params = checks.params(params)
+    if not problem.traceable:
+        return params
+    try:
+        jax.eval_shape(problem.value_and_gradient, params, 0 if problem.batched else None)
+    except Exception as error:
+        if str(error).startswith(("loss:", "grad:")):
+            raise
+        call = "loss(params, batch)" if problem.batched else "loss(params)"
+        raise ValueError(
+            f"loss: expected a function that takes these params, got {type(error).__name__} "
+            f"from it: {str(error).splitlines()[0]}; call {call} by itself to see where."
+        ) from error
+    return params
 
 
 def scalar(value) -> Array:

@@ -15,12 +15,12 @@ from jaxtyping import PyTree
 
 from .. import checks, plots
 from ..methods import METHODS
-from ..optimizers.base import AbstractOptimizer
-from ..plan import choose, planned
+from ..methods.plan import choose, planned
+from ..optimizers.base import SETTLED, AbstractOptimizer, Start
 from ..problem import Problem
 from ..results import Result
 from ..shadow import Shadow, shadowed
-from ..start import SETTLED, Start, followed
+from ..start import followed
 from ..trust import HOLDS
 from .convergence import compare
 

@@ -5,6 +5,7 @@ end is to third order in the learning rate h that of the flow of E + (h/4)‖∇
 (h/(4m)) Σ_k ‖∇E_k − ∇E‖² (Smith et al. 2021), whose field is the mean of the fields here.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -17,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from .. import batch_memory, checks, ema_weights as mem, plots, trees, trust
+from .. import checks, ema_weights as mem, plots, trees, trust
 from ..ema_weights import Memory
 from ..iterate import ExactStep
 from ..methods.base import AbstractStepper, sizes
+from ..methods.collocation import begun
+from ..methods.plan import planned
 from ..optimizers.base import AbstractOptimizer, as_pytree, traced
-from ..plan import choose, refuse_tolerance, refuse_unable
 from ..problem import Problem
 from ..results import Result
 from ..start import FollowedRun, followed
@@ -154,13 +156,14 @@ def shuffle_mean(
     _refuse_full_batch(problem)
     orders, draws, exact = _orders(problem.count, epochs, samples, seed)
     run = followed(problem, optimizer, params, learning_rate, orders.shape[1], start)
-    state = run.state()
+    state = begun(run)
     schedules, rates = _after(problem, run.first, orders), jnp.asarray(run.rates)
     first, last = run.first, run.first + run.steps
     if kind == ITERATES:
         carry = run.params, state
         call = _Ends(ExactStep(problem, traced(run.optimizer)), carry, rates)
     else:
+        run = dataclasses.replace(run, problem=_scheduled(problem, jnp.asarray(schedules[0])))
         course = _course(run, kind, order, method, memory_tolerance)
         memory = course.memory(first, run.params)
         steps = jnp.arange(last - problem.count, last, dtype=jnp.int32)
@@ -262,7 +265,7 @@ class _Course(eqx.Module):
     stepper: AbstractStepper
     optimizer: AbstractOptimizer
     learning_rate: Any
-    kept: int = eqx.field(static=True)
+    kept: int | None = eqx.field(static=True)
 
     def memory(self, step, params: PyTree) -> Memory:
         """The memory at ``step``, all its numbers arrays."""
@@ -272,14 +275,11 @@ class _Course(eqx.Module):
 
 def _course(run: FollowedRun, kind: str, order: int, method: str, tolerance) -> _Course:
     """The shadow of that method and order, or a refusal of what it does not offer."""
-    found, kind = choose(method, "flow" if kind == FIELD else kind, order)
-    refuse_unable(found, run.problem, run.optimizer, run.learning_rate, None)
-    refuse_tolerance(run.problem, tolerance)
-    cut = batch_memory.truncation_of(run.optimizer, run.params, tolerance, len(run.table))
-    stepper = found.bind(run.problem, run.optimizer, None, order=order, kind=kind)
+    kind = "flow" if kind == FIELD else kind
+    plan = planned(run, method=method, order=order, kind=kind, memory_tolerance=tolerance)
     varies, table = callable(run.learning_rate), jnp.asarray(run.table)
     rate = mem.Rates(table) if varies else table[0]
-    return _Course(stepper, traced(run.optimizer), rate, cut.steps)
+    return _Course(plan.method.bind(plan), traced(run.optimizer), rate, plan.kept)
 
 
 class _Fields(eqx.Module):

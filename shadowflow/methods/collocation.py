@@ -8,6 +8,7 @@ ages by Gauss rules: new directions, better by one order. A path is stored as it
 everything else about it is linear in them, by matrices that the host makes once.
 """
 
+import dataclasses
 from itertools import pairwise
 from typing import Any
 
@@ -18,11 +19,19 @@ from jaxtyping import Array, PyTree
 
 from .. import trees
 from ..ema_weights import Memory
-from ..optimizers.base import State, rate_at, traced
+from ..optimizers.base import SETTLED, State, complete, rate_at, traced
 from ..optimizers.moments import AbstractMoments, Moment
 from ..problem import Problem
+from ..start import FollowedRun
 from . import optax_collocation
-from .base import AbstractDirection, AbstractStepper, MemorylessMethod, phase_of, sizes
+from .base import (
+    AbstractDirection,
+    AbstractStepper,
+    MemorylessMethod,
+    ShadowPlan,
+    phase_of,
+    sizes,
+)
 from .nodes import FULL, Rule, gradient, gradients_at, rule, weighted
 
 MOST = 6  # orders compared for "auto"
@@ -242,6 +251,28 @@ def past_state(
     return State(moments, jnp.asarray(jnp.inf, trees.real_dtype()))
 
 
+def begun(
+    run: FollowedRun, order: int = 2, spacing: float | None = None, keep: tuple | None = None
+) -> State:
+    """The state in which a run begins: the given one, a fresh one, or the settled one.
+
+    keep: one flag per moment: which of them a given state must have; None: all.
+    """
+    problem, optimizer, params, rate = run.problem, run.optimizer, run.params, run.learning_rate
+    if run.start.state is not None:
+        state = run.start.state
+        return complete(state, optimizer, params, keep or [True] * len(state.moments))
+    if run.start.settled:
+        return past_state(problem, optimizer, params, rate, order, spacing)
+    if run.first > 0:
+        raise ValueError(
+            f"start: expected the optimizer's state at step {run.first}, which carries its "
+            f"moments from there, got {run.first}; pass a State or the optax state, 0 for a "
+            "cold start or 'settled'."
+        )
+    return optimizer.init(params, rate if optimizer.keeps_rate else 1.0)
+
+
 class Collocation(MemorylessMethod):
     """A path through θ that solves the optimizer's own equation."""
 
@@ -267,9 +298,27 @@ class Collocation(MemorylessMethod):
         made = rule(optimizer, int(order), spacing)
         return CollocationDirection(problem, optimizer, phase, made)
 
-    def bind(self, problem, optimizer, start, *, order, kind, spacing=None, keep=None):
+    def prepared(self, plan: ShadowPlan) -> ShadowPlan:
+        """The order "auto" as a number, with what the verdict says of it."""
+        if plan.order != "auto":
+            return plan
+        run = plan.run
+        ways = best_of(run.problem, run.optimizer, phase_of(plan.kind), plan.spacing)
+        best, gap = ways.choose(run.memory(SETTLED), run.params)
+        remark = (
+            f"Order {best} was chosen: there the next order differs least, by {gap:.1g} of the "
+            "first-order step at the start"
+            if best > 1
+            else f"Not even order 2 improves on order 1, which was chosen: at the start the next "
+            f"order differs by {gap:.1g} of the step, and the orders after it by more"
+        )
+        return dataclasses.replace(plan, order=best, remark=remark)
+
+    def bind(self, plan: ShadowPlan) -> AbstractStepper:
         """The iteration keeps its path from step to step; the flow is that of its field."""
-        if kind == "iteration" and optimizer.closed_form:
-            made = rule(optimizer, order, spacing)
-            return CollocationIteration(problem, Nodes(problem, traced(optimizer), made))
-        return super().bind(problem, optimizer, start, order=order, kind=kind, spacing=spacing)
+        run = plan.run
+        if plan.kind == "flow" or not run.optimizer.closed_form:
+            return super().bind(plan)
+        made = rule(run.optimizer, plan.order, plan.spacing)
+        problem = run.tabulated
+        return CollocationIteration(problem, Nodes(problem, traced(run.optimizer), made))
