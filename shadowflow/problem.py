@@ -126,9 +126,8 @@ class Problem(eqx.Module):
 
     def linearize(self, params: PyTree, batch=None) -> tuple[PyTree, Callable]:
         """(∇E(θ), v ↦ H·v): the gradient and the Hessian-vector products that share its work."""
-        if (hvp := self.hvp) is not None:
-            product = lambda v: self._like(hvp(params, v, *self._inputs(batch)), params, "hvp")
-            return self.gradient(params, batch), product
+        if self.hvp is not None:
+            return self.gradient(params, batch), lambda v: self._product(params, v, batch)
         self._needs_hvp()
         return jax.linearize(lambda p: self.gradient(p, batch), params)
 
@@ -154,13 +153,11 @@ class Problem(eqx.Module):
 
     def linearize_each(self, params: PyTree, which: Int[Array, " n"]) -> tuple[PyTree, Callable]:
         """(∇E_b(θ) stacked, stacked v ↦ H_b·v_b stacked) of several batches at one place."""
-        if (hvp := self.hvp) is not None:
-            product = lambda b, v: self._like(hvp(params, v, *self._inputs(b)), params, "hvp")
+        if self.hvp is not None:
+            product = lambda b, v: self._product(params, v, b)
             return self.gradients(params, which), lambda vs: self._each(product, which, vs)
         self._needs_hvp()
-        copies = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (len(which), *leaf.shape)), params
-        )
+        copies = trees.repeated(params, len(which))
         return jax.linearize(lambda places: self.gradients_at(places, which), copies)
 
     def full_batch(self) -> "Problem":
@@ -201,14 +198,14 @@ class Problem(eqx.Module):
         return scalar(value) if self.weights is None else weighted(value, self.weights[batch])
 
     def _each(self, function: Callable, which: Int[Array, " n"], *stacked: PyTree) -> PyTree:
-        """``function(batch, …)`` for each batch, the results stacked: one traced loop, or here."""
-        if self.traceable:
-            return jax.lax.map(lambda inputs: function(*inputs), (which, *stacked))
-        rows = [
-            function(int(b), *(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for tree in stacked))
-            for i, b in enumerate(np.asarray(which))
-        ]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+        """``function(batch, …)`` for each batch, the results stacked."""
+        numbers = which if self.traceable else np.asarray(which)
+        return trees.mapped(lambda row: function(*row), (numbers, *stacked), self.traceable)
+
+    def _product(self, params: PyTree, vector: PyTree, batch) -> PyTree:
+        """H·v by the function that was given for it."""
+        found = self.hvp(params, vector, *self._inputs(batch))  # ty: ignore[not-callable]
+        return self._like(found, params, "hvp")
 
     def _needs_hvp(self) -> None:
         if not self.traceable:

@@ -32,7 +32,7 @@ from .base import (
     phase_of,
     sizes,
 )
-from .nodes import FULL, Rule, gradient, gradients_at, rule, weighted
+from .nodes import FULL, Rule, gradient, gradients_at, places, rule, weighted
 
 MOST = 6  # orders compared for "auto"
 
@@ -45,13 +45,6 @@ def average(moment: Moment, ages: Array, mass: Array, gradients: PyTree) -> PyTr
         return jnp.tensordot(trees.cast(mass, terms), terms, axes=1, precision=FULL)
 
     return jax.tree.map(mean, weighted(ages, gradients))
-
-
-@eqx.filter_jit
-def places(rule: Rule, rate: Array, params: PyTree, directions: PyTree) -> PyTree:
-    """θ(s_j) at all nodes of the path whose steps are −h times the directions."""
-    ways = weighted(rule.places, directions)
-    return jax.tree.map(lambda p, way: p[None] - trees.cast(rate, p) * way, params, ways)
 
 
 @eqx.filter_jit
@@ -89,7 +82,7 @@ class Nodes(eqx.Module):
 
         Their order is that of the given ones and one more, up to R. ``here`` is ∇E(θ).
         """
-        where = places(self.rule, rate, params, directions)
+        where = places(self.rule.places, rate, params, directions)
         gradients = gradients_at(self.problem, where, here)
         return gradients, directions_at(self.rule, self.optimizer, where, gradients)
 
@@ -119,8 +112,7 @@ class Nodes(eqx.Module):
 def _cold(nodes: Nodes, rate: Array, params: PyTree):
     here = gradient(nodes.problem, params)
     first = nodes.first_order(params, here)
-    everywhere = lambda v: jnp.broadcast_to(v, (nodes.rule.order, *v.shape))
-    known = jax.tree.map(everywhere, (here, first))
+    known = trees.repeated((here, first), nodes.rule.order)
     again = lambda _, known: nodes.sweep(rate, params, here, known[1])
     if nodes.problem.traceable:
         return first, *jax.lax.fori_loop(0, nodes.rule.order - 1, again, known)
@@ -143,7 +135,7 @@ class CollocationDirection(AbstractDirection):
         first, _, directions = nodes.cold(memory.rate, params)
         if self.phase:
             return first, weighted(self.rule.slope, directions)
-        return first, jax.tree.map(lambda leaf: leaf[0], directions)
+        return first, trees.row(directions, 0)
 
     def first_order(self, memory: Memory, params: PyTree) -> PyTree:
         """F_n(θ), from one gradient."""
@@ -172,7 +164,7 @@ class CollocationIteration(AbstractStepper):
         here = gradient(self.problem, params)
         first = self.nodes.first_order(params, here)
         _, directions = self.nodes.sweep(memory.rate, params, here, directions)
-        chosen = jax.tree.map(lambda leaf: leaf[0], directions)
+        chosen = trees.row(directions, 0)
         moved = trees.add(params, -rate, chosen)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, directions))
         carry = moved, memory.advanced(), shifted(self.nodes.rule, directions)
@@ -205,7 +197,7 @@ class BestOrder(AbstractDirection):
         """(first order, best order) of the direction at this place."""
         found, gaps = self.differences(memory, params)
         best = best_order(gaps) - 1
-        return found[0], jax.tree.map(lambda *leaves: jnp.stack(leaves)[best], *found)
+        return found[0], trees.row(trees.stack(found), best)
 
 
 def best_order(differences: Array) -> Array:
