@@ -10,16 +10,9 @@ import pytest
 from support.collocated import directions, distance, followed, settled
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss, with_leaves
 
-<<<<<<< HEAD
 from shadowflow import trees
 from shadowflow.iterate import iterate
 from shadowflow.methods import collocation, displaced, nodes
-=======
-from shadowflow import ema_weights as mem, start, trees
-from shadowflow.iterate import iterate
-from shadowflow.methods import collocation, displaced, nodes
-from shadowflow.methods.plan import planned
->>>>>>> fee058f (A run is checked once, at its start, and its method prepares what it needs)
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
 from shadowflow.shadow import modified_field, shadow
@@ -228,23 +221,6 @@ def test_at_rate_zero_every_order_is_the_first(row, phase):
 HORIZON, COUNTS = 1.0, (128, 256, 512, 1024)
 
 
-<<<<<<< HEAD
-=======
-def followed(optimizer, order: int, rate: float, count: int, *, shift=True, spacing=None):
-    """The iteration by one warm sweep a step; without ``shift``, from a path not re-centred."""
-    run = start.followed(BILINEAR, optimizer, BILINEAR_START, rate, count, "settled")
-    bound = planned(run, method="collocation", order=order, kind="iteration", spacing=spacing)
-    advance = bound.method.bind(bound)
-    if not shift:
-        still = nodes.against_first(np.eye(order))
-        advance = eqx.tree_at(lambda run: run.nodes.rule.shift, advance, still)
-    memory = mem.ready(optimizer, rate, "settled", jnp.ones(1))
-    carry = advance.init(BILINEAR_START, memory, None)
-    chunks = chunked(advance, carry, np.full(count, rate), traceable=True)
-    return drive(chunks, BILINEAR_START, count, 1, None).params
-
-
->>>>>>> fee058f (A run is checked once, at its start, and its method prepares what it needs)
 def settled_run(optimizer, order: int, rate: float, count: int):
     """What the optimizer does from moments on the slow manifold."""
     state = collocation.past_state(BILINEAR, optimizer, BILINEAR_START, rate, order)
