@@ -25,20 +25,38 @@ class Truncation(Result):
 
     steps: the ages 0 … steps − 1 are kept; their weights are scaled so that each moment keeps its
         total. tolerance: the weight that may be dropped; None: as much as rounding hides.
-    dropped: for each moment a bound of the dropped weight, decay^steps (0 for a moment without
-        memory). It bounds the error of the memoryless direction: in every coordinate the moment
-        changes by at most ``dropped`` times the range of ψ(g_b) over the batches.
-    late: for each moment a bound, in steps, of the error of its mean age: the dropped weight times
-        its age, plus the weight missing in the past directions. It bounds the error of the
-        correction: the mean displacement changes by at most ``late`` × learning rate × the range of
-        the past directions (up to a factor of 2, since a direction may change by more than the
-        weight missing in it).
+    decays: of the moments of which something is dropped, 0 for the others.
     """
 
     steps: int
     tolerance: float | None
-    dropped: tuple[float, ...]
-    late: tuple[float, ...]
+    decays: tuple[float, ...]
+
+    @property
+    def dropped(self) -> tuple[float, ...]:
+        """Per moment a bound of the weight dropped, decay^steps.
+
+        A moment changes by at most as much times the range of ψ(g_b) over the batches, coordinate
+        by coordinate: that is the error of the memoryless direction's moments.
+        """
+        return tuple(decay**self.steps for decay in self.decays)
+
+    @property
+    def late(self) -> tuple[float, ...]:
+        """Per moment a bound, in steps, of what is missing in its mean age.
+
+        The weight dropped times its age, and the weight missing in the past directions, Σ_l
+        (weight missing in F_l) × (weight of the steps up to l). The mean way back changes by at
+        most as much × learning rate × the range of the past directions (up to a factor of 2, as a
+        direction may change by more than the weight missing in it): that is the error of the
+        correction.
+        """
+        kept, longest, bounds = self.steps, max(self.decays), []
+        for decay in self.decays:
+            ratio = decay / (longest or 1.0)
+            missing = kept if ratio == 1 else min(kept, ratio / (1 - ratio))
+            bounds.append(decay**kept * (kept + decay / (1 - decay)) + longest**kept * missing)
+        return tuple(bounds)
 
     @property
     def summary(self) -> str:
@@ -86,19 +104,7 @@ def truncation_of(
         0.0 if complete or not m.has_memory or faded is None else float(m.decay)
         for m in optimizer.moments
     ]
-    dropped = [decay**kept for decay in decays]
-    longest = max(decays)
-    late = [_late(decay, longest, kept) for decay in decays]
-    return Truncation(kept, tolerance, tuple(dropped), tuple(late))
-
-
-def _late(decay: float, longest: float, kept: int) -> float:
-    """Σ age × dropped weight + Σ_l (weight missing in F_l) × (weight of the steps up to l)."""
-    if decay == 0:
-        return 0.0
-    ratio = decay / longest
-    missing = kept if ratio == 1 else min(kept, ratio / (1 - ratio))
-    return decay**kept * (kept + decay / (1 - decay)) + longest**kept * missing
+    return Truncation(kept, tolerance, tuple(decays))
 
 
 class Fold(NamedTuple):

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from . import checks, trees
+from .methods.collocation import begun
 from .optimizers.base import AbstractOptimizer, traced
 from .problem import Problem
 from .running import Trajectory, chunked, drive, trajectory
@@ -82,7 +83,7 @@ def iterated(
     run: FollowedRun, save_every: int = 1, progress: Callable | None = None, order: int = 2
 ) -> Trajectory:
     """``iterate`` after its checks; order: that of the settled state, if the run begins in it."""
-    state = run.state(order)
+    state = begun(run, order)
     advance = ExactStep(run.tabulated, traced(run.optimizer))
     chunks = chunked(advance, (run.params, state), run.rates, run.problem.traceable)
     driven = drive(chunks, run.params, run.steps, save_every, progress)

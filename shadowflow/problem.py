@@ -126,9 +126,8 @@ class Problem(eqx.Module):
 
     def linearize(self, params: PyTree, batch=None) -> tuple[PyTree, Callable]:
         """(∇E(θ), v ↦ H·v): the gradient and the Hessian-vector products that share its work."""
-        if (hvp := self.hvp) is not None:
-            product = lambda v: self._like(hvp(params, v, *self._inputs(batch)), params, "hvp")
-            return self.gradient(params, batch), product
+        if self.hvp is not None:
+            return self.gradient(params, batch), lambda v: self._product(params, v, batch)
         self._needs_hvp()
         return jax.linearize(lambda p: self.gradient(p, batch), params)
 
@@ -154,13 +153,11 @@ class Problem(eqx.Module):
 
     def linearize_each(self, params: PyTree, which: Int[Array, " n"]) -> tuple[PyTree, Callable]:
         """(∇E_b(θ) stacked, stacked v ↦ H_b·v_b stacked) of several batches at one place."""
-        if (hvp := self.hvp) is not None:
-            product = lambda b, v: self._like(hvp(params, v, *self._inputs(b)), params, "hvp")
+        if self.hvp is not None:
+            product = lambda b, v: self._product(params, v, b)
             return self.gradients(params, which), lambda vs: self._each(product, which, vs)
         self._needs_hvp()
-        copies = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (len(which), *leaf.shape)), params
-        )
+        copies = trees.repeated(params, len(which))
         return jax.linearize(lambda places: self.gradients_at(places, which), copies)
 
     def full_batch(self) -> "Problem":
@@ -172,23 +169,6 @@ class Problem(eqx.Module):
         )
         grad, hvp = mean("gradient", self.grad), mean("hessian_vector", self.hvp)
         return Problem(mean("value", self.loss), grad=grad, hvp=hvp, traceable=self.traceable)
-
-    def check(self, params: PyTree) -> PyTree:
-        """``params`` as arrays; refuse bad parameters and a loss or gradient that does not fit."""
-        params = checks.params(params)
-        if not self.traceable:
-            return params
-        try:
-            jax.eval_shape(self.value_and_gradient, params, 0 if self.batched else None)
-        except Exception as error:
-            if str(error).startswith(("loss:", "grad:")):
-                raise
-            call = "loss(params, batch)" if self.batched else "loss(params)"
-            raise ValueError(
-                f"loss: expected a function that takes these params, got {type(error).__name__} "
-                f"from it: {str(error).splitlines()[0]}; call {call} by itself to see where."
-            ) from error
-        return params
 
     def tabulated(self, steps: int) -> "Problem":
         """The same, its schedule looked up and checked for steps 0 … steps − 1."""
@@ -218,14 +198,14 @@ class Problem(eqx.Module):
         return scalar(value) if self.weights is None else weighted(value, self.weights[batch])
 
     def _each(self, function: Callable, which: Int[Array, " n"], *stacked: PyTree) -> PyTree:
-        """``function(batch, …)`` for each batch, the results stacked: one traced loop, or here."""
-        if self.traceable:
-            return jax.lax.map(lambda inputs: function(*inputs), (which, *stacked))
-        rows = [
-            function(int(b), *(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for tree in stacked))
-            for i, b in enumerate(np.asarray(which))
-        ]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+        """``function(batch, …)`` for each batch, the results stacked."""
+        numbers = which if self.traceable else np.asarray(which)
+        return trees.mapped(lambda row: function(*row), (numbers, *stacked), self.traceable)
+
+    def _product(self, params: PyTree, vector: PyTree, batch) -> PyTree:
+        """H·v by the function that was given for it."""
+        found = self.hvp(params, vector, *self._inputs(batch))  # ty: ignore[not-callable]
+        return self._like(found, params, "hvp")
 
     def _needs_hvp(self) -> None:
         if not self.traceable:
@@ -248,6 +228,26 @@ class Problem(eqx.Module):
                 f"got shape {np.shape(out)}."
             )
         return jnp.asarray(out, leaf.dtype)
+
+
+def checked(problem: Problem, params: PyTree) -> PyTree:
+    """``params`` as arrays; refuse what is no problem, bad parameters, and a loss or gradient that
+    does not fit them."""
+    checks.instance("problem", problem, Problem)
+    params = checks.params(params)
+    if not problem.traceable:
+        return params
+    try:
+        jax.eval_shape(problem.value_and_gradient, params, 0 if problem.batched else None)
+    except Exception as error:
+        if str(error).startswith(("loss:", "grad:")):
+            raise
+        call = "loss(params, batch)" if problem.batched else "loss(params)"
+        raise ValueError(
+            f"loss: expected a function that takes these params, got {type(error).__name__} "
+            f"from it: {str(error).splitlines()[0]}; call {call} by itself to see where."
+        ) from error
+    return params
 
 
 def scalar(value) -> Array:

@@ -6,20 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from . import checks, ema_weights as mem, trees, trust
 from .batch_memory import Truncation, truncation_of
-from .methods.base import MemorylessMethod
+from .methods.base import MemorylessMethod, ShadowPlan
 from .methods.collocation import past_state
+from .methods.plan import choose, planned, refuse_unfit
 from .optimizers import thresholds
-from .optimizers.base import AbstractOptimizer, State
+from .optimizers.base import SETTLED, AbstractOptimizer, State, step_number
 from .optimizers.from_optax import as_optimizer
-from .plan import ShadowPlan, choose, numbered, planned, refuse_tolerance, refuse_unable
 from .problem import Problem
 from .running import Trajectory, trajectory
-from .start import SETTLED, followed, refuse_schedule, refuse_settled
+from .start import followed
 from .trust import Validity
 
 
@@ -78,9 +77,9 @@ def settled_state(
     >>> round(float(state.moments[0]), 6)  # g + (mean age 2) · h · 2 g
     1.4
     """
-    choose("collocation", "flow", order)
+    method, kind = choose("collocation", "flow", order)
     run = followed(problem, optimizer, params, learning_rate, 0, SETTLED)
-    order, _ = numbered(run, order, "flow", spacing)
+    order = method.prepared(ShadowPlan(run, method, kind, order, spacing)).order
     return past_state(run.problem, run.optimizer, run.params, learning_rate, order, spacing)
 
 
@@ -158,64 +157,18 @@ def shadowed(
     plan: ShadowPlan, curvature: float | None = None, save_every: int = 1, progress=None
 ) -> Shadow:
     """The shadow of a plan, judged."""
-    run = plan.run
     driven, end = plan.driven(save_every, progress)
-    path = trajectory(driven, run.first, run.table, end)
-    correction, plain, *lowered = ((), ()) if driven.records is None else driven.records
-    fastest = max(run.rates, default=0.0)
-    judged = trust.judge(
-        run.first + np.arange(len(correction)),
-        correction,
-        plain,
-        params=path.params,
-        rates=run.rates,
-        remarks=[
-            plan.remark,
-            *(trust.lower_remark(plan.order, flags, run.first) for flags in lowered),
-            *_remarks(plan, int(path.steps[-1])),
-        ],
-        failed_at=path.failed_at,
+    path = trajectory(driven, plan.run.first, plan.run.table, end)
+    judged = trust.judged(
+        plan.run,
+        path,
+        driven.records,
+        order=plan.order,
         memoryless=plan.eliminates,
-        past=trust.past_edge(run.optimizer, fastest, curvature, plan.eliminates),
+        curvature=curvature,
+        remarks=plan.remarks,
     )
-    return Shadow(
-        path.steps,
-        path.times,
-        path.params,
-        path.state,
-        path.failed_at,
-        judged,
-        plan.order,
-        plan.truncation,
-    )
-
-
-def _remarks(plan: ShadowPlan, end: int) -> list[str]:
-    """What else a verdict says: of the memory, the start, the batches."""
-    run, optimizer = plan.run, plan.run.optimizer
-    remarks = [trust.memory_remark(optimizer, run.start.step, end), _length_remark(plan)]
-    if plan.method.keeps_moments:
-        remarks.append(trust.cold_remark(optimizer, run.start.step, plan.order))
-    if run.problem.batched and plan.method.name == "displaced":
-        remarks.append(
-            "With mini-batches each moment reads its own places: where eps is small this form is "
-            "tamer than Taylor's, but not bounded"
-        )
-    return remarks if plan.truncation is None else [*remarks, plan.truncation.remark]
-
-
-def _length_remark(plan: ShadowPlan) -> str:
-    """What to say of the memory of an optax transformation, which has no decays."""
-    run = plan.run
-    if run.optimizer.closed_form:
-        return ""
-    length = run.optimizer.memory_length(run.params)
-    if length is None:
-        return (
-            "Its memory never settles: each step depends on all those before it, and the longer "
-            "the run, the less they can be told from the present place"
-        )
-    return f"It assumes a memory settled by {length} steps before" if run.start.settled else ""
+    return Shadow(**vars(path), validity=judged, order=plan.order, truncation=plan.truncation)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -263,11 +216,7 @@ class Field:
 
     def _step(self, step: Any) -> Any:
         """A step as the memory takes it: an int, an array or "settled"."""
-        if step is None or (isinstance(step, str) and step != SETTLED):
-            raise ValueError(f"step: expected the number of a step or 'settled', got {step!r}.")
-        if isinstance(step, (int, float, np.number)):
-            step = checks.count("step", step)
-        refuse_settled(self.problem, "step", step)
+        step = step_number("step", step, self.problem.batched)
         if self.method.needs_settled and not isinstance(step, str):
             raise ValueError(
                 f"step: expected 'settled' for method={self.method.name!r}, got {step}; before the "
@@ -282,17 +231,14 @@ def _field(
     """The ``Field`` of a method, or a refusal that says what to use."""
     found, kind = choose(method, kind, order)
     checks.instance("problem", problem, Problem)
-    optimizer = as_optimizer(optimizer)
-    checks.learning_rate(learning_rate)
-    refuse_schedule(optimizer, learning_rate)
+    optimizer = as_optimizer(optimizer, learning_rate)
     if not isinstance(found, MemorylessMethod):
         raise ValueError(
             f"method: expected a memoryless method for a field on the parameters, got "
             f"{method!r}, which carries something from step to step; use "
             f"shadow(…, method={method!r})."
         )
-    refuse_unable(found, problem, optimizer, learning_rate, spacing)
-    refuse_tolerance(problem, tolerance)
+    refuse_unfit(found, problem, optimizer, learning_rate, spacing, tolerance)
     return Field(problem, optimizer, learning_rate, found, order, kind, spacing, tolerance)
 
 

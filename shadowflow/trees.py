@@ -1,6 +1,6 @@
 """Arithmetic on pytrees of parameters; every scalar takes the dtype of the leaf it meets."""
 
-import math
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,11 @@ def finest_dtype(params: PyTree) -> jnp.dtype:
     return min((leaf.dtype for leaf in jax.tree.leaves(params)), key=lambda d: jnp.finfo(d).eps)
 
 
+def coarsest_eps(params: PyTree) -> float:
+    """The largest relative rounding among the parameters."""
+    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params))
+
+
 def total(tree: PyTree) -> Array:
     """The sum over all coordinates of all leaves, as a scalar."""
     sums = [jnp.sum(leaf).astype(real_dtype()) for leaf in jax.tree.leaves(tree)]
@@ -68,29 +73,41 @@ def where(condition, tree: PyTree, other: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), tree, other)
 
 
-def joined(tree: PyTree, like: PyTree) -> dict[str, Array]:
-    """The leaves as one long array per dtype; pointwise work is faster on few arrays.
+def row(stacked: PyTree, index) -> PyTree:
+    """One row of a stacked pytree."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
 
-    like: the parameters, whose shapes the leaves have. Leading axes before these shapes stay.
+
+def stack(rows: Iterable[PyTree]) -> PyTree:
+    """Pytrees alike, stacked along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+
+def repeated(tree: PyTree, count: int) -> PyTree:
+    """``count`` rows, all of them ``tree``."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
+
+
+def mapped(function: Callable, inputs: PyTree, traceable: bool) -> PyTree:
+    """``function`` of every row of ``inputs``, the results stacked.
+
+    In one traced loop; in a Python loop where it is not traceable and needs concrete arrays.
     """
-    groups: dict[str, list[Array]] = {}
-    for leaf, shape in zip(jax.tree.leaves(tree), _shapes(like), strict=True):
-        lead = leaf.shape[: leaf.ndim - len(shape)]
-        groups.setdefault(str(leaf.dtype), []).append(leaf.reshape(*lead, math.prod(shape)))
-    return {dtype: jnp.concatenate(leaves, axis=-1) for dtype, leaves in groups.items()}
+    if traceable:
+        return jax.lax.map(function, inputs)
+    return stack(function(row(inputs, i)) for i in range(_length(inputs)))
 
 
-def parted(vectors: dict[str, Array], like: PyTree) -> PyTree:
-    """The inverse of ``joined``: leaves with the shapes of ``like``, after the leading axes."""
-    used = dict.fromkeys(vectors, 0)
-    leaves = []
-    for leaf in jax.tree.leaves(like):
-        dtype, size = str(leaf.dtype), leaf.size
-        piece = vectors[dtype][..., used[dtype] : used[dtype] + size]
-        leaves.append(piece.reshape(*piece.shape[:-1], *leaf.shape))
-        used[dtype] += size
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+def scanned(body: Callable, carry: PyTree, inputs: PyTree, traceable: bool) -> tuple:
+    """``jax.lax.scan``, or the same in a Python loop where ``body`` is not traceable."""
+    if traceable:
+        return jax.lax.scan(body, carry, inputs)
+    records = []
+    for i in range(_length(inputs)):
+        carry, record = body(carry, row(inputs, i))
+        records.append(record)
+    return carry, stack(records)
 
 
-def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
-    return [leaf.shape for leaf in jax.tree.leaves(tree)]
+def _length(stacked: PyTree) -> int:
+    return len(jax.tree.leaves(stacked)[0])

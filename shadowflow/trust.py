@@ -17,6 +17,8 @@ from . import plots
 from .optimizers import thresholds
 from .optimizers.base import AbstractOptimizer
 from .results import Result
+from .running import Trajectory
+from .start import FollowedRun
 
 HOLDS, PARTLY = 0.1, 0.4
 UNSETTLED = 0.05
@@ -60,6 +62,37 @@ class Validity(Result):
     def verdict(self) -> str:
         """The reason and the remarks as sentences."""
         return " ".join(f"{text}." for text in (self.reason, *self.remarks))
+
+
+def judged(
+    run: FollowedRun,
+    path: Trajectory,
+    records: tuple | None,
+    *,
+    order: int,
+    memoryless: bool,
+    curvature: float | None,
+    remarks: Sequence[str],
+) -> Validity:
+    """The validity of a shadow: ``path``, with the records of its steps.
+
+    memoryless: whether it eliminates a memory; curvature: as in ``shadow``; remarks: what its
+    verdict says besides of the steps and of the memory.
+    """
+    correction, plain, *lowered = ((), ()) if records is None else records
+    of_steps = [lower_remark(order, flags, run.first) for flags in lowered]
+    fastest = max(run.rates, default=0.0)
+    return judge(
+        run.first + np.arange(len(correction)),
+        correction,
+        plain,
+        params=path.params,
+        rates=run.rates,
+        remarks=[*of_steps, memory_remark(run, int(path.steps[-1])), *remarks],
+        failed_at=path.failed_at,
+        memoryless=memoryless,
+        past=past_edge(run.optimizer, fastest, curvature, memoryless),
+    )
 
 
 def judge(
@@ -169,16 +202,6 @@ def past_edge(
     return "", ""
 
 
-def cold_remark(optimizer: AbstractOptimizer, start: int | str, order: int) -> str:
-    """What to say of the inertial order 4 where uncorrected averages rise from 0."""
-    if order < 4 or start != 0 or all(moment.corrected for moment in optimizer.moments):
-        return ""
-    return (
-        "Without bias correction a cold start costs the inertial flow of order 4 a small error of "
-        "third order, unless the direction is linear in the moments"
-    )
-
-
 def lower_remark(order: int, lowered, first: int) -> str:
     """What to say of the steps at which order 2 was taken for a higher one; "" for none.
 
@@ -193,11 +216,20 @@ def lower_remark(order: int, lowered, first: int) -> str:
     )
 
 
-def memory_remark(optimizer: AbstractOptimizer, start: int | str, end: int) -> str:
+def memory_remark(run: FollowedRun, end: int) -> str:
     """What to say about the memory's transient; "" where it is over at step ``end``."""
+    optimizer, settled = run.optimizer, run.start.settled
+    if not optimizer.closed_form:
+        length = optimizer.memory_length(run.params)
+        if length is None:
+            return (
+                "Its memory never settles: each step depends on all those before it, and the "
+                "longer the run, the less they can be told from the present place"
+            )
+        return f"It assumes a memory settled by {length} steps before" if settled else ""
     decays = [float(m.decay) for m in optimizer.moments if m.has_memory]
     longest = max(decays, default=0.0)
-    if isinstance(start, str):
+    if settled:
         if longest == 0:
             return ""
         return f"It assumes a settled memory: many times {1 / (1 - longest):.0f} steps before"

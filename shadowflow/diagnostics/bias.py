@@ -177,7 +177,7 @@ def implicit_bias(
     found = analyse(problem, traced(run.optimizer), memory, run.params, traced(eps_root))
     order = names(optimizer) if optimizer.closed_form else [PLAIN, MEMORY, GRID]
     parts = {name: found.parts[name] for name in order}
-    remarks = [trust.memory_remark(optimizer, run.start.step, run.first)]
+    remarks = [trust.memory_remark(run, run.first)]
     if found.potential is None:
         remarks.append(
             f"{optimizer.name} is not pointwise: what it does to one coordinate depends on others, "

@@ -1,5 +1,6 @@
 """How far a shadow is from the real iterates, and how fast that shrinks with the step size."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -13,13 +14,13 @@ from jaxtyping import PyTree
 from .. import checks, plots
 from ..iterate import iterated
 from ..methods import METHODS
-from ..optimizers.base import AbstractOptimizer
-from ..plan import able, choose, planned
+from ..methods.plan import choose, planned, unfit
+from ..optimizers.base import SETTLED, AbstractOptimizer
 from ..problem import Problem
 from ..results import Result
 from ..running import Trajectory
 from ..shadow import Shadow, shadowed
-from ..start import SETTLED, FollowedRun, followed
+from ..start import FollowedRun, followed
 
 TOLERANCE, SHORTFALL = 0.15, 0.2
 HALVINGS = 3
@@ -183,25 +184,24 @@ def convergence(
     rates = [float(rate) for rate in learning_rates]
     if len(rates) < 2 or any(b >= a for a, b in itertools.pairwise(rates)):
         raise ValueError(f"learning_rates: expected two or more, falling, got {learning_rates!r}.")
-    unfit = [h for h in rates if abs(horizon / h - max(1, round(horizon / h))) > 1e-6]
-    if unfit:
+    uneven = [h for h in rates if abs(horizon / h - max(1, round(horizon / h))) > 1e-6]
+    if uneven:
         raise ValueError(
             f"learning_rates: expected rates that divide the horizon {horizon} into whole steps, "
-            f"got {unfit[0]}; halve horizon / n for a whole n."
+            f"got {uneven[0]}; halve horizon / n for a whole n."
         )
-    params = problem.check(params)
-    if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(params)):
+    run = followed(problem, optimizer, params, rates[-1], 0, start)
+    if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(run.params)):
         raise ValueError(
             "params: expected float64, in which orders can be told from rounding, got "
-            f"{jax.tree.leaves(params)[0].dtype}; enable x64 and convert the parameters."
+            f"{jax.tree.leaves(run.params)[0].dtype}; enable x64 and convert the parameters."
         )
-    steps = [max(1, round(horizon / rate)) for rate in rates]
     runs = [
-        followed(problem, optimizer, params, rate, count, start)
-        for rate, count in zip(rates, steps, strict=True)
+        dataclasses.replace(run, learning_rate=rate, steps=max(1, round(horizon / rate)))
+        for rate in rates
     ]
-    wanted = _wanted(runs[0], methods, kinds, orders)
-    beside = followed(problem, optimizer, _nudged(params), rates[0], steps[0], start)
+    wanted = _wanted(run, methods, kinds, orders)
+    beside = dataclasses.replace(runs[0], params=_nudged(run.params))
     real_at = functools.cache(lambda order: [_real(run, order) for run in [*runs, beside]])
     rows = []
     for method, kind, order in wanted:
@@ -210,7 +210,7 @@ def convergence(
         follow = [shadowed(plan) for plan in plans]
         errors = [_error(a, b) for a, b in zip(real[:-1], follow[:-1], strict=True)]
         apart = [_error(paths[0], paths[-1]) for paths in (real, follow)]
-        floor = MARGIN * max(filter(np.isfinite, apart)) * np.sqrt(steps[-1])
+        floor = MARGIN * max(filter(np.isfinite, apart)) * np.sqrt(runs[-1].steps)
         rows.append(_row(method, kind, order, start, rates, errors, floor, follow[-2]))
         if progress is not None:
             progress(1)
@@ -223,7 +223,7 @@ def _wanted(run: FollowedRun, methods, kinds, orders) -> list[tuple[str, str, in
     fit = [
         name
         for name, method in METHODS.items()
-        if able(method, run.problem, run.optimizer) and not (cold and method.needs_settled)
+        if not (unfit(method, run.problem, run.optimizer) or (cold and method.needs_settled))
     ]
     names = fit if methods is None else list(methods)
     for name in names:

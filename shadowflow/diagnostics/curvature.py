@@ -13,7 +13,7 @@ from .. import checks, trees
 from ..optimizers.base import State
 from ..optimizers.moments import Optimizer
 from ..optimizers.thresholds import HESSIAN, linear_response
-from ..problem import Problem
+from ..problem import Problem, checked
 
 DENSE = 32  # up to so many parameters the matrix is written out
 TOLERANCE, RESTARTS = 1e-4, 100  # of the eigenvalue: where Lanczos stops, converged or not
@@ -76,9 +76,8 @@ def curvature(
     >>> round(found, 4), found.matrix
     (1.0, 'preconditioned Hessian')
     """
-    checks.instance("problem", problem, Problem)
-    response = linear_response(optimizer)
-    problem, params = problem.full_batch(), problem.check(params)
+    params = checked(problem, params)
+    response, problem = linear_response(optimizer), problem.full_batch()
     if not all(map(checks.is_concrete, jax.tree.leaves((params, state)))):
         raise ValueError(
             "params: expected numbers, got traced values; compute the curvature outside jit, vmap "

@@ -13,14 +13,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .. import checks, plots
+from .. import checks, plots, trees
 from ..methods import METHODS
-from ..optimizers.base import AbstractOptimizer
-from ..plan import choose, planned
+from ..methods.plan import choose, planned
+from ..optimizers.base import SETTLED, AbstractOptimizer, Start
 from ..problem import Problem
 from ..results import Result
 from ..shadow import Shadow, shadowed
-from ..start import SETTLED, Start, followed
+from ..start import followed
 from ..trust import HOLDS
 from .convergence import compare
 
@@ -175,9 +175,12 @@ def _bar(follow: Shadow, others: list[Shadow], name: str, flow: bool) -> ErrorBa
 def _scale(follow: Shadow) -> tuple[float, float, float]:
     """(eps, |θ| in the two-norm, in the max-norm) of a shadow."""
     leaves = jax.tree.leaves(follow.last)
-    eps = max(float(np.finfo(leaf.dtype).eps) for leaf in leaves)
     two = float(np.sqrt(sum(np.sum(np.square(leaf, dtype=float)) for leaf in leaves)))
-    return eps, two, max(float(np.max(np.abs(leaf), initial=0.0)) for leaf in leaves)
+    return (
+        trees.coarsest_eps(leaves),
+        two,
+        max(float(np.max(np.abs(leaf), initial=0.0)) for leaf in leaves),
+    )
 
 
 def _verdict(steps, two, rounding, trusted, held, name: str, whole: bool) -> str:

@@ -5,6 +5,7 @@ end is to third order in the learning rate h that of the flow of E + (h/4)‖∇
 (h/(4m)) Σ_k ‖∇E_k − ∇E‖² (Smith et al. 2021), whose field is the mean of the fields here.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -15,17 +16,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PyTree
 
-from .. import batch_memory, checks, ema_weights as mem, plots, trees, trust
+from .. import checks, plots, trees, trust
 from ..ema_weights import Memory
 from ..iterate import ExactStep
-from ..methods.base import AbstractStepper, sizes
+from ..methods.base import sizes
+from ..methods.collocation import begun
+from ..methods.plan import planned
 from ..optimizers.base import AbstractOptimizer, as_pytree, traced
-from ..plan import choose, refuse_tolerance, refuse_unable
 from ..problem import Problem
 from ..results import Result
-from ..start import FollowedRun, followed
+from ..start import followed
 from ..trust import Validity
 
 MOST_ORDERS = math.factorial(6)
@@ -154,23 +157,25 @@ def shuffle_mean(
     _refuse_full_batch(problem)
     orders, draws, exact = _orders(problem.count, epochs, samples, seed)
     run = followed(problem, optimizer, params, learning_rate, orders.shape[1], start)
-    state = run.state()
-    schedules, rates = _after(problem, run.first, orders), jnp.asarray(run.rates)
-    first, last = run.first, run.first + run.steps
+    schedules, last = _after(problem, run.first, orders), run.first + run.steps
+    carry, rates, begin = (run.params, begun(run)), jnp.asarray(run.rates), run.first
     if kind == ITERATES:
-        carry = run.params, state
         call = _Ends(ExactStep(problem, traced(run.optimizer)), carry, rates)
     else:
-        course = _course(run, kind, order, method, memory_tolerance)
-        memory = course.memory(first, run.params)
-        steps = jnp.arange(last - problem.count, last, dtype=jnp.int32)
-        call = (
-            _Fields(course, run.params, steps)
-            if kind == FIELD
-            else _Ends(course.stepper, (run.params, memory), rates)
+        run = dataclasses.replace(run, problem=_scheduled(problem, jnp.asarray(schedules[0])))
+        of_shadow = "flow" if kind == FIELD else kind
+        plan = planned(
+            run, method=method, order=order, kind=of_shadow, memory_tolerance=memory_tolerance
         )
+        stepper = plan.method.bind(plan)
+        if kind == FIELD:
+            begin = last - problem.count
+            steps = jnp.arange(begin, last, dtype=jnp.int32)
+            memories = jax.vmap(lambda step: run.memory(step, plan.kept))(steps)
+            call = _Fields(stepper, run.params, memories)
+        else:
+            call = _Ends(stepper, (run.params, run.memory(begin, plan.kept)), rates)
     mean, error, records = _average(call, schedules, draws, problem)
-    begin = last - problem.count if kind == FIELD else first
     failed, judged = _judged(records, begin, run.params, run.table)
     said = _said(problem.count, epochs, draws, exact, error)
     return ShuffleMean(mean, error, len(orders), exact, failed, judged, said)
@@ -252,66 +257,28 @@ class _Ends(eqx.Module):
             carry, record, finite = advance(carry, rate)
             return carry, (record, finite)
 
-        carry, records = _scan(body, self.carry, self.rates, advance.problem.traceable)
+        carry, records = trees.scanned(body, self.carry, self.rates, advance.problem.traceable)
         return carry[0], records
 
 
-class _Course(eqx.Module):
-    """A shadow's step, and the memory it has: its past is told apart for ``kept`` steps."""
-
-    stepper: AbstractStepper
-    optimizer: AbstractOptimizer
-    learning_rate: Any
-    kept: int = eqx.field(static=True)
-
-    def memory(self, step, params: PyTree) -> Memory:
-        """The memory at ``step``, all its numbers arrays."""
-        found = mem.at(self.optimizer, self.learning_rate, step, params, self.kept)
-        return eqx.tree_at(lambda m: m.step, found, jnp.asarray(step, jnp.int32))
-
-
-def _course(run: FollowedRun, kind: str, order: int, method: str, tolerance) -> _Course:
-    """The shadow of that method and order, or a refusal of what it does not offer."""
-    found, kind = choose(method, "flow" if kind == FIELD else kind, order)
-    refuse_unable(found, run.problem, run.optimizer, run.learning_rate, None)
-    refuse_tolerance(run.problem, tolerance)
-    cut = batch_memory.truncation_of(run.optimizer, run.params, tolerance, len(run.table))
-    stepper = found.bind(run.problem, run.optimizer, None, order=order, kind=kind)
-    varies, table = callable(run.learning_rate), jnp.asarray(run.table)
-    rate = mem.Rates(table) if varies else table[0]
-    return _Course(stepper, traced(run.optimizer), rate, cut.steps)
-
-
 class _Fields(eqx.Module):
-    """schedule → (mean over ``steps`` of the field at ``params``, (sizes, finite) per step)."""
+    """schedule → (mean over the memories of the field at ``params``, (sizes, finite) of each)."""
 
-    course: _Course
+    stepper: Any
     params: PyTree
-    steps: Int[Array, " steps"]
+    memories: Memory
 
     def __call__(self, schedule: Int[Array, " steps"]) -> tuple[PyTree, tuple]:
-        stepper = _shuffled(self.course.stepper, schedule)
+        stepper = _shuffled(self.stepper, schedule)
+        share = -1 / self.memories.rate.shape[0]
 
-        def body(total, step):
-            memory = self.course.memory(step, self.params)
+        def body(total, memory):
             pair = stepper.direction(memory, self.params)
             field = pair[0] if stepper.order == 1 else pair[1]
-            total = trees.add(total, -1 / len(self.steps), field)
-            return total, (sizes(*pair), trees.all_finite(field))
+            return trees.add(total, share, field), (sizes(*pair), trees.all_finite(field))
 
         nothing = trees.zeros_like(self.params)
-        return _scan(body, nothing, self.steps, stepper.problem.traceable)
-
-
-def _scan(body: Callable, carry: PyTree, inputs: Array, traceable: bool) -> tuple[PyTree, PyTree]:
-    """``lax.scan``, or the same in a Python loop for host functions."""
-    if traceable:
-        return jax.lax.scan(body, carry, inputs)
-    rows = []
-    for value in inputs:
-        carry, record = body(carry, value)
-        rows.append(record)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+        return trees.scanned(body, nothing, self.memories, stepper.problem.traceable)
 
 
 def _average(function: Callable, schedules: np.ndarray, draws: int, problem: Problem) -> tuple:
@@ -320,53 +287,44 @@ def _average(function: Callable, schedules: np.ndarray, draws: int, problem: Pro
     Sums are taken of differences from the first draw: equal draws have no spread, to the last bit.
     """
     each = len(schedules) // draws
-    origin, sums, kept, like = None, None, [], None
+    origin, first, second, kept, like = None, 0.0, 0.0, [], None
     for values, records in _pieces(function, schedules, each, problem):
-        like = jax.tree.map(lambda leaf: leaf[0], values) if like is None else like
-        rows = [_draw_means(leaf, each) for leaf in jax.tree.leaves(values)]
-        origin = [row[0] for row in rows] if origin is None else origin
-        gaps = [row - zero for row, zero in zip(rows, origin, strict=True)]
-        fresh = [np.stack([np.sum(gap, axis=0), np.sum(gap**2, axis=0)]) for gap in gaps]
-        sums = fresh if sums is None else [a + b for a, b in zip(sums, fresh, strict=True)]
+        like = trees.row(values, 0) if like is None else like
+        runs = [np.asarray(leaf, float).reshape(len(leaf), -1) for leaf in jax.tree.leaves(values)]
+        rows = np.concatenate(runs, axis=1)
+        rows = rows.reshape(-1, each, rows.shape[1]).mean(axis=1)
+        origin = rows[0] if origin is None else origin
+        gaps = rows - origin
+        first, second = first + np.sum(gaps, axis=0), second + np.sum(gaps**2, axis=0)
         kept.append(records)
-    assert origin is not None and sums is not None
-    means = [zero + first / draws for zero, (first, _) in zip(origin, sums, strict=True)]
-    errors = [np.zeros_like(mean) for mean in means]
+    assert origin is not None
+    mean, error = origin + first / draws, np.zeros_like(first)
     if each > 1:
-        errors = [
-            np.sqrt(np.maximum(second - first**2 / draws, 0) / (draws * (draws - 1)))
-            for first, second in sums
-        ]
-    leaves, structure = jax.tree.flatten(like)
-    back = lambda found: structure.unflatten(
-        [jnp.asarray(value, leaf.dtype) for value, leaf in zip(found, leaves, strict=True)]
-    )
-    return back(means), back(errors), jax.tree.map(lambda *rows: np.concatenate(rows), *kept)
-
-
-def _draw_means(leaf: np.ndarray, each: int) -> np.ndarray:
-    return np.asarray(leaf, float).reshape(-1, each, *leaf.shape[1:]).mean(axis=1)
+        error = np.sqrt(np.maximum(second - first**2 / draws, 0) / (draws * (draws - 1)))
+    flat, back = ravel_pytree(jax.tree.map(jnp.asarray, like))
+    mean, error = (back(jnp.asarray(found, flat.dtype)) for found in (mean, error))
+    return mean, error, jax.tree.map(lambda *rows: np.concatenate(rows), *kept)
 
 
 def _pieces(
     function: Callable, schedules: np.ndarray, each: int, problem: Problem
 ) -> Iterator[tuple]:
-    """``function`` of all schedules, a piece at a time, the leaves stacked."""
+    """``function`` of all schedules, as many draws at a time as fit, the leaves stacked."""
     if not problem.traceable:
         for start in range(0, len(schedules), each):
             found = [function(row) for row in schedules[start : start + each]]
             yield jax.tree.map(lambda *leaves: np.stack(leaves), *found)
         return
     value, _ = eqx.filter_eval_shape(function, jnp.asarray(schedules[0]))
-    sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(value)]
-    data = [leaf.nbytes for leaf in jax.tree.leaves(problem.batches)]
-    most = CHUNK_BYTES // (8 * problem.count * max(1, sum(sizes)) + sum(data) // problem.count)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(value))
+    data = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.batches)) // problem.count
+    most = CHUNK_BYTES // (8 * problem.count * max(1, size) + data)
     length = each * max(1, min(CHUNK, most, len(schedules)) // each)
     for start in range(0, len(schedules), length):
         rows = schedules[start : start + length]
         padded = np.pad(rows, ((0, length - len(rows)), (0, 0)), mode="edge")
-        found, whole = _many(function, jnp.asarray(padded)), slice(len(rows))
-        yield jax.tree.map(lambda leaf, whole=whole: np.asarray(leaf)[whole], found)
+        found = _many(function, jnp.asarray(padded))
+        yield trees.row(jax.device_get(found), slice(len(rows)))
 
 
 @eqx.filter_jit

@@ -5,7 +5,8 @@ its flow are run here. A method that carries something from step to step makes i
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -15,10 +16,12 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
+from ..batch_memory import Truncation
 from ..ema_weights import Memory
-from ..optimizers.base import AbstractOptimizer, State, traced
+from ..optimizers.base import SETTLED, AbstractOptimizer, State, traced
 from ..problem import Problem
-from ..running import Chunk, chunked
+from ..running import Chunk, Driven, chunked, drive
+from ..start import FollowedRun
 from . import ode
 
 STRIDE = 128
@@ -171,6 +174,75 @@ def _stride(flow: Flow, memory: Memory, params: PyTree, steps: Array) -> tuple:
     return path, values, (correction / memory.rate, plain / memory.rate)
 
 
+@dataclass(frozen=True)
+class ShadowPlan:
+    """A method and the run that it follows: how the shadow goes, step by step.
+
+    keep: as in ``shadow``; once ``prepared``, one flag per moment: whether it stays a state. None:
+    all, or none by a memoryless method. remark: what the choice of the order says, "" where none
+    was made.
+    """
+
+    run: FollowedRun
+    method: "AbstractMethod"
+    kind: str
+    order: Any
+    spacing: float | None = None
+    truncation: Truncation | None = None
+    keep: Any = None
+    remark: str = ""
+
+    @property
+    def kept(self) -> int | None:
+        """How many past steps are told apart, with mini-batches."""
+        return None if self.truncation is None else self.truncation.steps
+
+    @property
+    def eliminates(self) -> bool:
+        """Whether any moment is no state."""
+        return not self.method.keeps_moments or self.keep is not None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a verdict says of the choices made; "" for nothing."""
+        cut = "" if self.truncation is None else self.truncation.remark
+        return [self.remark, self.method.remark(self), cut]
+
+    def driven(self, save_every: int, progress: Callable | None) -> tuple[Driven, State | None]:
+        """All steps, and the optimizer's state after them, where the method carries it."""
+        run = self.run
+        driven = drive(self.chunks(), run.params, run.steps, save_every, progress)
+        if not self.method.keeps_moments:
+            return driven, None
+        end = run.start.state if driven.carry is None else driven.carry[1]
+        return driven, run.optimizer.given(end)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The run, chunk by chunk: step by step while the steps' numbers matter, then settled."""
+        run, stepper = self.run, self.method.bind(self)
+        rates, pieces = run.rates, self.numbered_steps()
+        begin = SETTLED if self.method.needs_settled else run.start.step
+        carry = stepper.init(run.params, run.memory(begin, self.kept), run.start.state)
+        for chunk in chunked(stepper, carry, rates[:pieces], run.problem.traceable):
+            carry = chunk.carry
+            yield chunk
+        if pieces < len(rates):
+            carry = (carry[0], run.memory(SETTLED), *carry[2:])
+            yield from stepper.settled_chunks(carry, rates[pieces:])
+
+    def numbered_steps(self) -> int:
+        """Steps whose number matters: all with a schedule, mini-batches or kept moments."""
+        run = self.run
+        if callable(run.learning_rate) or self.method.keeps_moments or run.problem.batched:
+            return run.steps
+        if run.start.settled or self.method.needs_settled:
+            return 0
+        length = run.optimizer.memory_length(run.params)
+        foreign = run.start.state is not None and not run.optimizer.closed_form
+        begun = run.first if foreign else 0
+        return run.steps if length is None else min(run.steps, max(0, begun + length - run.first))
+
+
 class AbstractMethod:
     """A way to build the shadow of an optimizer: class data, and ``bind``.
 
@@ -198,19 +270,18 @@ class AbstractMethod:
     keeps_moments: ClassVar[bool] = False
     has_nodes: ClassVar[bool] = False
 
+    def prepared(self, plan: ShadowPlan) -> ShadowPlan:
+        """The plan with what only this method can choose; ValueError for what it cannot have."""
+        return plan
+
     @abstractmethod
-    def bind(
-        self,
-        problem: Problem,
-        optimizer: AbstractOptimizer,
-        start: State | None,
-        *,
-        order: int | str,
-        kind: str,
-        spacing: float | None = None,
-        keep: tuple[bool, ...] | None = None,
-    ) -> AbstractStepper:
-        """The stepper of an order and kind; start: the state in which the run began, if known."""
+    def bind(self, plan: ShadowPlan) -> AbstractStepper:
+        """One step of a prepared plan."""
+
+    def remark(self, plan: ShadowPlan) -> str:
+        """What else a verdict says where this method follows that run; "" for nothing."""
+        del plan
+        return ""
 
     def offers(self, order: int) -> bool:
         """Whether it has that order."""
@@ -253,11 +324,12 @@ class MemorylessMethod(AbstractMethod):
         """It is."""
         return True
 
-    def bind(self, problem, optimizer, start, *, order, kind, spacing=None, keep=None):
+    def bind(self, plan: ShadowPlan) -> AbstractStepper:
         """Its direction, run as an iteration or as a flow."""
-        del keep
+        run, order, kind = plan.run, plan.order, plan.kind
+        problem, optimizer, start = run.tabulated, traced(run.optimizer), run.start.state
         made = self.direction(
-            problem, traced(optimizer), start, order=order, kind=kind, spacing=spacing
+            problem, optimizer, start, order=order, kind=kind, spacing=plan.spacing
         )
         return (Iteration if kind == "iteration" else Flow)(problem, made, order)
 

@@ -8,6 +8,7 @@ ages by Gauss rules: new directions, better by one order. A path is stored as it
 everything else about it is linear in them, by matrices that the host makes once.
 """
 
+import dataclasses
 from itertools import pairwise
 from typing import Any
 
@@ -18,12 +19,20 @@ from jaxtyping import Array, PyTree
 
 from .. import trees
 from ..ema_weights import Memory
-from ..optimizers.base import State, rate_at, traced
+from ..optimizers.base import SETTLED, State, complete, rate_at, traced
 from ..optimizers.moments import AbstractMoments, Moment
 from ..problem import Problem
+from ..start import FollowedRun
 from . import optax_collocation
-from .base import AbstractDirection, AbstractStepper, MemorylessMethod, phase_of, sizes
-from .nodes import FULL, Rule, gradient, gradients_at, rule, weighted
+from .base import (
+    AbstractDirection,
+    AbstractStepper,
+    MemorylessMethod,
+    ShadowPlan,
+    phase_of,
+    sizes,
+)
+from .nodes import FULL, Rule, gradient, gradients_at, places, rule, weighted
 
 MOST = 6  # orders compared for "auto"
 
@@ -36,13 +45,6 @@ def average(moment: Moment, ages: Array, mass: Array, gradients: PyTree) -> PyTr
         return jnp.tensordot(trees.cast(mass, terms), terms, axes=1, precision=FULL)
 
     return jax.tree.map(mean, weighted(ages, gradients))
-
-
-@eqx.filter_jit
-def places(rule: Rule, rate: Array, params: PyTree, directions: PyTree) -> PyTree:
-    """θ(s_j) at all nodes of the path whose steps are −h times the directions."""
-    ways = weighted(rule.places, directions)
-    return jax.tree.map(lambda p, way: p[None] - trees.cast(rate, p) * way, params, ways)
 
 
 @eqx.filter_jit
@@ -80,7 +82,7 @@ class Nodes(eqx.Module):
 
         Their order is that of the given ones and one more, up to R. ``here`` is ∇E(θ).
         """
-        where = places(self.rule, rate, params, directions)
+        where = places(self.rule.places, rate, params, directions)
         gradients = gradients_at(self.problem, where, here)
         return gradients, directions_at(self.rule, self.optimizer, where, gradients)
 
@@ -110,8 +112,7 @@ class Nodes(eqx.Module):
 def _cold(nodes: Nodes, rate: Array, params: PyTree):
     here = gradient(nodes.problem, params)
     first = nodes.first_order(params, here)
-    everywhere = lambda v: jnp.broadcast_to(v, (nodes.rule.order, *v.shape))
-    known = jax.tree.map(everywhere, (here, first))
+    known = trees.repeated((here, first), nodes.rule.order)
     again = lambda _, known: nodes.sweep(rate, params, here, known[1])
     if nodes.problem.traceable:
         return first, *jax.lax.fori_loop(0, nodes.rule.order - 1, again, known)
@@ -134,7 +135,7 @@ class CollocationDirection(AbstractDirection):
         first, _, directions = nodes.cold(memory.rate, params)
         if self.phase:
             return first, weighted(self.rule.slope, directions)
-        return first, jax.tree.map(lambda leaf: leaf[0], directions)
+        return first, trees.row(directions, 0)
 
     def first_order(self, memory: Memory, params: PyTree) -> PyTree:
         """F_n(θ), from one gradient."""
@@ -163,7 +164,7 @@ class CollocationIteration(AbstractStepper):
         here = gradient(self.problem, params)
         first = self.nodes.first_order(params, here)
         _, directions = self.nodes.sweep(memory.rate, params, here, directions)
-        chosen = jax.tree.map(lambda leaf: leaf[0], directions)
+        chosen = trees.row(directions, 0)
         moved = trees.add(params, -rate, chosen)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, directions))
         carry = moved, memory.advanced(), shifted(self.nodes.rule, directions)
@@ -196,7 +197,7 @@ class BestOrder(AbstractDirection):
         """(first order, best order) of the direction at this place."""
         found, gaps = self.differences(memory, params)
         best = best_order(gaps) - 1
-        return found[0], jax.tree.map(lambda *leaves: jnp.stack(leaves)[best], *found)
+        return found[0], trees.row(trees.stack(found), best)
 
 
 def best_order(differences: Array) -> Array:
@@ -242,6 +243,28 @@ def past_state(
     return State(moments, jnp.asarray(jnp.inf, trees.real_dtype()))
 
 
+def begun(
+    run: FollowedRun, order: int = 2, spacing: float | None = None, keep: tuple | None = None
+) -> State:
+    """The state in which a run begins: the given one, a fresh one, or the settled one.
+
+    keep: one flag per moment: which of them a given state must have; None: all.
+    """
+    problem, optimizer, params, rate = run.problem, run.optimizer, run.params, run.learning_rate
+    if run.start.state is not None:
+        state = run.start.state
+        return complete(state, optimizer, params, keep or [True] * len(state.moments))
+    if run.start.settled:
+        return past_state(problem, optimizer, params, rate, order, spacing)
+    if run.first > 0:
+        raise ValueError(
+            f"start: expected the optimizer's state at step {run.first}, which carries its "
+            f"moments from there, got {run.first}; pass a State or the optax state, 0 for a "
+            "cold start or 'settled'."
+        )
+    return optimizer.init(params, rate if optimizer.keeps_rate else 1.0)
+
+
 class Collocation(MemorylessMethod):
     """A path through θ that solves the optimizer's own equation."""
 
@@ -267,9 +290,27 @@ class Collocation(MemorylessMethod):
         made = rule(optimizer, int(order), spacing)
         return CollocationDirection(problem, optimizer, phase, made)
 
-    def bind(self, problem, optimizer, start, *, order, kind, spacing=None, keep=None):
+    def prepared(self, plan: ShadowPlan) -> ShadowPlan:
+        """The order "auto" as a number, with what the verdict says of it."""
+        if plan.order != "auto":
+            return plan
+        run = plan.run
+        ways = best_of(run.problem, run.optimizer, phase_of(plan.kind), plan.spacing)
+        best, gap = ways.choose(run.memory(SETTLED), run.params)
+        remark = (
+            f"Order {best} was chosen: there the next order differs least, by {gap:.1g} of the "
+            "first-order step at the start"
+            if best > 1
+            else f"Not even order 2 improves on order 1, which was chosen: at the start the next "
+            f"order differs by {gap:.1g} of the step, and the orders after it by more"
+        )
+        return dataclasses.replace(plan, order=best, remark=remark)
+
+    def bind(self, plan: ShadowPlan) -> AbstractStepper:
         """The iteration keeps its path from step to step; the flow is that of its field."""
-        if kind == "iteration" and optimizer.closed_form:
-            made = rule(optimizer, order, spacing)
-            return CollocationIteration(problem, Nodes(problem, traced(optimizer), made))
-        return super().bind(problem, optimizer, start, order=order, kind=kind, spacing=spacing)
+        run = plan.run
+        if plan.kind == "flow" or not run.optimizer.closed_form:
+            return super().bind(plan)
+        made = rule(run.optimizer, plan.order, plan.spacing)
+        problem = run.tabulated
+        return CollocationIteration(problem, Nodes(problem, traced(run.optimizer), made))

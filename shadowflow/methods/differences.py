@@ -15,7 +15,7 @@ from .. import trees
 from ..ema_weights import Memory
 from ..optimizers.base import State, traced
 from ..optimizers.moments import AbstractMoments
-from .base import AbstractMethod, AbstractStepper, sizes
+from .base import AbstractMethod, AbstractStepper, ShadowPlan, sizes
 from .present import present
 
 
@@ -73,6 +73,6 @@ class Differences(AbstractMethod):
         "1 / learning_rate; use method='taylor' or 'displaced'"
     )
 
-    def bind(self, problem, optimizer, start, *, order, kind, spacing=None, keep=None):
+    def bind(self, plan: ShadowPlan) -> AbstractStepper:
         """The iteration."""
-        return DifferencesIteration(problem, traced(optimizer), order)
+        return DifferencesIteration(plan.run.tabulated, traced(plan.run.optimizer), plan.order)

@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 from .. import trees
 from ..ema_weights import Memory
 from . import minibatch
-from .base import AbstractDirection, MemorylessMethod, phase_of
+from .base import AbstractDirection, MemorylessMethod, ShadowPlan, phase_of
 from .optax_replay import Replay
 from .present import Present, present, two_places
 
@@ -75,6 +75,15 @@ class Displaced(MemorylessMethod):
             return Replay(problem, optimizer, phase, linear=False, origin=start)
         made = minibatch.BatchedDisplaced if problem.batched else DisplacedDirection
         return made(problem, optimizer, phase)
+
+    def remark(self, plan: ShadowPlan) -> str:
+        """What mini-batches cost it."""
+        if not plan.run.problem.batched:
+            return ""
+        return (
+            "With mini-batches each moment reads its own places: where eps is small this form is "
+            "tamer than Taylor's, but not bounded"
+        )
 
 
 class Linearized(MemorylessMethod):

@@ -27,7 +27,7 @@ from .. import trees
 from ..optimizers.base import State
 from ..optimizers.moments import AbstractMoments, decay_power
 from ..problem import Problem
-from .nodes import FULL, against_first, weighted
+from .nodes import against_first, times, weighted
 
 EXPLICIT, BESIDE, KEPT = 7, 5, 4  # M; nodes beside s + M + ½; powers of s at least
 STEPS = EXPLICIT + BESIDE
@@ -202,13 +202,8 @@ def march(
         made = (here, optimizer.transformed(gradient), after.moments, trees.scale(-1.0, move))
         return (trees.add(here, rate, move), after), made
 
-    if problem.traceable:
-        return Steps(*jax.lax.scan(one, (params, state), length=length)[1], state.step)
-    carry, made = (params, state), []
-    for _ in range(length):
-        carry, step = one(carry, None)
-        made.append(step)
-    return Steps(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *made), state.step)
+    _, made = trees.scanned(one, (params, state), jnp.arange(length), problem.traceable)
+    return Steps(*made, state.step)
 
 
 def read(optimizer: AbstractMoments, moments: tuple, fresh: tuple, params: PyTree, step) -> PyTree:
@@ -272,21 +267,18 @@ def early(
                 bends,
             )
             there = trees.add(places, 1, trees.subtract(slope, way))
-            missed = trees.subtract(_transformed(problem, optimizer, there), fresh)
+            read_at = lambda place: optimizer.transformed(problem.gradient(place))
+            missed = trees.subtract(trees.mapped(read_at, there, problem.traceable), fresh)
     return mean, pulls
 
 
 def _first(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda v: v[:EXPLICIT], tree)
+    return trees.row(tree, slice(EXPLICIT))
 
 
-def _transformed(problem: Problem, optimizer: AbstractMoments, places: PyTree) -> tuple:
-    """ψ(∇E) at all places, stacked."""
-    read = lambda place: optimizer.transformed(problem.gradient(place))
-    if problem.traceable:
-        return jax.lax.map(read, places)
-    made = [read(jax.tree.map(lambda v, j=j: v[j], places)) for j in range(EXPLICIT)]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+def _outer(powers: Array, tree: PyTree) -> PyTree:
+    """Each of the powers times the tree, stacked."""
+    return jax.tree.map(lambda v: jnp.tensordot(trees.cast(powers, v), v, 0), tree)
 
 
 def _changes(
@@ -297,21 +289,17 @@ def _changes(
     m'(s+j) = β^j m'(s) + Σ_{i<j} (1−β) β^{j−1−i} q'(s+i), and P q with what is missed is
     −((1−β)/a) Σ_j β^{−j−1} of it more.
     """
-    mixed = lambda matrix, tree: jax.tree.map(
-        lambda v: jnp.tensordot(trees.cast(matrix, v), v, 1, precision=FULL), tree
-    )
     changes, pulls = [], []
     for i, (moment, old) in enumerate(zip(optimizer.moments, state.moments, strict=True)):
         if old is None:
             changes.append(None)
             pulls.append(None)
             continue
-        pull = trees.add(weighted(rules.pull[i], fresh[i]), 1, mixed(rules.more[i], missed[i]))
+        pull = trees.add(weighted(rules.pull[i], fresh[i]), 1, times(rules.more[i], missed[i]))
         speed = trees.scale(jnp.log(moment.beta), trees.subtract(old, pull))
         faded = moment.beta ** jnp.arange(1.0, EXPLICIT + 1)
-        drift = trees.add(weighted(rules.drift[i], fresh[i]), 1, mixed(rules.powers[i], missed[i]))
-        outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)
-        changes.append(trees.add(drift, 1, jax.tree.map(outer, speed)))
+        drift = trees.add(weighted(rules.drift[i], fresh[i]), 1, times(rules.powers[i], missed[i]))
+        changes.append(trees.add(drift, 1, _outer(faded, speed)))
         pulls.append(pull)
     return tuple(changes), tuple(pulls)
 
@@ -320,9 +308,7 @@ def still(
     rules: Early, optimizer: AbstractMoments, params: PyTree, state: State, fresh: tuple
 ) -> PyTree:
     """L G at s with the gradient and θ held where they are: no gradient more."""
-    many = lambda tree, length: jax.tree.map(
-        lambda v: jnp.broadcast_to(v, (length, *v.shape)), tree
-    )
+    many = lambda tree: trees.repeated(tree, STEPS)
     after, changes = [], []
     for moment, old, psi in zip(optimizer.moments, state.moments, fresh, strict=True):
         if old is None:
@@ -330,23 +316,16 @@ def still(
             changes.append(None)
             continue
         faded = decay_power(moment.beta, jnp.arange(1.0, STEPS + 1, dtype=moment.beta.dtype))
-        apart = trees.subtract(old, psi)
-        outer = lambda v, f=faded: jnp.tensordot(trees.cast(f, v), v, 0)
-        gap = jax.tree.map(outer, apart)
-        after.append(jax.tree.map(jnp.add, many(psi, STEPS), gap))
+        gap = _outer(faded, trees.subtract(old, psi))
+        after.append(trees.add(many(psi), 1, gap))
         speed = jnp.log(jnp.where(moment.beta > 0, moment.beta, 1.0))
-        changes.append(jax.tree.map(lambda v: v[:EXPLICIT], trees.scale(speed, gap)))
+        changes.append(_first(trees.scale(speed, gap)))
     counts = state.step + jnp.arange(STEPS, dtype=state.step.dtype)
     call = lambda m, q, p, n: read(optimizer, m, q, p, n)
-    stacked = many(params, STEPS), many(fresh, STEPS), tuple(after)
+    stacked = many(params), many(fresh), tuple(after)
     directions = jax.vmap(call)(stacked[2], stacked[1], stacked[0], counts)
-    zeros = trees.zeros_like(jax.tree.map(lambda v: v[:EXPLICIT], stacked[:2]))
-    return mean_after(
-        rules,
-        optimizer,
-        Steps(*stacked, directions, state.step),
-        (tuple(changes), zeros[1], zeros[0]),
-    )[0]
+    steps, zeros = Steps(*stacked, directions, state.step), trees.zeros_like(_first(stacked[:2]))
+    return mean_after(rules, optimizer, steps, (tuple(changes), zeros[1], zeros[0]))[0]
 
 
 def mean_after(rules: Early, optimizer: AbstractMoments, steps: Steps, tangents: tuple):

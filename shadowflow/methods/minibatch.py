@@ -12,6 +12,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .. import batch_memory, trees
@@ -20,11 +21,6 @@ from ..ema_weights import Memory
 from ..optimizers.moments import AbstractMoments, safe_sqrt
 from .base import AbstractDirection
 from .present import Present
-
-
-def row(stacked: PyTree, index) -> PyTree:
-    """One slot of a stacked pytree."""
-    return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
 def spread(scalars: Array, leaf: Array) -> Array:
@@ -46,7 +42,7 @@ def present_of(
     optimizer: AbstractMoments, memory: Memory, fold: Fold, params: PyTree, gradients: PyTree
 ) -> Present:
     """F_n(θ): every past gradient of batch b taken as ∇E_b(θ)."""
-    here = row(gradients, fold.present_slot)
+    here = trees.row(gradients, fold.present_slot)
     moments = tuple(
         jax.tree.map(moment.transform, here)
         if weights is None
@@ -68,8 +64,8 @@ def remembered(
     n = memory.step if isinstance(memory.step, int) else jnp.asarray(memory.step, jnp.int32)
     first = batch_memory.first_kept(memory)
     kept = [i for i, weights in enumerate(fold.weights) if weights is not None]
-    like, params = params, trees.joined(params, params)
-    gradients = trees.joined(gradients, like)
+    params, like = ravel_pytree(params)  # pointwise work is faster on one long array
+    gradients = jax.vmap(lambda tree: ravel_pytree(tree)[0])(gradients)
     zeros, rows = trees.zeros_like(params), trees.zeros_like(gradients)
     start = ([zeros for _ in kept], zeros, [rows for _ in kept])
 
@@ -78,24 +74,17 @@ def remembered(
         age = n - step
         slot = fold.slots[age]
         sums = [
-            jax.tree.map(
-                lambda s, v, w=fold.weights[i][age]: s.at[slot].add(w.astype(s.dtype) * v),
-                total,
-                way,
-            )
+            total.at[slot].add(trees.cast(fold.weights[i][age], way) * way)
             for i, total in zip(kept, sums, strict=True)
         ]
-        averages, direction = _step(
-            optimizer, fold, params, row(gradients, slot), averages, step, first
-        )
+        averages, direction = _step(optimizer, fold, params, gradients[slot], averages, step, first)
         return averages, trees.add(way, fold.rates[age], direction), sums
 
     _, way, sums = jax.lax.fori_loop(first, n, body, start)
     result: list = [None] * len(fold.weights)
     for i, total in zip(kept, sums, strict=True):
         past = fold.sum(i).at[fold.present_slot].add(-fold.weights[i][0])
-        rows = jax.tree.map(lambda s, v, p=past: spread(p, s) * v[None] - s, total, way)
-        result[i] = trees.parted(rows, like)
+        result[i] = jax.vmap(like)(spread(past, total) * way[None] - total)
     return tuple(result)
 
 

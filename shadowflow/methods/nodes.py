@@ -149,14 +149,27 @@ def rule(optimizer: AbstractMoments, order: int, spacing: float | None = None) -
     )
 
 
+def times(matrix: Array, tree: PyTree) -> PyTree:
+    """A matrix times stacked rows."""
+    product = lambda v: jnp.tensordot(trees.cast(matrix, v), v, axes=1, precision=FULL)
+    return jax.tree.map(product, tree)
+
+
+def relative(values: PyTree) -> PyTree:
+    """(v_0, v_1 − v_0, …) of (v_0, v_1, …)."""
+    return jax.tree.map(lambda v: jnp.concatenate([v[:1], v[1:] - v[:1]]), values)
+
+
 def weighted(matrix: Array, values: PyTree) -> PyTree:
     """A matrix of a ``Rule`` times values at the nodes, a pytree with a leading axis [R]."""
+    return times(matrix, relative(values))
 
-    def leaf(v):
-        v = jnp.concatenate([v[:1], v[1:] - v[:1]])
-        return jnp.tensordot(trees.cast(matrix, v), v, axes=1, precision=FULL)
 
-    return jax.tree.map(leaf, values)
+@eqx.filter_jit
+def places(matrix: Array, rate: Array, params: PyTree, directions: PyTree) -> PyTree:
+    """θ(s_j) at all nodes of the path whose steps are −h times the directions."""
+    ways = weighted(matrix, directions)
+    return jax.tree.map(lambda p, way: p[None] - trees.cast(rate, p) * way, params, ways)
 
 
 @eqx.filter_jit
@@ -171,14 +184,8 @@ def gradient(problem: Problem, params: PyTree) -> PyTree:
 
 def gradients_at(problem: Problem, where: PyTree, here: PyTree) -> PyTree:
     """The gradients at all nodes: R − 1 of them, and ``here`` at node 0, which is θ."""
-    rest = jax.tree.map(lambda leaf: leaf[1:], where)
-    count = jax.tree.leaves(rest)[0].shape[0]
-    if count == 0:
-        return jax.tree.map(lambda g: g[None], here)
-    if problem.traceable:
-        others = jax.lax.map(lambda place: gradient(problem, place), rest)
-    else:
-        node = lambda j: jax.tree.map(lambda leaf: leaf[j], rest)
-        taken = [gradient(problem, node(j)) for j in range(count)]
-        others = jax.tree.map(lambda *leaves: jnp.stack(leaves), *taken)
+    if jax.tree.leaves(where)[0].shape[0] == 1:
+        return trees.repeated(here, 1)
+    rest = trees.row(where, slice(1, None))
+    others = trees.mapped(lambda place: gradient(problem, place), rest, problem.traceable)
     return jax.tree.map(lambda g, more: jnp.concatenate([g[None], more]), here, others)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .. import trees
+
 MOST_STEPS = 16  # of the adaptive solver per step of the optimizer; without a bound NaN is forever
 ROUNDINGS = 8  # tolerance of an adaptive step
 SHU_OSHER = diffrax.ButcherTableau(
@@ -85,8 +87,7 @@ def over_many(field: Callable, y: PyTree, times, *, landing: bool = False) -> Py
     wide, narrow = _one_dtype(y)
     start = wide(y)
     dtype = jax.tree.leaves(start)[0].dtype
-    coarsest = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(y))
-    tolerance, times = ROUNDINGS * coarsest, times.astype(dtype)
+    tolerance, times = ROUNDINGS * trees.coarsest_eps(y), times.astype(dtype)
     controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
     if landing:
         controller = diffrax.ClipStepSizeController(controller, step_ts=times)

@@ -70,19 +70,14 @@ def along(
     values: Array | None,
 ) -> tuple[PyTree, State]:
     """(directions at the nodes, the state before the present gradient is read)."""
-    against = lambda tree: jax.tree.map(lambda v: jnp.concatenate([v[:1], v[1:] - v[:1]]), tree)
-    gradients, directions, values = map(against, (gradients, directions, values))
-
-    def mixed(row, tree):
-        dot = lambda v: jnp.tensordot(trees.cast(row, v), v, 1, precision=nodes.FULL)
-        return jax.tree.map(dot, tree)
+    gradients, directions, values = map(nodes.relative, (gradients, directions, values))
 
     def place(row):
-        return trees.add(params, -rate, mixed(row, directions))
+        return trees.add(params, -rate, nodes.times(row, directions))
 
     def one(carry, rows):
         state, _, _ = carry
-        grad, worth = mixed(rows[0], (gradients, values))
+        grad, worth = nodes.times(rows[0], (gradients, values))
         after, move = optimizer.update(state, grad, place(rows[1]), rate, worth)
         return (after, state, trees.scale(-1 / rate, move)), None
 
@@ -102,13 +97,6 @@ def along(
     return found, final[1]
 
 
-@eqx.filter_jit
-def places(made: Walk, rate: Array, params: PyTree, directions: PyTree) -> PyTree:
-    """θ(s_j) at all nodes of the path whose steps are −h times the directions."""
-    ways = nodes.weighted(made.places, directions)
-    return jax.tree.map(lambda p, way: p[None] - trees.cast(rate, p) * way, params, ways)
-
-
 class WalkedDirection(AbstractDirection):
     """The direction of order R as a pure function of θ, settled: 1 + (R−1)² gradients."""
 
@@ -121,7 +109,7 @@ class WalkedDirection(AbstractDirection):
         first, directions, _ = self.path(made, memory.rate, params)
         if self.phase:
             return first, nodes.weighted(made.slope, directions)
-        return first, jax.tree.map(lambda leaf: leaf[0], directions)
+        return first, trees.row(directions, 0)
 
     def walk(self, params: PyTree) -> Walk:
         """The matrices, as long as the optimizer takes to settle."""
@@ -131,16 +119,14 @@ class WalkedDirection(AbstractDirection):
     def path(self, made: Walk, rate: Array, params: PyTree) -> tuple[PyTree, PyTree, State]:
         """(direction of first order, directions at the nodes, the state before the last step)."""
         here = nodes.gradient(self.problem, params)
-        everywhere = lambda tree: jax.tree.map(
-            lambda v: jnp.broadcast_to(v, (made.order, *v.shape)), tree
-        )
+        everywhere = lambda tree: trees.repeated(tree, made.order)
         along_path = lambda *read: along(made, self.optimizer, rate, params, *read)
         still = everywhere(trees.zeros_like(params))
         directions, state = along_path(everywhere(here), still, self.values(everywhere(params)))
-        directions = everywhere(jax.tree.map(lambda leaf: leaf[0], directions))
-        first = jax.tree.map(lambda leaf: leaf[0], directions)
+        first = trees.row(directions, 0)
+        directions = everywhere(first)
         for _ in range(made.order - 1):
-            where = places(made, rate, params, directions)
+            where = nodes.places(made.places, rate, params, directions)
             gradients = nodes.gradients_at(self.problem, where, here)
             directions, state = along_path(gradients, directions, self.values(where))
         return first, directions, state
@@ -149,9 +135,7 @@ class WalkedDirection(AbstractDirection):
         """The losses at the nodes, for an optimizer that reads them."""
         if not self.optimizer.reads_value:
             return None
-        count = jax.tree.leaves(where)[0].shape[0]
-        places = [jax.tree.map(lambda leaf, j=j: leaf[j], where) for j in range(count)]
-        return jnp.stack([self.problem.value(place) for place in places])
+        return trees.mapped(self.problem.value, where, traceable=False)
 
     def past_state(self, rate: Array, params: PyTree) -> State:
         """The settled state just before the gradient at θ is read, its step ∞."""

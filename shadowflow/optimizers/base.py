@@ -1,18 +1,23 @@
 """What every optimizer is here: a state map with a memory, behind one interface."""
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import checks, trees
 
 if TYPE_CHECKING:
     from .moments import AbstractMoments, Moment
+
+SETTLED = "settled"
 
 
 class State(eqx.Module):
@@ -35,6 +40,25 @@ class State(eqx.Module):
     def settled(self) -> bool:
         """Whether it has no step number, since all the past is the slow manifold's."""
         return bool(jnp.isinf(self.step))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins. step: the number of its first step, or "settled", where a long run has
+    come through its parameters; state: the optimizer's there, where one was given."""
+
+    step: int | str
+    state: State | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether no step number matters."""
+        return self.step == SETTLED
+
+    @property
+    def first(self) -> int:
+        """The number of the first step: 0 from a settled state."""
+        return self.step if isinstance(self.step, int) else 0
 
 
 class AbstractOptimizer(eqx.Module):
@@ -146,3 +170,65 @@ def _counts(opt_state) -> list[int]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(opt_state)
     named = lambda path: isinstance(path[-1], jax.tree_util.GetAttrKey)
     return [int(leaf) for path, leaf in leaves if path and named(path) and path[-1].name == "count"]
+
+
+def started(optimizer: AbstractOptimizer, params: PyTree, start, batched: bool) -> Start:
+    """The ``Start`` that an argument means; TypeError or ValueError for what means none.
+
+    start: the step number of ``params`` in their run (0: a cold start), "settled" (a long run came
+    through them), or the optimizer's state there, a ``State`` or that of a running optax optimizer.
+    batched: whether the run sees mini-batches.
+    """
+    if start is None or isinstance(start, str | bool | int | float | np.generic):
+        return Start(step_number("start", start, batched, ", 'settled' or a State"), None)
+    if getattr(start, "ndim", 1) == 0:
+        return Start(checks.count("start", start), None)
+    own = isinstance(start, State)
+    given = jax.tree.map(jnp.asarray, start if own else state_from_optax(optimizer, start, params))
+    like = jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), (optimizer.init(params).moments, given.moments)
+    )
+    pairs = list(zip(*like, strict=False))
+    if len(like[0]) != len(like[1]) or any(got not in (None, want) for want, got in pairs):
+        raise ValueError(
+            "start: expected a state with one pytree like params per moment with memory, of "
+            f"{optimizer.name}; got {like[1]}, expected {like[0]}."
+        )
+    step = float(given.step)
+    if not (step >= 0 and (math.isinf(step) or step.is_integer())):
+        raise ValueError(
+            "start: expected a state whose step is a whole number of at least 0, or infinity for a "
+            f"settled one, got step {step}."
+        )
+    number = step_number("start", SETTLED if math.isinf(step) else int(step), batched)
+    return Start(number, State(given.moments, given.step.astype(trees.real_dtype())))
+
+
+def step_number(name: str, step, batched: bool, others: str = " or 'settled'") -> Any:
+    """A step as an int or "settled"; an array, traced or not, as it is. ValueError for no step.
+
+    With mini-batches "settled" is refused: which of them would be next?
+    """
+    if step is None or (isinstance(step, str) and step != SETTLED):
+        raise ValueError(
+            f"{name}: expected the number of a step{others}, got {step!r}; 0 is a cold start."
+        )
+    if isinstance(step, str) and batched:
+        raise ValueError(
+            f"{name}: expected the number of a step with mini-batches, got 'settled': what "
+            "comes next depends on which batches came last; pass a number, or "
+            "problem.full_batch(), the full-batch problem."
+        )
+    return checks.count(name, step) if isinstance(step, bool | int | float | np.generic) else step
+
+
+def complete(state: State, optimizer: AbstractOptimizer, params: PyTree, kept: Sequence) -> State:
+    """``state``, or ValueError where a moment with memory that is ``kept`` is missing in it."""
+    expected = optimizer.init(params).moments
+    for i, (want, got) in enumerate(zip(expected, state.moments, strict=True)):
+        if want is not None and got is None and kept[i]:
+            raise ValueError(
+                f"start: expected a state with all moments of {optimizer.name}, got None for "
+                f"moment {i}; pass the whole state, or leave that moment out of keep=."
+            )
+    return state

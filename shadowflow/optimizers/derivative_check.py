@@ -1,6 +1,6 @@
 """Whether JAX's derivative of an optax transformation is one: proved before its first use."""
 
-import functools
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from .. import trees
 from .base import AbstractOptimizer
-from .memory_probe import LOSS, Hashed, drawn, key_of
+from .memory_probe import LOSS, RATE, probed
 
 STEPS = 4
 WIDTHS = {32: (1e-1, 1e-2), 64: (1e-3, 1e-5)}  # of the difference, by the bits of a float
@@ -28,8 +28,7 @@ def check_derivative(optimizer: AbstractOptimizer, params: PyTree) -> None:
     normal numbers; the last step is compared to 2 % in norm, at the width that suits it better. A
     derivative that is zero for all displacements of gradients is none.
     """
-    with jax.ensure_compile_time_eval():
-        reason = _reason(*key_of(optimizer, params))
+    reason = _reason(optimizer, params)
     if reason:
         raise NotDifferentiable(
             f"method: expected a transformation that JAX differentiates for method='taylor', got "
@@ -37,21 +36,22 @@ def check_derivative(optimizer: AbstractOptimizer, params: PyTree) -> None:
         )
 
 
-@functools.lru_cache(maxsize=256)
-def _reason(hashed: Hashed, structure, shapes) -> str:
+@probed
+def _reason(optimizer: AbstractOptimizer, draw: Callable) -> str:
+    """What is wrong with the derivative; "" for nothing."""
     random = np.random.default_rng(0)
-    path = [drawn(random, structure, shapes) for _ in range(2 * STEPS)]
-    ways = [drawn(random, structure, shapes) for _ in range(2 * STEPS)]
-    stay = [trees.zeros_like(way) for way in ways[STEPS:]]
-    bits = max(32, *(jnp.finfo(dtype).bits for _, dtype in shapes))
-    slope = _slope(hashed.optimizer, path, ways)
+    path = [draw(random) for _ in range(2 * STEPS)]
+    ways = [draw(random) for _ in range(2 * STEPS)]
+    stay = trees.zeros_like(ways[STEPS:])
+    bits = max(jnp.finfo(leaf.dtype).bits for leaf in jax.tree.leaves(path))
+    slope = _slope(optimizer, path, ways)
     if not bool(trees.all_finite(slope)):
         return "is NaN or infinite at random gradients"
-    if float(trees.norm(_slope(hashed.optimizer, path, [*ways[:STEPS], *stay]))) == 0:
+    if float(trees.norm(_slope(optimizer, path, [*ways[:STEPS], *stay]))) == 0:
         return "does not see the gradients, as its steps have jumps instead of slopes"
     gaps, sizes = [], [float(trees.norm(slope))]
-    for width in WIDTHS[bits]:
-        ends = [_last(hashed.optimizer, path, ways, jnp.asarray(side * width)) for side in (1, -1)]
+    for width in WIDTHS[max(32, bits)]:
+        ends = [_last(optimizer, path, ways, jnp.asarray(side * width)) for side in (1, -1)]
         secant = trees.scale(0.5 / width, trees.subtract(*ends))
         gaps.append(float(trees.norm(trees.subtract(secant, slope))))
         sizes.append(float(trees.norm(secant)))
@@ -64,7 +64,7 @@ def _reason(hashed: Hashed, structure, shapes) -> str:
 def _last(optimizer: AbstractOptimizer, path: list, ways: list, share: Array) -> PyTree:
     """The last step of a run whose gradients and places are displaced by ``share`` times ways."""
     seen = [trees.add(here, share, way) for here, way in zip(path, ways, strict=True)]
-    rate = jnp.asarray(1e-3)
+    rate = jnp.asarray(RATE)
     state = optimizer.init(seen[0], rate)
     move = seen[0]
     for grad, params in zip(seen[:STEPS], seen[STEPS:], strict=True):

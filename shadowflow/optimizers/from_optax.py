@@ -147,13 +147,22 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
     return Transformation((), name, reads, holds, True, as_pytree(make))
 
 
-def as_optimizer(optimizer: Any, *, fixed_rate: bool = False) -> AbstractOptimizer:
+def as_optimizer(
+    optimizer: Any, learning_rate=1.0, *, fixed_rate: bool = False
+) -> AbstractOptimizer:
     """``optimizer`` if it is one of this library; a plain optax transformation with ``fixed_rate``.
 
-    fixed_rate: for what only runs the optimizer, and never varies its learning rate. Raises
-    TypeError for anything else, with the line that makes an optimizer of it.
+    learning_rate: the one that it is to take, a positive number or a schedule. fixed_rate: for
+    what only runs the optimizer, and never varies its learning rate. Raises TypeError for anything
+    else, with the line that makes an optimizer of it, and ValueError for a bad learning rate.
     """
+    checks.learning_rate(learning_rate)
     own = isinstance(optimizer, AbstractOptimizer)
+    if own and callable(learning_rate) and optimizer.keeps_rate:
+        raise ValueError(
+            f"learning_rate: expected a number for {optimizer.name}, which keeps it in its state "
+            "from the start, got a schedule; make the transformation without a rate in its state."
+        )
     if own and (optimizer.varies_rate or fixed_rate):
         return optimizer
     plain = hasattr(optimizer, "init") and hasattr(optimizer, "update")

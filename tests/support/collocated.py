@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from table import BILINEAR, BILINEAR_START, PLACE, with_leaves
 
-from shadowflow import ema_weights as mem, trees
-from shadowflow.methods import METHODS, collocation, nodes
+from shadowflow import ema_weights as mem, start, trees
+from shadowflow.methods import collocation, nodes
+from shadowflow.methods.plan import planned
 from shadowflow.running import chunked, drive
 
 
@@ -28,9 +29,9 @@ def distance(one, other) -> float:
 
 def followed(optimizer, order: int, rate: float, count: int, *, shift=True, spacing=None):
     """The iteration by one warm sweep a step; without ``shift``, from a path not re-centred."""
-    advance = METHODS["collocation"].bind(
-        BILINEAR, optimizer, None, order=order, kind="iteration", spacing=spacing
-    )
+    run = start.followed(BILINEAR, optimizer, BILINEAR_START, rate, count, "settled")
+    plan = planned(run, method="collocation", order=order, kind="iteration", spacing=spacing)
+    advance = plan.method.bind(plan)
     if not shift:
         still = nodes.against_first(np.eye(order))
         advance = eqx.tree_at(lambda run: run.nodes.rule.shift, advance, still)

@@ -16,10 +16,10 @@ from ...files import write_json
 from ...lab.models import bilinear_problem
 from ...methods import METHODS
 from ...optimizers import zoo
+from ...optimizers.base import SETTLED
 from ...paper import theorems
 from ...paper.theorems import HORIZON
 from ...paper.ways import Way
-from ...start import SETTLED
 from . import formatting
 
 FULL, QUICK = range(9, 14), range(9, 13)
