@@ -324,9 +324,9 @@ def test_the_shadow_returns_its_truncation():
     problem = problem_with("cyclic")
     follow = shadow(problem, ROWS["adam-inside"](), BILINEAR_START, 1e-3, 60, memory_tolerance=1e-3)
     assert follow.truncation.steps == 20 and follow.truncation.dropped[1] == pytest.approx(0.7**20)
-    assert "only the last 20 steps" in follow.verdict
+    assert "Only the last 20 steps" in follow.verdict
     whole = shadow(problem, ROWS["adam-inside"](), BILINEAR_START, 1e-3, 60)
-    assert whole.truncation.steps == 61 - 1 and "only the last" not in whole.verdict
+    assert whole.truncation.steps == 61 - 1 and "Only the last" not in whole.verdict
     assert 0 < np.abs(follow.params - whole.params).max() < 1e-4
 
 

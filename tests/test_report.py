@@ -166,7 +166,7 @@ def told(*ends):
         )
         lines.append(shadow_run.Followed("taylor", "flow", follow, sf.compare(real, follow)))
     problem = sf.Problem(lambda x: jnp.sum(x))
-    return shadow_run.Outcome(settings.Setting("sgd"), problem, sf.sgd(), real, lines, None)
+    return shadow_run.ShadowOutcome(settings.Setting("sgd"), problem, sf.sgd(), real, lines, None)
 
 
 def test_the_distances_that_are_told_are_those_of_the_paths():

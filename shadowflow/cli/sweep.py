@@ -159,7 +159,7 @@ class Export(_Planned):
 def parse(arguments: Sequence[str]) -> SweepCommand | Status | Export:
     """What stands behind `shadowflow sweep`; the train command in it is parsed as by itself.
 
-    >>> parse("--grid seed=0,1 train --model cnn".split()).train.model
+    >>> parse("--grid seed=0,1 train --model cnn".split()).train.training.model
     'cnn'
     """
     words = list(arguments)

@@ -25,7 +25,7 @@ def derive(optimizer: Optimizer) -> Derivation:
     Raises ValueError for an operation that SymPy cannot take the derivative of (it is named), for
     arrays of numbers, and for a direction that is not finite or reads no moment.
 
-    >>> from shadowflow import zoo
+    >>> from shadowflow.optimizers import zoo
     >>> print(derive(zoo.adam(eps=0.0, eps_root=1e-8)).bias_coefficient)
     ε*(ρ + 1)/((1 - ρ)*(g**2 + ε)) - (ρ + 1)/(1 - ρ) + (β + 1)/(1 - β)
     """

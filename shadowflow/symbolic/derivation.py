@@ -84,7 +84,7 @@ class Derivation:
         g, hd, params: arrays of one shape; params only where Φ reads them (weight decay).
         Raises ValueError for a learning rate that is not positive, and where params are missing.
 
-        >>> from shadowflow import zoo
+        >>> from shadowflow.optimizers import zoo
         >>> from shadowflow.symbolic import derive
         >>> field = derive(zoo.momentum(decay=0.5))
         >>> round(float(field(np.asarray(1.0), np.asarray(2.0), 0.1)), 6)  # H = 1

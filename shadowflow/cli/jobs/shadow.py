@@ -16,7 +16,7 @@ from ...problem import Problem
 from .formatting import WIDTH, versions
 from .settings import Setting
 from .shadow_figure import draw
-from .shadow_run import Followed, Outcome, run
+from .shadow_run import Followed, ShadowOutcome, run
 from .shadow_text import heading, tell
 
 
@@ -58,7 +58,7 @@ def title(setting: Setting) -> str:
     )
 
 
-def arrays(found: Outcome) -> dict[str, np.ndarray]:
+def arrays(found: ShadowOutcome) -> dict[str, np.ndarray]:
     """Paths, distances and validity ratios, as they are written and drawn."""
 
     def leaves(name: str, tree: PyTree) -> dict[str, np.ndarray]:
@@ -81,7 +81,7 @@ def arrays(found: Outcome) -> dict[str, np.ndarray]:
     return content
 
 
-def numbers(found: Outcome) -> dict[str, Any]:
+def numbers(found: ShadowOutcome) -> dict[str, Any]:
     """The numbers behind what is said, as they are written."""
     real, bias = found.real, found.bias
     measures = {} if bias is None else {"potential": bias.potential, "one_norm": bias.one_norm}
@@ -104,7 +104,7 @@ def numbers(found: Outcome) -> dict[str, Any]:
     }
 
 
-def _row(found: Outcome, line: Followed) -> dict[str, Any]:
+def _row(found: ShadowOutcome, line: Followed) -> dict[str, Any]:
     gap, follow, valid = line.gap, line.follow, line.follow.validity
     return {
         "method": line.method,

@@ -45,7 +45,7 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ShadowOutcome:
     """The run of an optimizer, its shadows, and its implicit bias at the end, if it has one."""
 
     setting: Setting
@@ -76,7 +76,9 @@ class Outcome:
         return float(line.gap.two_norm[-1] / there[0][0])
 
 
-def run(setting: Setting, problem: Problem, params: PyTree, quiet: bool, bars: bool) -> Outcome:
+def run(
+    setting: Setting, problem: Problem, params: PyTree, quiet: bool, bars: bool
+) -> ShadowOutcome:
     """Compute one setting."""
     from tqdm import tqdm
 
@@ -96,7 +98,7 @@ def run(setting: Setting, problem: Problem, params: PyTree, quiet: bool, bars: b
             if bars:
                 estimate = error_bar(*given, steps, **way, **options, follow=follow)
             lines.append(Followed(method, kind, follow, compare(real, follow), estimate))
-    return Outcome(setting, problem, optimizer, real, lines, bias_of(setting, given, real))
+    return ShadowOutcome(setting, problem, optimizer, real, lines, bias_of(setting, given, real))
 
 
 def wanted(methods: tuple[str, ...], problem: Problem) -> list[tuple[str, int | str, str]]:

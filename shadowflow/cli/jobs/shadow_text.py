@@ -12,7 +12,7 @@ from ...methods import METHODS
 from ...optimizers.moments import Moment, Optimizer, identity, square
 from .formatting import number, table
 from .settings import Setting
-from .shadow_run import Followed, Outcome
+from .shadow_run import Followed, ShadowOutcome
 
 DIGITS = "a GELU perceptron 64-32-32-10 on scikit-learn's 1,797 digits, full batch"
 
@@ -28,7 +28,7 @@ def heading(setting: Setting, params: PyTree) -> str:
     )
 
 
-def tell(found: Outcome) -> str:
+def tell(found: ShadowOutcome) -> str:
     """All that is said of a setting."""
     end = found.real.steps[-1]
     head = ["method", "order", "kind", "max-norm", "two-norm", "of first order", "verdict"]
@@ -55,7 +55,7 @@ def _indented(lines: list[str]) -> list[str]:
     return [f"  {line}".rstrip() for line in lines]
 
 
-def what_happened(found: Outcome) -> str:
+def what_happened(found: ShadowOutcome) -> str:
     """How far the optimizer went, and where it stopped if it did."""
     real = found.real
     text = f"It moved {found.moved:.3g} (two-norm) from its start in {real.steps[-1]} steps"
@@ -69,7 +69,7 @@ def what_happened(found: Outcome) -> str:
     return text + "."
 
 
-def _cells(found: Outcome, line: Followed) -> list[str]:
+def _cells(found: ShadowOutcome, line: Followed) -> list[str]:
     """A row of the table; an estimate that is not to be trusted has a question mark."""
     gap, follow, bar = line.gap, line.follow, line.bar
     stop = "" if follow.failed_at is None else f", stopped at step {follow.failed_at}"
@@ -88,7 +88,7 @@ def _cells(found: Outcome, line: Followed) -> list[str]:
     ]
 
 
-def _trust(found: Outcome) -> list[str]:
+def _trust(found: ShadowOutcome) -> list[str]:
     """The table in sentences: each method's verdict with its reason, then the remarks."""
     sentences = []
     for line in found.lines:
@@ -109,7 +109,7 @@ def _times(factor: float) -> str:
 def equation(optimizer: Optimizer, learning_rate: float) -> list[str]:
     """The optimizer's own update with its numbers, a line per moment and one for the step.
 
-    >>> from shadowflow import zoo
+    >>> from shadowflow.optimizers import zoo
     >>> for line in equation(zoo.adam(b1=0.9, b2=0.95, eps=0.0, eps_root=1e-6), 1e-4): print(line)
     m ← 0.9 m + 0.1 g,   m̂ = m / (1 - 0.9^(n+1))
     v ← 0.95 v + 0.05 g²,   v̂ = v / (1 - 0.95^(n+1))
