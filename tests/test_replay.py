@@ -280,8 +280,8 @@ def test_its_bias_is_that_of_the_moments(step):
             assert rates["memoryless"] == pytest.approx(parts["memoryless"], rel=1e-9)
             assert rates["memory"] == pytest.approx(memory, rel=0.01)
             assert rates["discretization"] == pytest.approx(parts["discretization"], rel=0.06)
-        assert distance(walked.full_batch, known.full_batch) < 0.01 * distance(
-            known.full_batch, known.parts["memoryless"]
+        assert distance(walked.whole, known.whole) < 0.01 * distance(
+            known.whole, known.parts["memoryless"]
         )
 
 
