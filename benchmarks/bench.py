@@ -22,14 +22,13 @@ import numpy as np
 import optax
 import sweep
 import training
-from shadowflow.methods.memoryless import Iteration
 from timing import Candidate, compiled, ratios
 
 import shadowflow as sf
-from shadowflow import ema_weights as mem
 from shadowflow.lab.models import cross_entropy, mlp_apply, mlp_init
 from shadowflow.methods import METHODS
-from shadowflow.optimizers.base import traced
+from shadowflow.methods.plan import planned
+from shadowflow.start import followed
 
 SIZES, IMAGES, RATE = (784, 32, 32, 10), 10_000, 1e-4
 BATCHES = 20
@@ -73,17 +72,14 @@ def adam_step(problem: sf.Problem, params) -> Candidate:
 
 def method_step(problem: sf.Problem, params, method: str, kind: str, order: int = 2) -> Candidate:
     """One step of a shadow as ``shadow`` runs it, verdict's numbers included, at step 300."""
-    optimizer = sf.adam(**ADAM)
-    found = METHODS[method]
-    own = found.runners.get(kind)
-    runner = (
-        Iteration(problem, traced(optimizer), jax.tree_util.Partial(found.direction), 2)
-        if own is None
-        else own(problem, optimizer, order, None)
+    optimizer, found = sf.adam(**ADAM), METHODS[method]
+    begun = sf.State(optimizer.init(params).moments, jnp.asarray(300.0))
+    start = "settled" if found.needs_settled else begun
+    plan = planned(
+        followed(problem, optimizer, params, RATE, 1, start), method=method, order=order, kind=kind
     )
-    start = None if found.settled else 300
-    state = optimizer.init(params) if found.keeps_moments else None
-    carry = runner.init(params, mem.ready(optimizer, RATE, start, jnp.float32), state)
+    runner = found.bind(plan)
+    carry = runner.init(params, plan.run.memory(plan.run.start.step), plan.run.start.state)
     name = f"{method} {order}" if found.orders is None else method
     dynamic, static = eqx.partition((runner, carry), eqx.is_array)
 
@@ -207,7 +203,10 @@ def compile_seconds(order: int, params, problem) -> dict[str, float]:
 
     collocation = sf.modified_field(problem, optimizer, RATE, method="collocation", order=order)
     seconds = {}
-    for name, function in (("collocation", lambda x: collocation(None, x)), ("nested", nested)):
+    for name, function in (
+        ("collocation", lambda x: collocation("settled", x)),
+        ("nested", nested),
+    ):
         start = time.perf_counter()
         jax.jit(function).lower(params).compile()
         seconds[name] = time.perf_counter() - start
