@@ -18,8 +18,8 @@ import optax
 import optax.contrib
 
 import shadowflow as sf
-from shadowflow.optimizers import memory_probe as settling
-from shadowflow.optimizers.derivative_check import NotDifferentiable, prove
+from shadowflow.optimizers import memory_probe
+from shadowflow.optimizers.derivative_check import NotDifferentiable, check_derivative
 
 SMALL = {
     "b1": 0.5,
@@ -66,8 +66,8 @@ POWERS = {"contrib.madgrad": 2 / 3}  # of the learning rate that a step is propo
 RATES = [0.1 * 2.0**-k for k in (6, 7, 8, 9)]
 HORIZON, STEPS, ROUNDING = 0.1, 16, 1e-13
 CASES = {
-    "settled": ("displaced", None),
-    "collocation": ("collocation", None),
+    "settled": ("displaced", "settled"),
+    "collocation": ("collocation", "settled"),
     "cold": ("displaced", 0),
 }
 ONLY = {"contrib.galore": ("cold",)}
@@ -149,10 +149,10 @@ def measure(name, make):
     task, params = problem()
     try:
         small = built(name, make, True)
-        row["settling"] = settling.remembered(built(name, make, False), params)
-        length = settling.remembered(small, params)
+        row["settling"] = memory_probe.remembered(built(name, make, False), params)
+        length = memory_probe.remembered(small, params)
         try:
-            prove(small, params)
+            check_derivative(small, params)
             row["taylor"] = True
         except NotDifferentiable as error:
             row["taylor"] = str(error).partition("derivative ")[2].partition(";")[0]
