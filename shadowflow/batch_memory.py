@@ -152,11 +152,3 @@ def fold(problem: Problem, optimizer: AbstractMoments, memory: Memory) -> Fold:
         return Fold(seen, ages, tuple(weights), times, rates)
     every = jnp.arange(problem.count, dtype=jnp.int32)
     return Fold(every, seen, tuple(weights), times, rates)
-
-
-def first_kept(memory: Memory) -> int | Array:
-    """The number of the first step that is kept; an int where the memory's step is an int."""
-    step, kept = memory.step, memory.kept or 0
-    if isinstance(step, int):
-        return max(0, step + 1 - kept)
-    return jnp.maximum(0, jnp.asarray(step, jnp.int32) + 1 - kept)

@@ -1,6 +1,5 @@
 """Checks of arguments: an error says what was expected, what was given, and what to do."""
 
-import math
 from collections.abc import Callable, Iterable
 
 import jax
@@ -121,14 +120,3 @@ def pointwise(name: str, call: Callable, leaf: jax.ShapeDtypeStruct) -> None:
             f"{name}: expected a pointwise function, which keeps shape {leaf.shape} and dtype "
             f"{leaf.dtype}, got {got}; write it with per-coordinate operations."
         )
-
-
-def schedule_rate(value, step: int) -> float:
-    """A schedule's value at ``step`` as a float; refuse one that is negative or not finite."""
-    rate = float(value)
-    if not math.isfinite(rate) or rate < 0:
-        raise ValueError(
-            f"learning_rate: expected the schedule to give finite numbers of at least 0, "
-            f"got {rate} at step {step}."
-        )
-    return rate

@@ -7,6 +7,7 @@ the time τ_k = Σ_{l=k}^{n−1} h_l ago. All that the methods need are the sums
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -45,7 +46,7 @@ class Memory(eqx.Module):
     @property
     def first(self) -> int | Array:
         """The first past step that still has weight."""
-        return _first(self.step, self.length)
+        return first_of(self.step, self.length)
 
     def advanced(self) -> "Memory":
         """One step later; the rate of the new step is filled in by ``with_rate``."""
@@ -149,7 +150,7 @@ def _length(optimizer: AbstractOptimizer, params: PyTree) -> int | None:
 
 
 def _summed(decays: list, learning_rate, step, faded: int | None) -> list:
-    first = _first(step, faded)
+    first = first_of(step, faded)
     zero = jnp.zeros((), trees.real_dtype())
     start = [jnp.stack([1 - decay, zero, zero, zero]) for decay in decays]
     if not decays or (isinstance(step, int) and step == 0):
@@ -162,12 +163,13 @@ def _summed(decays: list, learning_rate, step, faded: int | None) -> list:
     return jax.lax.fori_loop(first, step, body, start)
 
 
-def _first(step, faded):
-    """The first past step that still has weight at ``step``; an int where both are ints."""
-    if faded is None:
+def first_of(step, length: int | Array | None) -> Any:
+    """The first of the last ``length`` steps before ``step``; an int where both are ints."""
+    if length is None:
         return 0
-    known = isinstance(step, int) and isinstance(faded, int)
-    return max(0, step - faded) if known else jnp.maximum(0, step - faded)
+    if isinstance(step, int) and isinstance(length, int):
+        return max(0, step - length)
+    return jnp.maximum(0, step - length)
 
 
 def mean_displacements(optimizer: AbstractOptimizer, memory: Memory, direction: Callable) -> tuple:
@@ -195,15 +197,14 @@ def mean_displacements(optimizer: AbstractOptimizer, memory: Memory, direction: 
     return tuple(result.get(i) for i in range(len(memory.sums)))
 
 
-def leaf_mean(transform: Callable, gradient: Array, slope: Array, nodes: Array, mass: Array):
-    """Σ_q mass_q · transform(gradient + nodes_q · slope), for one leaf."""
-    terms = [
-        trees.cast(w, gradient) * transform(gradient + trees.cast(x, gradient) * slope)
-        for x, w in zip(nodes, mass, strict=True)
-    ]
-    return sum(terms[1:], terms[0])
-
-
 def line_mean(transform: Callable, gradient: PyTree, slope: PyTree, nodes, mass) -> PyTree:
-    """The mean of ψ along the line gradient + x · slope under a rule of nodes x."""
-    return jax.tree.map(lambda g, d: leaf_mean(transform, g, d, nodes, mass), gradient, slope)
+    """Σ_q mass_q · ψ(gradient + nodes_q · slope): the mean of ψ along a line, by a rule."""
+
+    def mean(g: Array, d: Array) -> Array:
+        terms = [
+            trees.cast(w, g) * transform(g + trees.cast(x, g) * d)
+            for x, w in zip(nodes, mass, strict=True)
+        ]
+        return sum(terms[1:], terms[0])
+
+    return jax.tree.map(mean, gradient, slope)

@@ -1,5 +1,6 @@
 """The loss that is followed, as gradients and Hessian-vector products at any place."""
 
+import functools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -228,6 +229,18 @@ class Problem(eqx.Module):
                 f"got shape {np.shape(out)}."
             )
         return jnp.asarray(out, leaf.dtype)
+
+
+def compiled(function: Callable) -> Callable:
+    """``function(owner, …)``, compiled where the problem that is or belongs to ``owner`` allows."""
+    quick = eqx.filter_jit(function)
+
+    @functools.wraps(function)
+    def call(owner, *rest):
+        traceable = getattr(owner, "problem", owner).traceable
+        return (quick if traceable else function)(owner, *rest)
+
+    return call
 
 
 def checked(problem: Problem, params: PyTree) -> PyTree:

@@ -1,8 +1,4 @@
-"""The loop that every long run goes through: chunks of steps, and what they leave.
-
-Conventions: θ_0 is the start; step n = 0, 1, … reads the gradient at θ_n, updates the moments,
-then moves; time is the sum of the learning rates (fixed by the example in ``iterate``).
-"""
+"""The loop that every long run goes through: chunks of steps, and what they leave."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from . import checks, plots, trees
+from . import plots, trees
 from .results import Result
 
 CHUNK_STEPS = 64
@@ -60,8 +56,14 @@ def rate_table(learning_rate, steps: int) -> np.ndarray:
     """The learning rates of steps 0 … steps − 1 as a float array."""
     if not callable(learning_rate):
         return np.full(steps, float(learning_rate))
-    table = [checks.schedule_rate(learning_rate(n), n) for n in range(steps)]
-    return np.asarray(table, dtype=float)
+    table = np.asarray([float(learning_rate(n)) for n in range(steps)])
+    wrong = np.flatnonzero(~(np.isfinite(table) & (table >= 0)))
+    if wrong.size:
+        raise ValueError(
+            f"learning_rate: expected the schedule to give finite numbers of at least 0, "
+            f"got {table[wrong[0]]} at step {wrong[0]}."
+        )
+    return table
 
 
 class Chunk(NamedTuple):

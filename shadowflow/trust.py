@@ -22,6 +22,7 @@ from .start import FollowedRun
 
 HOLDS, PARTLY = 0.1, 0.4
 UNSETTLED = 0.05
+OPENINGS = {"holds": "holds", "partly": "holds in part", "does not hold": "does not hold"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,7 +129,7 @@ def judge(
         level = "below rounding"
         reason = (
             f"cannot be told from rounding: the correction adds up to less than the rounding of "
-            f"{_dtype(params)}; use float64"
+            f"{jax.tree.leaves(params)[0].dtype}; use float64"
         )
     if past[1]:
         level = "does not hold" if "does not hold" in (level, past[0]) else past[0]
@@ -138,7 +139,7 @@ def judge(
         ratio,
         running,
         level,
-        _sentence(level, reason),
+        f"{OPENINGS[level]}: {reason}" if level in OPENINGS else reason,
         tuple(filter(None, remarks)),
     )
 
@@ -158,21 +159,11 @@ def _level(steps: np.ndarray, ratio: np.ndarray, memoryless: bool) -> tuple[str,
     return "does not hold", reason + remedy
 
 
-def _sentence(level: str, reason: str) -> str:
-    opening = {"holds": "holds", "partly": "holds in part", "does not hold": "does not hold"}
-    return f"{opening[level]}: {reason}" if level in opening else reason
-
-
-def _dtype(params: PyTree) -> str:
-    return str(jax.tree.leaves(params)[0].dtype)
-
-
 def _below_rounding(correction: np.ndarray, rates, params: PyTree) -> bool:
-    eps = float(jnp.finfo(jax.tree.leaves(params)[0].dtype).eps)
-    size = np.sqrt(
-        sum(float(np.sum(np.square(np.asarray(leaf, float)))) for leaf in jax.tree.leaves(params))
-    )
+    leaves = jax.tree.leaves(params)
+    size = np.sqrt(sum(float(np.sum(np.square(np.asarray(leaf, float)))) for leaf in leaves))
     total = float(np.sum(correction * np.asarray(rates)[: len(correction)]))
+    eps = float(jnp.finfo(leaves[0].dtype).eps)
     return len(correction) > 0 and total < eps * size * np.sqrt(len(correction))
 
 

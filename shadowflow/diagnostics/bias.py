@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ from ..methods.taylor import Expansion, TaylorDirection
 from ..optimizers.base import AbstractOptimizer, traced
 from ..optimizers.memory_probe import pointwise
 from ..optimizers.moments import identity, square
-from ..problem import Problem
+from ..problem import Problem, compiled
 from ..results import Result
 from ..start import followed
 from ..trust import Validity
@@ -172,8 +171,7 @@ def implicit_bias(
     if eps_root is not None:
         checks.number("eps_root", eps_root, least=0)
     memory = mem.ready(run.optimizer, learning_rate, run.start.step, run.params)
-    own = _analyse_compiled if problem.traceable else _analyse
-    analyse = own if optimizer.closed_form else _of_state_map
+    analyse = _analyse if optimizer.closed_form else _of_state_map
     found = analyse(problem, traced(run.optimizer), memory, run.params, traced(eps_root))
     order = names(optimizer) if optimizer.closed_form else [PLAIN, MEMORY, GRID]
     parts = {name: found.parts[name] for name in order}
@@ -209,6 +207,7 @@ class _Analysis(NamedTuple):
     bias_coefficient: PyTree | None
 
 
+@compiled
 def _analyse(problem, optimizer, memory: Memory, params: PyTree, eps_root) -> _Analysis:
     expansion = TaylorDirection(problem, optimizer, 0.5).expanded(memory, params)
     now, hvp = expansion.now, expansion.hvp
@@ -218,9 +217,6 @@ def _analyse(problem, optimizer, memory: Memory, params: PyTree, eps_root) -> _A
     potential = potential_of(now), hvp(driven)
     norm = None if eps_root is None else _one_norm(now.gradient, hvp, eps_root)
     return _Analysis(parts, bias, potential, norm, _coefficient(now, driven))
-
-
-_analyse_compiled = eqx.filter_jit(_analyse)
 
 
 def _of_state_map(problem, optimizer, memory: Memory, params: PyTree, eps_root) -> _Analysis:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,7 @@ from .. import checks, trees
 from ..optimizers.base import State
 from ..optimizers.moments import Optimizer
 from ..optimizers.thresholds import HESSIAN, linear_response
-from ..problem import Problem, checked
+from ..problem import Problem, checked, compiled
 
 DENSE = 32  # up to so many parameters the matrix is written out
 TOLERANCE, RESTARTS = 1e-4, 100  # of the eigenvalue: where Lanczos stops, converged or not
@@ -87,8 +86,7 @@ def curvature(
     root = jnp.ones_like(flat)
     if not response.linear:
         root = jnp.sqrt(_inverse_preconditioner(problem, optimizer, params, state))
-    product = _compiled_product if problem.traceable else _product
-    value, residual = _largest(lambda v: product(problem, params, root, v), root)
+    value, residual = _largest(lambda v: _product(problem, params, root, v), root)
     return Curvature(value, response.matrix, residual)
 
 
@@ -127,13 +125,11 @@ def _inverse_preconditioner(
     return found
 
 
+@compiled
 def _product(problem: Problem, params: PyTree, root: Array, vector: Array) -> Array:
     """P^{-1/2} H P^{-1/2} v, root = P^{-1/2}."""
     _, unravel = ravel_pytree(params)
     return root * ravel_pytree(problem.hessian_vector(params, unravel(root * vector)))[0]
-
-
-_compiled_product = eqx.filter_jit(_product)
 
 
 def _largest(product, like: Array) -> tuple[float, float]:

@@ -75,19 +75,22 @@ def error_bar(
 ) -> ErrorBar:
     """How far the shadow of these arguments, those of ``shadow``, is from the optimizer's iterates.
 
-    |order p − its neighbour| at every step, in the norms of ``compare``, and of rounding .3 eps |θ|
-    √steps, or eps |θ| steps / 4 where one of them is a flow. The neighbour: for "collocation" the
-    next order, and for every method where there is no memory; for the other memoryless methods
-    "inertial", whose error is far smaller; with mini-batches and optax transformations the next
-    order, of the highest the other one of "taylor" and "displaced"; for "inertial" its next order,
-    and for the highest e_{p−1}²/e_{p−2}, with e the distance from an order to the next. It costs
-    what the neighbour costs, no run of the optimizer.
-    follow: the shadow, where it was run already with the same arguments.
+    The estimate at a step is the distance from a more accurate shadow, its neighbour, in the norms
+    of ``compare``, and what rounding adds: .3 eps |θ| √steps, or eps |θ| steps / 4 where one of the
+    two is a flow. It costs what the neighbour costs, and no run of the optimizer. The neighbour is
 
-    An estimate is not trusted from the step on at which the neighbour does not hold itself, is
-    not finite, or is farther away than a tenth of the way gone: there the shadow has left. It does
-    not include how much less settled a start is than ``start="settled"`` says, nor what the orders
-    3 and 4 of "inertial" share in the first steps of a cold one.
+    - of "collocation", and of all methods where there is no memory: collocation, the next order;
+    - of the other memoryless methods: "inertial", whose error is far smaller;
+    - with mini-batches and optax transformations: the next order, of the highest one "taylor" for
+      "displaced" and the reverse;
+    - of "inertial": its next order; of the highest, e_{p−1}²/e_{p−2} is the estimate, with e the
+      distance from an order to the next.
+
+    follow: the shadow, where it was run already with the same arguments.
+    The estimate is trusted until the neighbour's own verdict fails, a number is not finite, or the
+    two are farther apart than a tenth of the way gone. It leaves out that a start may be less
+    settled than ``start="settled"`` says, and an error that the orders 3 and 4 of "inertial" have
+    in common in the first steps of a cold run.
 
     Raises what ``shadow`` raises, and ValueError for order="auto".
 

@@ -139,10 +139,10 @@ def shuffle_mean(
     start: 0 for a cold start, or the optimizer's state. The steps before it are those of the
         problem's own schedule, which the memory of a shadow sees; from it on m steps are an epoch.
 
-    The mean of the shadows is that of the iterates to learning_rate^(order + 1) over a fixed
-    number of epochs. The flow of the mean field is so for gradient descent. With a memory the
-    sum of an epoch's moves depends on the order, and that is not in the mean of the fields: then
-    their flow ends at a distance of order 2.
+    Over a fixed number of epochs the means of the shadows and of the iterates differ by
+    O(learning_rate^(order + 1)). For gradient descent the flow of the mean field is as close. With
+    a memory the sum of an epoch's moves depends on the order, which a mean of fields does not
+    contain: the flow of the mean field then ends at a distance of order 2.
     Raises ValueError for a full batch, for a settled state, for what a method does not offer and
     for fewer than 2 samples, TypeError for what is no problem or optimizer. Batches count
     equally, also those of unequal weights, as in the runs.

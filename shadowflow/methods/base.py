@@ -51,6 +51,15 @@ class AbstractDirection(eqx.Module):
         return self.phase * memory.rate if self.phase else 0.0
 
 
+class MomentsDirection(AbstractDirection):
+    """A direction of moments on the full batch."""
+
+    def first_order(self, memory: Memory, params: PyTree) -> PyTree:
+        """F_n(θ), from one gradient."""
+        gradient = self.problem.gradient(params)
+        return self.optimizer.memoryless_direction(params, gradient, memory.count)
+
+
 class AbstractStepper(eqx.Module):
     """One step of a shadow, as ``running.drive`` takes it: carry[0] is θ.
 

@@ -21,13 +21,14 @@ from .. import trees
 from ..ema_weights import Memory
 from ..optimizers.base import SETTLED, State, complete, rate_at, traced
 from ..optimizers.moments import AbstractMoments, Moment
-from ..problem import Problem
+from ..problem import Problem, compiled
 from ..start import FollowedRun
 from . import optax_collocation
 from .base import (
     AbstractDirection,
     AbstractStepper,
     MemorylessMethod,
+    MomentsDirection,
     ShadowPlan,
     phase_of,
     sizes,
@@ -92,7 +93,7 @@ class Nodes(eqx.Module):
         Begins with all past gradients equal to ∇E(θ), which is of order 1; R − 1 sweeps: order R.
         1 + (R−1)² gradients.
         """
-        return (_traced_cold if self.problem.traceable else _cold)(self, rate, params)
+        return _cold(self, rate, params)
 
     def first_order(self, params: PyTree, here: PyTree) -> PyTree:
         """The settled memoryless direction."""
@@ -109,6 +110,7 @@ class Nodes(eqx.Module):
         return tuple(average(*part, gradients) if part[0].has_memory else None for part in parts)
 
 
+@compiled
 def _cold(nodes: Nodes, rate: Array, params: PyTree):
     here = gradient(nodes.problem, params)
     first = nodes.first_order(params, here)
@@ -121,10 +123,7 @@ def _cold(nodes: Nodes, rate: Array, params: PyTree):
     return first, *known
 
 
-_traced_cold = eqx.filter_jit(_cold)
-
-
-class CollocationDirection(AbstractDirection):
+class CollocationDirection(MomentsDirection):
     """The direction of order R as a pure function of θ, settled: 1 + (R−1)² gradients."""
 
     rule: Rule
@@ -136,12 +135,6 @@ class CollocationDirection(AbstractDirection):
         if self.phase:
             return first, weighted(self.rule.slope, directions)
         return first, trees.row(directions, 0)
-
-    def first_order(self, memory: Memory, params: PyTree) -> PyTree:
-        """F_n(θ), from one gradient."""
-        del memory
-        here = self.problem.gradient(params)
-        return self.optimizer.memoryless_direction(params, here, jnp.inf)
 
 
 class CollocationIteration(AbstractStepper):

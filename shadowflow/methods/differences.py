@@ -15,6 +15,7 @@ from .. import trees
 from ..ema_weights import Memory
 from ..optimizers.base import State, traced
 from ..optimizers.moments import AbstractMoments
+from ..problem import compiled
 from .base import AbstractMethod, AbstractStepper, ShadowPlan, sizes
 from .present import present
 
@@ -31,14 +32,8 @@ class DifferencesIteration(AbstractStepper):
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """The gradient before the start is a real one, a step back."""
         del state
-        before = _compiled_a_step_back if self.problem.traceable else _a_step_back
-        return (
-            params,
-            memory,
-            before(self, memory, params),
-            memory.rate,
-            trees.zeros_like(params),
-        )
+        before = _a_step_back(self, memory, params)
+        return params, memory, before, memory.rate, trees.zeros_like(params)
 
     def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
         params, memory, last, elapsed, slope = carry
@@ -54,12 +49,10 @@ class DifferencesIteration(AbstractStepper):
         return (moved, memory.advanced(), gradient, rate, slope), sizes(first, second), finite
 
 
+@compiled
 def _a_step_back(run: DifferencesIteration, memory: Memory, params: PyTree) -> PyTree:
     now = present(run.optimizer, memory, params, run.problem.gradient(params))
     return run.problem.gradient(trees.add(params, memory.rate, now.direction))
-
-
-_compiled_a_step_back = eqx.filter_jit(_a_step_back)
 
 
 class Differences(AbstractMethod):

@@ -14,12 +14,12 @@ from jaxtyping import Array, PyTree
 from .. import trees
 from ..ema_weights import Memory
 from . import minibatch
-from .base import AbstractDirection, MemorylessMethod, ShadowPlan, phase_of
+from .base import MemorylessMethod, MomentsDirection, ShadowPlan, phase_of
 from .optax_replay import Replay
 from .present import Present, present, two_places
 
 
-class DisplacedDirection(AbstractDirection):
+class DisplacedDirection(MomentsDirection):
     """Moments on the line through ∇E(θ) and one gradient, or one HVP, back where they came from."""
 
     linearized: bool = eqx.field(static=True, default=False)
@@ -35,11 +35,6 @@ class DisplacedDirection(AbstractDirection):
         moments = self._own_lines(now, change, ahead)
         there = trees.add(params, ahead, now.direction)
         return now.direction, self.optimizer.direction(moments, there, memory.count)
-
-    def first_order(self, memory: Memory, params: PyTree) -> PyTree:
-        """F_n(θ), from one gradient."""
-        gradient = self.problem.gradient(params)
-        return self.optimizer.memoryless_direction(params, gradient, memory.count)
 
     def _own_lines(self, now: Present, change: Callable, ahead: Array | float) -> tuple:
         """While the past directions differ: per moment the line through its own mean place.

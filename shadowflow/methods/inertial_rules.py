@@ -135,18 +135,14 @@ def early_rules(decays: list, order: int, rising: bool) -> Early:
     products = [a * b for i, a in enumerate(distinct) for b in distinct[i:]]
     fading = (3 * distinct + products)[: STEPS - 1 - max(order, KEPT)]
     spectrum = [1.0] * (STEPS - len(fading)) + fading
-    rates = [lambda z, j=j: z**j * z.ln() for j in range(EXPLICIT)]
-    slope = weights(rates, spectrum, range(STEPS))
+    derivatives = [lambda z, j=j: z**j * z.ln() for j in range(EXPLICIT)]
+    slope = weights(derivatives, spectrum, range(STEPS))
     tail = range(EXPLICIT - BESIDE + 1, STEPS + 1)
-    mean = weights(
-        [lambda z: z**EXPLICIT * logarithmic_mean(z)], spectrum[STEPS - len(tail) :], tail
-    )[0]
-    powers = lambda decay: np.asarray(
-        [
-            [(1 - decay) * decay ** (j - i) if i <= j else 0.0 for i in range(EXPLICIT)]
-            for j in range(EXPLICIT)
-        ]
-    )
+    far = lambda z: z**EXPLICIT * logarithmic_mean(z)
+    mean = weights([far], spectrum[STEPS - len(tail) :], tail)[0]
+    steps = np.arange(EXPLICIT)
+    ages = steps[:, None] - steps
+    powers = lambda decay: (1 - decay) * np.where(ages >= 0, decay ** np.maximum(ages, 0.0), 0.0)
     arrays = lambda make: tuple(jnp.asarray(make(decay), trees.real_dtype()) for decay in decays)
     return Early(
         tuple(_pulls(decay, spectrum, range(STEPS)) for decay in decays),

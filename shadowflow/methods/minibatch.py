@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from .. import batch_memory, trees
 from ..batch_memory import Fold
-from ..ema_weights import Memory
+from ..ema_weights import Memory, first_of
 from ..optimizers.moments import AbstractMoments, safe_sqrt
 from .base import AbstractDirection
 from .present import Present
@@ -62,7 +62,7 @@ def remembered(
     With V_l = Σ_{j<l} h_j F_j, Y_{i,b} = Σ_{k: b(k)=b} w_{i,n,k} (V_n − V_k): one row per step.
     """
     n = memory.step if isinstance(memory.step, int) else jnp.asarray(memory.step, jnp.int32)
-    first = batch_memory.first_kept(memory)
+    first = first_of(n + 1, memory.kept or 0)
     kept = [i for i, weights in enumerate(fold.weights) if weights is not None]
     params, like = ravel_pytree(params)  # pointwise work is faster on one long array
     gradients = jax.vmap(lambda tree: ravel_pytree(tree)[0])(gradients)

@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from .. import checks, trees
 from ..optimizers.moments import AbstractMoments, Moment
-from ..problem import Problem
+from ..problem import Problem, compiled
 
 FULL = jax.lax.Precision.HIGHEST  # accelerators would round the products of matrices otherwise
 
@@ -172,14 +172,10 @@ def places(matrix: Array, rate: Array, params: PyTree, directions: PyTree) -> Py
     return jax.tree.map(lambda p, way: p[None] - trees.cast(rate, p) * way, params, ways)
 
 
-@eqx.filter_jit
-def _traced_gradient(problem: Problem, params: PyTree) -> PyTree:
-    return problem.gradient(params)
-
-
+@compiled
 def gradient(problem: Problem, params: PyTree) -> PyTree:
     """∇E(θ), traced once for all its uses."""
-    return _traced_gradient(problem, params) if problem.traceable else problem.gradient(params)
+    return problem.gradient(params)
 
 
 def gradients_at(problem: Problem, where: PyTree, here: PyTree) -> PyTree:

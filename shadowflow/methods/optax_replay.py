@@ -63,22 +63,18 @@ class Still(NamedTuple):
     forward: PyTree
 
 
-def settled_past(optimizer: AbstractOptimizer, memory: Memory, params: PyTree) -> Past:
-    """The last steps of a settled run, as many as the optimizer remembers."""
-    length = settling(optimizer, params)
-    age, end = jnp.asarray(min(mean_age(length, params), length)), jnp.asarray(0)
-    first = jnp.asarray(-length)
-    return Past(
-        optimizer, first, end, age[None], memory.rate, None, None, True, True, positional=False
-    )
-
-
 def past_of(
     optimizer: AbstractOptimizer, memory: Memory, params: PyTree, origin: State | None
 ) -> Past:
-    """What there is to replay at the memory's step, from a run that began in ``origin``."""
+    """What there is to replay at the memory's step, from a run that began in ``origin``.
+
+    Of a settled run: the last steps, as many as the optimizer remembers.
+    """
     if memory.settled:
-        return settled_past(optimizer, memory, params)
+        length = settling(optimizer, params)
+        ages = jnp.asarray([min(mean_age(length, params), length)])
+        first, last = jnp.asarray(-length), jnp.asarray(0)
+        return Past(optimizer, first, last, ages, memory.rate, None, None, True, True, False)
     length, last = optimizer.memory_length(params), jnp.asarray(memory.step)
     begun = jnp.asarray(0 if origin is None else origin.step.astype(int), last.dtype)
     first = begun if length is None else jnp.maximum(begun, last - length)

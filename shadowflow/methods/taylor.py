@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from .. import trees
 from ..ema_weights import Memory
 from . import minibatch
-from .base import AbstractDirection, MemorylessMethod, phase_of
+from .base import MemorylessMethod, MomentsDirection, phase_of
 from .optax_replay import Replay
 from .present import Present, present
 
@@ -26,7 +26,7 @@ class Expansion(NamedTuple):
     hvp: Callable
 
 
-class TaylorDirection(AbstractDirection):
+class TaylorDirection(MomentsDirection):
     """One gradient and one Hessian-vector product; without bias correction one per moment more."""
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
@@ -37,11 +37,6 @@ class TaylorDirection(AbstractDirection):
         changes = tuple(now.moved_moment(i, tangent) for i, tangent in enumerate(tangents))
         ahead = trees.scale(self.phase * memory.rate, now.direction)
         return now.direction, trees.add(now.direction, 1, now.moved_direction(changes, ahead))
-
-    def first_order(self, memory: Memory, params: PyTree) -> PyTree:
-        """F_n(θ), from one gradient."""
-        gradient = self.problem.gradient(params)
-        return self.optimizer.memoryless_direction(params, gradient, memory.count)
 
     def expanded(self, memory: Memory, params: PyTree) -> Expansion:
         """What the expansion is made of."""

@@ -188,14 +188,14 @@ class _Probe:
             after.append(self.updated(leaves, grads[0], params, rate)[1])
         found = {}
         for i in moving:
-            rates = np.asarray(ends[1][i] - ends[0][i], float)
-            decay = float(rates.flat[0])
+            kept = np.asarray(ends[1][i] - ends[0][i], float)
+            decay = float(kept.flat[0])
             expected = decay * (np.asarray(starts[1][i], float) - np.asarray(starts[0][i], float))
             got = np.asarray(after[1][i], float) - np.asarray(after[0][i], float)
             close = SLACK * float(jnp.finfo(self.leaves[i].dtype).eps)
             size = 1 + np.max(np.abs(after[0][i]))
             if not (
-                np.all(np.abs(rates - decay) <= close)
+                np.all(np.abs(kept - decay) <= close)
                 and np.all(np.abs(got - expected) <= close * size)
             ):
                 self.refuse(i, "is no average of the gradient's past alone")

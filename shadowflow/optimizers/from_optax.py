@@ -116,16 +116,15 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
     name: for tables and messages (None: that of ``make``).
 
     Returns an optimizer for ``iterate``, ``shadow``, ``modified_field``, ``memoryless_step``,
-    ``convergence`` and ``implicit_bias``, on the full batch: the transformation is fed the
-    gradients of the way that it came. No derivative of it is taken (but by method "taylor"), and
-    it need not be pointwise. Methods: "displaced" (second order, at any step, with schedules),
-    "collocation" (any order, settled), "taylor" (as a check of the others), "inertial" (where
-    all that the state keeps are exponential averages). Accumulators such as
-    Adagrad's, whose steps depend on their whole past, have no settled flow: refused with how long
-    was looked, and followed from step 0, or from a state of their run, by "displaced".
+    ``convergence`` and ``implicit_bias``, on the full batch: the transformation is run over the
+    gradients of its past. It need not be pointwise, and only method "taylor" differentiates it.
+    Methods: "displaced" (second order, at any step, with schedules), "collocation" (any order,
+    settled), "taylor" (as a check of the others), "inertial" (where its state is exponential
+    averages alone). Accumulators such as Adagrad's depend on their whole past and have no settled
+    flow: "displaced" follows them from step 0, or from a state of their run.
 
-    Raises TypeError for what is not a function, where it makes no transformation, or one that
-    asks for more than gradients, parameters and the value of the loss.
+    Raises TypeError for what is not a function, for a function that makes no transformation, and
+    for a transformation that asks for more than gradients, parameters and the loss.
 
     >>> import functools, optax
     >>> heavy_ball = from_optax(functools.partial(optax.sgd, momentum=0.9))
