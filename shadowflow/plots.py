@@ -52,10 +52,9 @@ def trajectory(path, axes: Axes | None = None) -> Axes:
 
     path: ``steps``, ``params`` (a pytree with a leading axis [saved]), ``failed_at``.
     """
-    import jax
+    from .trees import flat_rows
 
-    leaves = [np.asarray(leaf, float) for leaf in jax.tree.leaves(path.params)]
-    flat = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+    flat = flat_rows(path.params)
     with canvas(axes) as axes:
         axes.plot(path.steps, np.linalg.norm(flat - flat[:1], axis=1), color=INK)
         _failed(axes, path.failed_at)
@@ -68,11 +67,10 @@ def comparison(found, axes: Axes | None = None) -> Axes:
 
     found: ``steps``, ``max_norm``, ``two_norm``, ``moved``.
     """
+    blue = COLOURS["displaced"]
     with canvas(axes) as axes:
-        axes.plot(found.steps, found.two_norm, color=COLOURS["displaced"], label="two-norm")
-        axes.plot(
-            found.steps, found.max_norm, color=COLOURS["displaced"], ls="--", label="max-norm"
-        )
+        axes.plot(found.steps, found.two_norm, color=blue, label="two-norm")
+        axes.plot(found.steps, found.max_norm, color=blue, ls="--", label="max-norm")
         axes.plot(found.steps, found.moved, color=FAINT, label="way gone (two-norm)")
         _logarithmic(axes, found.two_norm, found.max_norm, found.moved)
         axes.set(xlabel="step", ylabel="distance")
@@ -93,22 +91,17 @@ def validity(found, axes: Axes | None = None) -> Axes:
     with canvas(axes) as axes:
         axes.set(yscale="log", ylim=(low, high), xlabel="step")
         axes.set_ylabel("correction / first-order step")
-        axes.plot(
-            found.steps, _clipped(ratio, low, high), ".", ms=3, color=FAINT, label="at the step"
-        )
-        axes.plot(found.steps, _clipped(running, low, high), color=INK, label="largest so far")
+        # inside the limits, so that 0 and infinity are seen at the edge of the picture
+        ratio, running = (np.clip(some, 1.1 * low, high / 1.1) for some in (ratio, running))
+        axes.plot(found.steps, ratio, ".", ms=3, color=FAINT, label="at the step")
+        axes.plot(found.steps, running, color=INK, label="largest so far")
+        right: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right"}
         start = low
         for level, (end, words) in enumerate(LEVELS):
             end = min(end, high)
             axes.axhspan(start, end, color=MARK, alpha=0.09 * level, lw=0)
-            middle = np.sqrt(max(start, low) * end)
             axes.annotate(
-                words,
-                (0.995, middle),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="center",
-                fontsize="small",
+                words, (0.995, np.sqrt(start * end)), va="center", fontsize="small", **right
             )
             start = end
         axes.legend(loc="lower right")
@@ -236,11 +229,6 @@ def _reference(axes: Axes, order: int, rows: list) -> None:
     along = np.asarray(along)
     axes.plot(along, 1.5 * error * (along / rate) ** order, color=FAINT, lw=0.7)
     axes.annotate(f"order {order}", (rate, 1.5 * error), fontsize="small", color=FAINT, ha="right")
-
-
-def _clipped(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """``values`` inside the limits, so that 0 and infinity stand at the edge of the picture."""
-    return np.clip(values, 1.1 * low, high / 1.1)
 
 
 def _failed(axes: Axes, failed_at: int | None) -> None:

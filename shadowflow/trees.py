@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 
@@ -81,6 +82,12 @@ def row(stacked: PyTree, index) -> PyTree:
 def stack(rows: Iterable[PyTree]) -> PyTree:
     """Pytrees alike, stacked along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+
+def flat_rows(stacked: PyTree) -> np.ndarray:
+    """All leaves side by side, one row of floats per row of the leading axis."""
+    leaves = [np.asarray(leaf, float) for leaf in jax.tree.leaves(stacked)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
 def repeated(tree: PyTree, count: int) -> PyTree:

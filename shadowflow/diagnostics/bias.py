@@ -1,5 +1,6 @@
 """What the memory and the finite step of an optimizer penalize, and by how much."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -189,11 +190,9 @@ def implicit_bias(
         rates=[float(memory.rate)],
         remarks=remarks,
     )
-    potential, norm = (
-        None if measured is None else _measure(*measured, parts)
-        for measured in (found.potential, found.norm)
-    )
-    whole = _sum([parts[PLAIN], found.bias])
+    measures = (found.potential, found.norm)
+    potential, norm = (None if pair is None else _measure(*pair, parts) for pair in measures)
+    whole = trees.add(parts[PLAIN], 1, found.bias)
     return ImplicitBias(parts, whole, potential, norm, found.bias_coefficient, judged)
 
 
@@ -212,7 +211,8 @@ def _analyse(problem, optimizer, memory: Memory, params: PyTree, eps_root) -> _A
     expansion = TaylorDirection(problem, optimizer, 0.5).expanded(memory, params)
     now, hvp = expansion.now, expansion.hvp
     parts = parts_of(expansion)
-    bias = _sum([part for name, part in parts.items() if name != PLAIN])
+    added = [part for name, part in parts.items() if name != PLAIN]
+    bias = functools.reduce(lambda total, part: trees.add(total, 1, part), added)
     driven = trees.subtract(now.direction, _at_zero(now))
     potential = potential_of(now), hvp(driven)
     norm = None if eps_root is None else _one_norm(now.gradient, hvp, eps_root)
@@ -240,10 +240,6 @@ def _of_state_map(problem, optimizer, memory: Memory, params: PyTree, eps_root) 
         driven = trees.subtract(first, still)
         potential = _integral(phi, still, found.gradient), hvp(driven)
     return _Analysis(parts, trees.subtract(first, centred), potential, norm, None)
-
-
-def _sum(terms: list[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *terms)
 
 
 def labels(optimizer: AbstractOptimizer) -> dict[int, str]:

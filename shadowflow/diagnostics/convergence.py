@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .. import checks, plots
+from .. import checks, plots, trees
 from ..iterate import iterated
 from ..methods import METHODS
 from ..methods.plan import choose, planned, unfit
@@ -88,8 +88,7 @@ def _span(path: Trajectory) -> str:
 
 
 def _rows(path: Trajectory, index: np.ndarray) -> np.ndarray:
-    leaves = [np.asarray(leaf)[index] for leaf in jax.tree.leaves(path.params)]
-    return np.concatenate([leaf.reshape(len(index), -1) for leaf in leaves], axis=1, dtype=float)
+    return trees.flat_rows(trees.row(path.params, index))
 
 
 @dataclass(frozen=True)

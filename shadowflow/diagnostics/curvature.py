@@ -99,8 +99,9 @@ def _inverse_preconditioner(
     if state is not None:
         checks.instance("state", state, State)
     if state is not None and state.step > 0:
-        shapes = lambda moments: jax.tree.map(jnp.shape, moments)
-        expected, got = shapes(optimizer.init(params).moments), shapes(state.moments)
+        expected, got = (
+            jax.tree.map(jnp.shape, one.moments) for one in (optimizer.init(params), state)
+        )
         if expected != got:
             raise ValueError(
                 f"state: expected moments like those of {optimizer.name} at these params, of "

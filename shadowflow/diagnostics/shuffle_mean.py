@@ -290,8 +290,7 @@ def _average(function: Callable, schedules: np.ndarray, draws: int, problem: Pro
     origin, first, second, kept, like = None, 0.0, 0.0, [], None
     for values, records in _pieces(function, schedules, each, problem):
         like = trees.row(values, 0) if like is None else like
-        runs = [np.asarray(leaf, float).reshape(len(leaf), -1) for leaf in jax.tree.leaves(values)]
-        rows = np.concatenate(runs, axis=1)
+        rows = trees.flat_rows(values)
         rows = rows.reshape(-1, each, rows.shape[1]).mean(axis=1)
         origin = rows[0] if origin is None else origin
         gaps = rows - origin

@@ -125,13 +125,6 @@ def still(past: Past, params: PyTree, gradient: PyTree, value) -> Still:
     return Still(direction, backs, whole, trees.scale(-1, move))
 
 
-class Plane(NamedTuple):
-    """Directions in which ways point, orthonormal, and the change of the gradient per length."""
-
-    units: list[PyTree]
-    changes: list[PyTree]
-
-
 def spanned(ways: Sequence[PyTree], dtype) -> list[PyTree]:
     """An orthonormal basis of what the ways span, 0 in the place of what adds nothing."""
     units: list[PyTree] = []
@@ -158,14 +151,17 @@ def directions(past: Past, seen: Still, dtype) -> tuple[list[PyTree], Array]:
 
 
 class PastReading(eqx.Module):
-    """What a place tells: the gradient, the loss if it is read, the replay at θ, the plane."""
+    """What is known at θ: the gradient, the loss if it is read, the replay with every gradient at
+    θ, orthonormal directions in which the ways point, and the gradient's change per length of each.
+    """
 
     past: Past
     params: PyTree
     gradient: PyTree
     value: Array | None
     seen: Still
-    plane: Plane
+    units: list[PyTree]
+    changes: list[PyTree]
 
     def second_order(self, phase: float, linear: bool = False) -> PyTree:
         """The direction of second order; phase 0: iteration, ½: flow; linear: Taylor's form."""
@@ -174,12 +170,9 @@ class PastReading(eqx.Module):
     def at(self, way: PyTree, share) -> tuple[PyTree, PyTree, Array | None]:
         """(gradient, parameters, loss) at θ + share · way."""
         change = trees.zeros_like(self.gradient)
-        for unit, slope in zip(self.plane.units, self.plane.changes, strict=True):
+        for unit, slope in zip(self.units, self.changes, strict=True):
             change = trees.add(change, share * trees.inner(unit, way), slope)
-        gradient, place = (
-            trees.add(self.gradient, 1, change),
-            trees.add(self.params, share, way),
-        )
+        gradient, place = trees.add(self.gradient, 1, change), trees.add(self.params, share, way)
         if self.value is None:
             return gradient, place, None
         rise = trees.inner(self.gradient, way) + trees.inner(change, way) / 2
@@ -230,7 +223,7 @@ def _expanded(found: PastReading, phase: Array) -> PyTree:
     does not change has no derivative where a root is taken of it: it adds nothing."""
     run = lambda share: found.again(phase, share)
     first, slope = jax.jvp(run, (jnp.zeros(()),), (jnp.ones(()),))
-    changes = jax.tree.map(lambda *leaves: sum(map(jnp.abs, leaves)), *found.plane.changes)
+    changes = jax.tree.map(lambda *leaves: sum(map(jnp.abs, leaves)), *found.changes)
     dead = jax.tree.map(lambda g, d: (g == 0) & (d == 0), found.gradient, changes)
     slope = jax.tree.map(lambda s, d: jnp.where(d & jnp.isnan(s), 0, s), slope, dead)
     return trees.add(first, 1, slope)
@@ -261,4 +254,4 @@ class Replay(AbstractDirection):
         units, length = directions(past, seen, trees.finest_dtype(params))
         safe = jnp.where(length > 0, length, 1.0)
         changes = [trees.scale(1 / safe, change(trees.scale(safe, unit))) for unit in units]
-        return PastReading(past, params, gradient, value, seen, Plane(units, changes))
+        return PastReading(past, params, gradient, value, seen, units, changes)

@@ -123,13 +123,18 @@ class AbstractMoments(AbstractOptimizer):
     def direction(self, moments: tuple, params: PyTree, step) -> PyTree:
         """Φ(m_1, …, m_I; θ, step), the moments as they are after the update of the step."""
 
-    @abstractmethod
     def taken(self, state: State) -> State:
         """The moments in a ``State`` of the optimizer that these are the moments of."""
+        return state
 
-    @abstractmethod
     def given(self, state: State) -> State:
         """The ``State`` of that optimizer with these moments."""
+        return state
+
+    def as_moments(self, params: PyTree) -> "AbstractMoments":
+        """Itself."""
+        del params
+        return self
 
     @property
     def reads_params(self) -> bool:
@@ -270,19 +275,6 @@ class Optimizer(AbstractMoments):
     def adopted(self, opt_state, params: PyTree) -> tuple:
         """The averages in an optax state that these moments are."""
         return averages_of(self, opt_state, params)
-
-    def as_moments(self, params: PyTree) -> "Optimizer":
-        """Itself."""
-        del params
-        return self
-
-    def taken(self, state: State) -> State:
-        """The state itself."""
-        return state
-
-    def given(self, state: State) -> State:
-        """The state itself."""
-        return state
 
     def to_optax(self, learning_rate) -> optax.GradientTransformation:
         """This optimizer as an optax transformation, for a real training run.
