@@ -96,13 +96,12 @@ def validity(found, axes: Axes | None = None) -> Axes:
         axes.plot(found.steps, ratio, ".", ms=3, color=FAINT, label="at the step")
         axes.plot(found.steps, running, color=INK, label="largest so far")
         right: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right"}
+        right |= {"va": "center", "fontsize": "small"}
         start = low
         for level, (end, words) in enumerate(LEVELS):
             end = min(end, high)
             axes.axhspan(start, end, color=MARK, alpha=0.09 * level, lw=0)
-            axes.annotate(
-                words, (0.995, np.sqrt(start * end)), va="center", fontsize="small", **right
-            )
+            axes.annotate(words, (0.995, np.sqrt(start * end)), **right)
             start = end
         axes.legend(loc="lower right")
     return axes

@@ -145,7 +145,7 @@ def test_moments_that_rise_from_zero_cost_the_inertial_flow_no_order(row, monkey
         )
         warm.append(worst(run, follow))
     assert has_order(warm, 2), slope(warm)
-    monkeypatch.setattr(onward, "transient", lambda *parts: None)
+    monkeypatch.setattr(onward, "rules", lambda *parts: None)
     assert has_order(errors_of(row, "inertial", "flow", 2), 1)
 
 

@@ -265,6 +265,7 @@ class AbstractMethod:
     follows_optax: whether it follows any optax transformation.
     keeps_moments: whether it carries the optimizer's state.
     has_nodes: whether it has nodes, which ``spacing`` sets apart.
+    is_field: whether it is a function of the step and the parameters alone.
     """
 
     name: ClassVar[str]
@@ -278,6 +279,7 @@ class AbstractMethod:
     follows_optax: ClassVar[bool] = False
     keeps_moments: ClassVar[bool] = False
     has_nodes: ClassVar[bool] = False
+    is_field: ClassVar[bool] = False
 
     def prepared(self, plan: ShadowPlan) -> ShadowPlan:
         """The plan with what only this method can choose; ValueError for what it cannot have."""
@@ -297,11 +299,6 @@ class AbstractMethod:
         return self.orders is None or order in self.orders
 
     @property
-    def is_field(self) -> bool:
-        """Whether it is a function of the step and the parameters alone."""
-        return False
-
-    @property
     def usual(self) -> tuple[int, ...]:
         """The highest order of those up to 2, where it has a limit: what tables show."""
         return (max(order for order in self.orders if order <= 2),) if self.orders else ()
@@ -315,6 +312,8 @@ class AbstractMethod:
 class MemorylessMethod(AbstractMethod):
     """A method that eliminates the memory: its direction is a field on the parameters."""
 
+    is_field = True
+
     @abstractmethod
     def direction(
         self,
@@ -327,11 +326,6 @@ class MemorylessMethod(AbstractMethod):
         spacing: float | None = None,
     ) -> AbstractDirection:
         """The direction of an order and kind."""
-
-    @property
-    def is_field(self) -> bool:
-        """It is."""
-        return True
 
     def bind(self, plan: ShadowPlan) -> AbstractStepper:
         """Its direction, run as an iteration or as a flow."""

@@ -81,7 +81,7 @@ class InertialFlow(AbstractStepper):
         memory = memory.with_rate(rate)
         gradient = self.problem.gradient(params)
         reference = self.optimizer.transformed(gradient)
-        drift = tuple(None if old is None else trees.zeros_like(old) for old in state.moments)
+        drift = rules_of.each(trees.zeros_like, state.moments)
         moved, drift, lowered = self._finite_flow(memory, state, reference, (params, drift))
         moments = self._moments(state, reference, drift, 1.0)
         here = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
@@ -152,17 +152,13 @@ class InertialFlow(AbstractStepper):
 
     def _moments(self, state: State, reference: tuple, drift: tuple, s) -> tuple:
         """m(s) = β^s m + (1 − β^s) ψ_reference + drift: exact while the gradient stands still."""
-        moments = []
-        for moment, old, psi, extra in zip(
-            self.optimizer.moments, state.moments, reference, drift, strict=True
-        ):
-            if old is None:
-                moments.append(None)
-                continue
+
+        def later(old, moment, psi, extra):
             faded = decay_power(moment.beta, jnp.asarray(s, trees.real_dtype()))
             still = trees.add(trees.scale(faded, old), 1 - faded, psi)
-            moments.append(trees.add(still, 1, extra))
-        return tuple(moments)
+            return trees.add(still, 1, extra)
+
+        return rules_of.each(later, state.moments, self.optimizer.moments, reference, drift)
 
     def _field(self, memory: Memory, state: State, reference: tuple, rule, s, y):
         params, drift = y
@@ -173,15 +169,11 @@ class InertialFlow(AbstractStepper):
             direction, fresh = make(rule, self.problem, self.optimizer, memory.rate, params, now)
         else:
             direction, fresh = self._half(memory, now, rule, params, s)
-        pull = tuple(
-            None
-            if extra is None or psi is None
-            else trees.scale(_speed(moment.beta), _pull(psi, base, extra))
-            for moment, extra, psi, base in zip(
-                self.optimizer.moments, drift, fresh, reference, strict=True
-            )
+        pull = lambda extra, moment, psi, base: trees.scale(
+            _speed(moment.beta), trees.subtract(trees.subtract(psi, base), extra)
         )
-        return trees.scale(-memory.rate, direction), pull
+        pulls = rules_of.each(pull, drift, self.optimizer.moments, fresh, reference)
+        return trees.scale(-memory.rate, direction), pulls
 
     def _half(self, memory: Memory, now: State, rule, params: PyTree, s) -> tuple[PyTree, tuple]:
         """Order 2: (direction, ψ of the gradients half a step back)."""
@@ -248,10 +240,6 @@ def _speed(decay: Array) -> Array:
     return jnp.where(decay > 0, -jnp.log(jnp.where(decay > 0, decay, 0.5)), 0.0)
 
 
-def _pull(psi: PyTree, base: PyTree, extra: PyTree) -> PyTree:
-    return trees.subtract(trees.subtract(psi, base), extra)
-
-
 class Inertial(AbstractMethod):
     """The flow that keeps the memory."""
 
@@ -302,11 +290,8 @@ class Inertial(AbstractMethod):
                 f"decay: expected the number 0 for a moment without memory at order {order}, got "
                 "an array that is 0; pass 0.0."
             )
-        rules, rising = None, not all(moment.corrected for moment in moments)
-        if order > 2:
-            rules = rules_of.rules(decays, order, trees.real_dtype(), rising)
-        elif rising:
-            rules = rules_of.transient(decays, trees.real_dtype())
+        rising = not all(moment.corrected for moment in moments)
+        rules = rules_of.rules(decays, order, trees.real_dtype(), rising)
         parts = jnp.asarray(substeps(decays, order))
         lower = self.bind(dataclasses.replace(plan, order=2)) if order > 2 else None
         problem, optimizer = plan.run.tabulated, traced(optimizer)

@@ -107,22 +107,23 @@ class Rules(eqx.Module):
     begin: Array
 
 
-def rules(decays: list[float], order: int, dtype, rising: bool) -> Rules:
-    """The ``Rules`` of the order for the decays of all moments; rising: not all are corrected."""
-    nodes = [*range(order - 1), -1]
-    ones = [1.0] * order
-    late = Late(
-        against_first(weights([lambda z: 1 / z], ones[1:], nodes[:-1])[0]),
-        against_first(weights([logarithmic_mean], ones, [node + 1 for node in nodes])[0]),
-        tuple(_pulls(decay, ones, nodes) for decay in decays),
-    )
+def rules(decays: list[float], order: int, dtype, rising: bool) -> Rules | None:
+    """The ``Rules`` of the order for the decays of all moments; rising: not all are corrected.
+
+    Of order 2 only what its own rule misses while moments rise from 0; None where none does.
+    """
+    if order == 2 and not rising:
+        return None
+    nodes, ones = [*range(order - 1), -1], [1.0] * order
+    late = None
+    if order > 2:
+        late = Late(
+            against_first(weights([lambda z: 1 / z], ones[1:], nodes[:-1])[0]),
+            against_first(weights([logarithmic_mean], ones, [node + 1 for node in nodes])[0]),
+            tuple(_pulls(decay, ones, nodes) for decay in decays),
+        )
     early = early_rules(decays, order, rising)
     return Rules(late, early, jnp.asarray(early_steps(decays, order, dtype)))
-
-
-def transient(decays: list[float], dtype) -> Rules:
-    """For order 2: what its own rule misses of a cold start."""
-    return Rules(None, early_rules(decays, 2, True), jnp.asarray(early_steps(decays, 2, dtype)))
 
 
 def _pulls(decay: float, spectrum: list, nodes: Sequence[int]) -> Array | None:
@@ -200,6 +201,12 @@ def march(
 
     _, made = trees.scanned(one, (params, state), jnp.arange(length), problem.traceable)
     return Steps(*made, state.step)
+
+
+def each(function: Callable, kept: tuple, *parts: Sequence) -> tuple:
+    """``function`` of every moment kept and its part of each of ``parts``; None for the others."""
+    rows = zip(kept, *parts, strict=True)
+    return tuple(None if one is None else function(one, *rest) for one, *rest in rows)
 
 
 def read(optimizer: AbstractMoments, moments: tuple, fresh: tuple, params: PyTree, step) -> PyTree:
@@ -305,23 +312,23 @@ def still(
 ) -> PyTree:
     """L G at s with the gradient and θ held where they are: no gradient more."""
     many = lambda tree: trees.repeated(tree, STEPS)
-    after, changes = [], []
-    for moment, old, psi in zip(optimizer.moments, state.moments, fresh, strict=True):
-        if old is None:
-            after.append(None)
-            changes.append(None)
-            continue
-        faded = decay_power(moment.beta, jnp.arange(1.0, STEPS + 1, dtype=moment.beta.dtype))
-        gap = _outer(faded, trees.subtract(old, psi))
-        after.append(trees.add(many(psi), 1, gap))
-        speed = jnp.log(jnp.where(moment.beta > 0, moment.beta, 1.0))
-        changes.append(_first(trees.scale(speed, gap)))
+
+    def apart(old, moment, psi):
+        steps = jnp.arange(1.0, STEPS + 1, dtype=moment.beta.dtype)
+        return _outer(decay_power(moment.beta, steps), trees.subtract(old, psi))
+
+    gaps = each(apart, state.moments, optimizer.moments, fresh)
+    after = each(lambda gap, psi: trees.add(many(psi), 1, gap), gaps, fresh)
+    speed = lambda moment: jnp.log(jnp.where(moment.beta > 0, moment.beta, 1.0))
+    changes = each(
+        lambda gap, moment: _first(trees.scale(speed(moment), gap)), gaps, optimizer.moments
+    )
     counts = state.step + jnp.arange(STEPS, dtype=state.step.dtype)
     call = lambda m, q, p, n: read(optimizer, m, q, p, n)
-    stacked = many(params), many(fresh), tuple(after)
+    stacked = many(params), many(fresh), after
     directions = jax.vmap(call)(stacked[2], stacked[1], stacked[0], counts)
     steps, zeros = Steps(*stacked, directions, state.step), trees.zeros_like(_first(stacked[:2]))
-    return mean_after(rules, optimizer, steps, (tuple(changes), zeros[1], zeros[0]))[0]
+    return mean_after(rules, optimizer, steps, (changes, zeros[1], zeros[0]))[0]
 
 
 def mean_after(rules: Early, optimizer: AbstractMoments, steps: Steps, tangents: tuple):
