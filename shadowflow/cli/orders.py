@@ -50,7 +50,7 @@ class Orders:
     single: Flag = False
     """In float32 (default: float64, in which orders can be told from rounding)."""
     seed: int = 0
-    """Of the start of the default problem and of mnist."""
+    """Seed of the start, for the default problem and for mnist."""
     out: Path = Path("results/orders")
     """A folder for figure.png and numbers.json."""
     quiet: Flag = False

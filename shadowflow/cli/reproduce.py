@@ -38,15 +38,17 @@ class Reproduce(OnRuns):
     default and that of shuffles); narrow networks (laptop, the default of the others); or the
     paper's own sizes."""
     redraw: Flag = False
-    """Draw the arrays that lie in --out, compute nothing."""
+    """Compute nothing: draw the arrays of an earlier run from --out."""
     style: Annotated[tuple[Path, ...], arg(metavar="FILE.mplstyle", help_behavior_hint="")] = ()
-    """Matplotlib style files on top of the own one."""
+    """Matplotlib style files, applied after the package's own."""
 
     def run(self) -> int:
         """0 when every row of evidence holds, 1 otherwise."""
         for path in self.style:
             if not path.is_file():
-                raise ValueError(f"--style: expected a file, got {str(path)!r}, which is none")
+                raise ValueError(
+                    f"--style: expected a file, got {str(path)!r}, which does not exist"
+                )
         named = [name for name in self.figures if name != "all"]
         chosen = tuple(
             dict.fromkeys([*get_args(Paper), *named] if "all" in self.figures else named)

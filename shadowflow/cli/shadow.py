@@ -32,7 +32,7 @@ class ShadowCommand:
 
     opt: Opt = None
     learning_rate: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
-    """The step size of the optimizer named (default: 1e-3)."""
+    """The step size of the optimizer that is named (default: 1e-3)."""
     steps: int = 200
     """How many steps."""
     problem: Annotated[str | None, arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
@@ -44,7 +44,7 @@ class ShadowCommand:
     error_bars: Flag = False
     """Estimate each distance from a neighbouring shadow; "?" where that is not to be trusted."""
     seed: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
-    """Of the start of the default problem (default: 0)."""
+    """Seed of the default problem's start (default: 0)."""
     out: Path = Path("results")
     """A folder; each configuration gets its own inside."""
     quiet: Flag = False

@@ -1,4 +1,4 @@
-"""`shadowflow verify`: every claim measured again."""
+"""`shadowflow verify`: the order of every method, measured again."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .flags import Flag
 
 @dataclass(frozen=True)
 class Verify:
-    """Measure every claim again, and say which hold."""
+    """Measure the order of every method for every optimizer again, and say which hold."""
 
     json: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Write the numbers to this file too."""
     rows: tuple[str, ...] = ()
     """Only rows whose name contains one of these."""
     full: Flag = False
-    """All of every row (the default)."""
+    """Five step sizes for every row (the default)."""
     quick: Flag = False
-    """A coarser look."""
+    """Four step sizes instead of five."""
 
     def run(self) -> int:
         """0 when every row holds, 1 otherwise."""

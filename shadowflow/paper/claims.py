@@ -1,7 +1,7 @@
 """The paper's claims, and how each is tried: on runs of a network, or by computing alone.
 
 A claim that fails here is a finding like any other. Each test is at the level ``ALPHA`` by
-itself: of so many, one in twenty passes by chance where nothing is there.
+itself: where there is no effect, one in twenty passes by chance.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What is read off the curves of a run: the initial fall, the peak, the hill, the norm at a loss.
 
-Curves are arrays over epochs, NaN where nothing was measured. Nothing is read off a raw curve but
-a test accuracy: all else is of its running median over ``WINDOW`` epochs, since a raw maximum is
-that of the noise. Each function answers with a `Reading`, which says in words when there is none.
+Curves are arrays over epochs, NaN where nothing was measured. The test accuracy is read off the raw
+curve, all else off running medians over ``WINDOW`` epochs, because the maximum of a raw curve is
+mostly noise. Each function returns a `Reading`, whose words say why where there is no number.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def none(words: str) -> Reading:
 
 
 def running_median(curve: Curve, window: int = WINDOW) -> Curve:
-    """The median of the ``window`` values around each: NaN for the half window at either end.
+    """The median of the ``window`` values around each value.
 
-    A window with a value that is not finite has none either; of a curve shorter than the window
-    nothing is left. Raises ValueError for a window that is not odd and positive, and for anything
-    but a single curve.
+    NaN for half a window at either end (everywhere, if the curve is shorter than the window), and
+    where a value in the window is not finite. Raises ValueError for a window that is not odd and
+    positive, and for anything but a single curve.
 
     >>> running_median(np.array([5.0, 1.0, 9.0, 2.0, 3.0]), window=3)
     array([nan,  5.,  2.,  3., nan])
@@ -68,8 +68,7 @@ def running_median(curve: Curve, window: int = WINDOW) -> Curve:
 def initial_fall(loss: Curve, cut: float = CUT) -> Reading:
     """The end of the initial fall: the first epoch at which the smoothed training loss is < cut.
 
-    There its running minimum is below the cut for the first time too. The value is the smoothed
-    loss.
+    The value is the smoothed loss there.
 
     >>> initial_fall(np.linspace(2, 0, 101)).at
     51
@@ -98,7 +97,7 @@ def _after(norm: Curve, fall: Reading) -> tuple[Curve, np.ndarray] | None:
 def peak(norm: Curve, fall: Reading) -> Reading:
     """The largest value of the smoothed norm after the initial fall: what the paper plots.
 
-    It is a hill only where `hill` says so: a norm that only falls has it at the fall's end.
+    It need not be a `hill`: a norm that only falls is largest where the initial fall ends.
 
     >>> norm = np.array([9.0] * 20 + [4.0] * 20 + [6.0] * 20 + [2.0] * 20)
     >>> peak(norm, Reading(0.9, 25, ""))[:2]
@@ -119,9 +118,9 @@ def peak(norm: Curve, fall: Reading) -> Reading:
 def hill(norm: Curve, fall: Reading, rise: float = RISE) -> Reading:
     """The height of the hill after the initial fall, if it is one.
 
-    It is the `peak`, provided that this lies inside, a window's length or more from the fall's
-    end and from the last smoothed epoch, and is at least ``rise`` × the smallest smoothed norm
-    between the fall's end and itself.
+    The `peak` is a hill if it lies at least a window away from the end of the fall and from the
+    last smoothed epoch, and is at least ``rise`` times as high as the lowest smoothed norm between
+    the end of the fall and itself.
 
     >>> norm = np.array([9.0] * 20 + [4.0] * 20 + [6.0] * 20 + [2.0] * 20)
     >>> hill(norm, Reading(0.9, 20, ""))[:2]
@@ -149,7 +148,7 @@ def hill(norm: Curve, fall: Reading, rise: float = RISE) -> Reading:
 def at_loss(curve: Curve, loss: Curve, level: float) -> Reading:
     """The smoothed curve where the smoothed training loss first reaches ``level``.
 
-    Between two epochs both are taken as straight lines.
+    Between two epochs both curves are interpolated linearly.
 
     >>> at_loss(np.arange(41.0), np.linspace(2, 0, 41), 0.51)[:2]
     (29.8, 29.8)
@@ -171,7 +170,7 @@ def at_loss(curve: Curve, loss: Curve, level: float) -> Reading:
 
 
 def highest(curve: Curve) -> Reading:
-    """The largest finite value of a raw curve, as the paper takes that of the test accuracy.
+    """The largest finite value of a raw curve; the paper reads the test accuracy so.
 
     >>> highest(np.array([0.1, float("nan"), 0.3, 0.2]))[:2]
     (0.3, 2)

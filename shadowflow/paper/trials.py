@@ -37,7 +37,7 @@ class Trend:
         likely as any other. p_opposite: the same for a tau as small or smaller.
     least_p: the smallest p that so many seeds and values can give. needed: the smallest tau with
         p ≤ ``ALPHA``, NaN where there is none.
-    pairs, seeds: that were compared. agreeing: seeds with a tau above 0, of the ``decided`` ones
+    pairs, seeds: how many were compared. agreeing: seeds with a tau above 0, of the ``decided`` ones
         with a tau that is not 0. sign_p: one-sided sign test over those seeds.
     """
 
@@ -78,9 +78,9 @@ class Trend:
 def trend(outcomes: Float[np.ndarray, "seeds values"], rising: bool) -> Trend:
     """Whether the outcomes rise (fall) with the grid's values, which stand in rising order.
 
-    NaN is an outcome that there is not: its pairs are left out. Ties count for neither side.
-    Infinite outcomes are ordered as numbers are. Raises ValueError for anything but a table of at
-    most ``LONGEST`` columns.
+    NaN stands for a missing outcome, whose pairs are left out. Ties count for neither side, and
+    infinite outcomes as larger or smaller than all others. Raises ValueError for anything but a
+    table of at most ``LONGEST`` columns.
 
     >>> test = trend(np.array([[1, 2, 3, 4], [2, 3, 4, 5], [1, 3, 2, 4.0]]), rising=True)
     >>> round(test.tau, 3), round(test.p, 5), test.verdict
@@ -119,7 +119,7 @@ def trend(outcomes: Float[np.ndarray, "seeds values"], rising: bool) -> Trend:
 
 
 def ranks(row: Sequence[float] | np.ndarray) -> tuple[int, ...]:
-    """The place of each value in their order, equal ones sharing it.
+    """The place of each value in rising order; equal values share a place.
 
     >>> ranks([3.0, 1.0, 3.0])
     (1, 0, 1)
@@ -162,8 +162,8 @@ def convolved(parts: Sequence[dict[int, float]]) -> dict[int, float]:
 def sign_test(agreeing: int, decided: int) -> float:
     """The chance of so many heads or more among ``decided`` tosses of a fair coin.
 
-    Three seeds that all agree give 1/8, the smallest p of three: by itself it can decide nothing;
-    five give 1/32.
+    Three seeds that all agree give 1/8, the smallest p that three can give, which decides nothing;
+    five that all agree give 1/32.
 
     >>> sign_test(3, 3), sign_test(5, 5), sign_test(4, 5)
     (0.125, 0.03125, 0.1875)
@@ -198,7 +198,7 @@ def of_trend(claim: str, where: str, test: Trend, measured: tuple[float, ...], *
 def of_signs(claim: str, where: str, said: str, ratios: Sequence[float], **run: Any) -> Trial:
     """A number that is below 1 for every seed where the claim is true: a sign test over seeds.
 
-    Not finite counts as not below.
+    A ratio that is not finite counts as not below 1.
 
     >>> of_signs("closer", "here", "ratio", [0.5, 0.4, 0.6, 0.5, 0.9]).verdict
     'holds'

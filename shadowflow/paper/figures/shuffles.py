@@ -1,11 +1,12 @@
 """Beyond the paper: how the sign of Adam's bias depends on β, ρ and the batch size.
 
-At one place of a real network the Taylor form's correction, less by the first-order field, is
-averaged over shuffles (of the present epoch and of all that the memory still sees) and over the
-steps of an epoch, and laid against d = ∇‖∇E‖_{1,ε}: s = −⟨d, correction⟩ / ((h/2) ⟨d, d/R⟩),
-R² = (1/m) Σ_k g_k² + ε. It does not depend on h. For the full batch the correction is −(h/2) s d/R
-and s the brace of the paper's (3), (1+β)/(1−β) − (1+ρ)/(1−ρ) where ε ≪ g²: s > 0 penalizes the
-perturbed one-norm of the whole gradient, s < 0 anti-penalizes it.
+At one place of a real network the correction, which is the second-order field of the Taylor form
+less the first-order one, is averaged over shuffles (of the present epoch and of all that the memory
+still sees) and over the steps of an epoch. Its component along d = ∇‖∇E‖_{1,ε} is told as
+s = −⟨d, correction⟩ / ((h/2) ⟨d, d/R⟩), R² = (1/m) Σ_k g_k² + ε, which does not depend on h. For
+the full batch the correction is −(h/2) s d/R and s the brace of the paper's (3), which is
+(1+β)/(1−β) − (1+ρ)/(1−ρ) where ε ≪ g². s > 0 penalizes the perturbed one-norm of the whole
+gradient, s < 0 anti-penalizes it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 TITLE = "The sign of Adam's bias against β, ρ and the batch size"
 DATA = ()
-MEMORIES = 7  # the past reaches back so many times the longest memory: e^-7 is dropped
+MEMORIES = 7  # so many times the longest memory are kept of the past: e^-7 of it is dropped
 
 
 @dataclass(frozen=True)
