@@ -37,8 +37,8 @@ class Trend:
         likely as any other. p_opposite: the same for a tau as small or smaller.
     least_p: the smallest p that so many seeds and values can give. needed: the smallest tau with
         p ≤ ``ALPHA``, NaN where there is none.
-    pairs, seeds: how many were compared. agreeing: seeds with a tau above 0, of the ``decided`` ones
-        with a tau that is not 0. sign_p: one-sided sign test over those seeds.
+    pairs, seeds: how many were compared. agreeing: seeds with a tau above 0, of those ``decided``,
+        with a tau other than 0. sign_p: one-sided sign test over those seeds.
     """
 
     tau: float
