@@ -66,24 +66,16 @@ class Orders:
 
         with jax.enable_x64(not self.single):
             problem, params = self._problem()
-            plan = Plan(
-                problem,
-                optimizer,
-                params,
-                ways(self.methods, self.orders, problem),
-                self.learning_rates,
-                warm=self.warm,
-                steps=self.steps,
-                at=self.at,
-                far=self.far,
-                run={
-                    "optimizer": setting.optimizer,
-                    "arguments": setting.arguments,
-                    "problem": self.problem or "digits",
-                    "seed": self.seed,
-                    "dtype": "float32" if self.single else "float64",
-                },
-            )
+            run = {
+                "optimizer": setting.optimizer,
+                "arguments": setting.arguments,
+                "problem": self.problem or "digits",
+                "seed": self.seed,
+                "dtype": "float32" if self.single else "float64",
+            }
+            given, chosen = (problem, optimizer, params), ways(self.methods, self.orders, problem)
+            sweep = {"rates": self.learning_rates, "warm": self.warm, "steps": self.steps}
+            plan = Plan(*given, chosen, **sweep, at=self.at, far=self.far, run=run)
             orders_job(plan, out=self.out, quiet=self.quiet)
         return 0
 

@@ -85,15 +85,6 @@ def initial_fall(loss: Curve, cut: float = CUT) -> Reading:
     return Reading(float(smooth[first]), first, f"the training loss is below {cut:g}")
 
 
-def _after(norm: Curve, fall: Reading) -> tuple[Curve, np.ndarray] | None:
-    """(smoothed norm, its epochs from the end of the fall on), None where there are none."""
-    smooth = running_median(norm)
-    if fall.at is None:
-        return None
-    epochs = np.flatnonzero(np.isfinite(smooth) & (np.arange(len(smooth)) >= fall.at))
-    return (smooth, epochs) if len(epochs) else None
-
-
 def peak(norm: Curve, fall: Reading) -> Reading:
     """The largest value of the smoothed norm after the initial fall: what the paper plots.
 
@@ -103,16 +94,20 @@ def peak(norm: Curve, fall: Reading) -> Reading:
     >>> peak(norm, Reading(0.9, 25, ""))[:2]
     (6.0, 40)
     """
-    found = _after(norm, fall)
-    if found is None:
-        return none(
-            f"no end of the initial fall: {fall.words}"
-            if fall.at is None
-            else "too few epochs after the initial fall"
-        )
-    smooth, epochs = found
+    smooth, epochs = _after(norm, fall)
+    if fall.at is None:
+        return none(f"no end of the initial fall: {fall.words}")
+    if not len(epochs):
+        return none("too few epochs after the initial fall")
     top = int(epochs[np.argmax(smooth[epochs])])
     return Reading(float(smooth[top]), top, "the largest norm after the initial fall")
+
+
+def _after(norm: Curve, fall: Reading) -> tuple[Curve, np.ndarray]:
+    """The smoothed norm, and its epochs from the end of the fall on; none without an end."""
+    smooth = running_median(norm)
+    begin = np.inf if fall.at is None else fall.at
+    return smooth, np.flatnonzero(np.isfinite(smooth) & (np.arange(len(smooth)) >= begin))
 
 
 def hill(norm: Curve, fall: Reading, rise: float = RISE) -> Reading:
@@ -128,21 +123,18 @@ def hill(norm: Curve, fall: Reading, rise: float = RISE) -> Reading:
     >>> hill(norm, Reading(0.9, 40, "")).words
     'no hill: the norm is largest where the initial fall ends'
     """
-    top, found = peak(norm, fall), _after(norm, fall)
-    if top.at is None or found is None:
+    top, (smooth, epochs) = peak(norm, fall), _after(norm, fall)
+    if top.at is None:
         return none(f"no hill: {top.words}")
-    smooth, epochs = found
     if top.at < epochs[0] + WINDOW:
         return none("no hill: the norm is largest where the initial fall ends")
     if top.at > epochs[-1] - WINDOW:
         return none("no hill: the norm is largest at the end of the run")
-    lowest = float(np.min(smooth[epochs[epochs <= top.at]]))
-    if top.value < rise * lowest:
-        return none(
-            f"no hill: the norm rises to {top.value / lowest:.3g} times its lowest value, "
-            f"less than {rise:g}"
-        )
-    return Reading(top.value, top.at, f"{top.value / lowest:.3g} times the lowest norm before it")
+    times = top.value / float(np.min(smooth[epochs[epochs <= top.at]]))
+    if times < rise:
+        words = f"the norm rises to {times:.3g} times its lowest value, less than {rise:g}"
+        return none(f"no hill: {words}")
+    return Reading(top.value, top.at, f"{times:.3g} times the lowest norm before it")
 
 
 def at_loss(curve: Curve, loss: Curve, level: float) -> Reading:

@@ -221,14 +221,9 @@ def sweep_table(found: dict[str, Any]) -> list[str]:
         errors = [np.inf if end["error"] is None else end["error"] for end in ended]
         shown = ["–" if value != value else f"{value:.1f}" for value in slopes(rates, errors)]
         left = [rate for rate, end in zip(rates, ended, strict=True) if end["left"] is not None]
-        lines.append(
-            [
-                line["name"],
-                " ".join(f"{error:.0e}" for error in errors),
-                " ".join(shown),
-                f"{left[0]:.2g}" if left else "never",
-            ]
-        )
+        told = " ".join(f"{error:.0e}" for error in errors)
+        first = f"{left[0]:.2g}" if left else "never"
+        lines.append([line["name"], told, " ".join(shown), first])
     return [
         f"\nDistance after {found['steps']} steps, begun at step {found['warm']}, over the way "
         "gone:",

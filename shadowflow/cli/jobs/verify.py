@@ -149,41 +149,27 @@ def measure(case: OrderCase, way: Way, exponents: range) -> OrderRow:
 
 def table(results: Results) -> list[str]:
     """The results as lines of text."""
-    return formatting.table(
-        ["optimizer", "method", "kind", "order", "start", "errors", "slope", "holds"],
-        [
-            [
-                case.label,
-                row.method,
-                row.kind,
-                str(row.order),
-                row.start,
-                " ".join(f"{error:.1e}" for error in row.errors),
-                "exact" if row.exact or row.slope is None else f"{row.slope:.2f}",
-                "yes" if row.holds else "NO",
-            ]
-            for case, row in results
-        ],
-    )
+    lines = []
+    for case, row in results:
+        named = [case.label, row.method, row.kind, str(row.order), row.start]
+        errors = " ".join(f"{error:.1e}" for error in row.errors)
+        slope = "exact" if row.exact or row.slope is None else f"{row.slope:.2f}"
+        lines.append([*named, errors, slope, "yes" if row.holds else "NO"])
+    head = ["optimizer", "method", "kind", "order", "start", "errors", "slope", "holds"]
+    return formatting.table(head, lines)
 
 
 def evidence(results: Results) -> dict[str, Any]:
     """The results as JSON: expected, measured, tolerance, holds, and the run they come from."""
+    rows = []
+    for case, row in results:
+        run = {"optimizer": case.label, "arguments": dict(case.arguments), "scale": case.scale}
+        order = {"expected": row.order, "measured": row.slope, "exact": row.exact}
+        rows.append({**run, **order, **dataclasses.asdict(row)})
     return {
         "horizon": HORIZON,
         "loss": "E = (3/2 - 2 a b)^2 / 2 from (2.8, 3.5), float64",
         "tolerance": TOLERANCE,
         "shortfall": SHORTFALL,
-        "rows": [
-            {
-                "optimizer": case.label,
-                "arguments": dict(case.arguments),
-                "scale": case.scale,
-                "expected": row.order,
-                "measured": row.slope,
-                "exact": row.exact,
-                **dataclasses.asdict(row),
-            }
-            for case, row in results
-        ],
+        "rows": rows,
     }
