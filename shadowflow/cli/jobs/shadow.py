@@ -38,8 +38,8 @@ def shadow_job(
     for setting in settings:
         writable(out / setting.key())
     for index, setting in enumerate(settings):
-        print("=" * WIDTH, f"Setting {index + 1} of {len(settings)}: ", sep="\n", end="")
-        print(heading(setting, params))
+        print("=" * WIDTH)
+        print(f"Setting {index + 1} of {len(settings)}: {heading(setting, params)}")
         found, folder = run(setting, problem, params, quiet, bars), out / setting.key()
         print(tell(found))
         write_json(folder / "numbers.json", numbers(found))
