@@ -153,7 +153,7 @@ def test_no_pickle(path):
 
 
 def test_no_test_file_imports_another():
-    """What several need lies in ``support``."""
+    """What several need lies in a module of its own (``oracles``, ``runs``, ...)."""
     for path in Path(__file__).parent.rglob("*.py"):
         roots = {module.split(".")[-1] for module in imported(path)}
         assert not {root for root in roots if root.startswith("test_")}, path.name

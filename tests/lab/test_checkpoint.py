@@ -14,7 +14,7 @@ from runs import CONFIGURATION, state
 
 from shadowflow.lab.training.checkpoint import KEPT, restore, save
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def equal(one, other):

@@ -14,7 +14,7 @@ from shadowflow.lab.sweep import launch, locks, plan, table
 from shadowflow.lab.sweep.grid import Block
 from shadowflow.lab.training.config import Training
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WORDS = "--width 0.25 --images 60 --test-images 20 --epochs 400 --ghost-batch 30".split()
 BASE = Training(width=0.25, images=60, test_images=20, epochs=400, ghost_batch=30)
 

@@ -18,7 +18,7 @@ from shadowflow.cli.jobs import settings, shadow, shadow_run, shadow_text, verif
 from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.optimizers import zoo
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROBLEMS = """
 import jax.numpy as jnp
 import numpy as np

@@ -12,7 +12,7 @@ import pytest
 from shadowflow.lab.networks import build
 from shadowflow.lab.training.devices import Devices, at_a_time
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-6}
 SCRIPT = """
 import dataclasses, json, sys

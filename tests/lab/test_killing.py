@@ -86,7 +86,7 @@ def test_killed_between_any_two_writes_it_goes_on_to_the_bit(tmp_path):
 def run_to(runs, point, epoch):
     """The folder of the run, gone on with in a process of its own until it dies there."""
     script = MORTAL.format(
-        tests=str(Path(__file__).parent), point=point, epoch=epoch, folder=str(runs)
+        tests=str(Path(__file__).parents[1]), point=point, epoch=epoch, folder=str(runs)
     )
     done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == (0 if point == "nowhere" else -signal.SIGKILL), (point, epoch)
