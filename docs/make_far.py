@@ -8,11 +8,11 @@ import argparse
 import json
 from pathlib import Path
 
+import bars
 import jax
 import jax.numpy as jnp
 
 import shadowflow as sf
-from shadowflow.cli.jobs import bars
 from shadowflow.diagnostics.convergence import convergence
 from shadowflow.files import write_json
 from shadowflow.lab.models import bilinear_problem

@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from shadowflow.cli.jobs import bars
+import bars
+
 from shadowflow.cli.jobs.reproduce import expected, found
 from shadowflow.methods import METHODS
 from shadowflow.paper.evidence import Evidence

@@ -10,7 +10,10 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
+import bars
+import make_table
 import pytest
+import tables
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -124,29 +127,19 @@ def test_every_page_is_on_the_index():
     assert {page.name for page in PAGES[1:]} - {"index.md"} <= set(LINK.findall(index))
 
 
-@pytest.fixture
-def make_table(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    import make_table
-
-    return make_table
-
-
-def test_every_table_shows_what_was_measured_last(make_table):
+def test_every_table_shows_what_was_measured_last():
     for page, contents in make_table.pages().items():
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
         assert make_table.filled(page, contents) == text, f"{page}: run docs/make_table.py"
 
 
-def test_a_page_without_the_marks_of_a_table_is_refused(make_table):
+def test_a_page_without_the_marks_of_a_table_is_refused():
     with pytest.raises(ValueError, match="costs: expected one pair of marks in the page, got 0"):
         make_table.put("<!-- orders: start (make table) --> <!-- orders: end -->", "costs", "")
 
 
-def test_the_examples_in_the_generator(make_table):
-    import tables
-
-    for module in (make_table, tables):
+def test_the_examples_in_the_generator():
+    for module in (make_table, tables, bars):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0

@@ -1,11 +1,11 @@
 """A shadow's own error bar against the real error."""
 
+import bars
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import shadowflow as sf
-from shadowflow.cli.jobs import bars
 from shadowflow.diagnostics.error_bar import _bar, neighbours
 from shadowflow.trust import judge
 

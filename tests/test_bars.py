@@ -1,12 +1,12 @@
 """The table of error bars: its numbers by another way, and which cases are left out."""
 
+import bars
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bars import BarCase
 
 import shadowflow as sf
-from shadowflow.cli.jobs import bars
-from shadowflow.cli.jobs.bars import BarCase
 from shadowflow.paper.ways import Way
 
 LOSS = lambda x: x[0] ** 2 / 2 + 2 * x[1] ** 2 + jnp.sin(x[0] * x[1])

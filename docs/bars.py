@@ -1,7 +1,5 @@
 """How good the error bars are: over a table of problems, the estimate against the real error."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...diagnostics.convergence import compare
-from ...diagnostics.error_bar import error_bar
-from ...iterate import iterate
-from ...lab.models import bilinear_problem, digits_problem
-from ...optimizers import zoo
-from ...paper.ways import Way
-from ...problem import Problem
-from ...shadow import settled_state
+from shadowflow.diagnostics.convergence import compare
+from shadowflow.diagnostics.error_bar import error_bar
+from shadowflow.iterate import iterate
+from shadowflow.lab.models import bilinear_problem, digits_problem
+from shadowflow.optimizers import zoo
+from shadowflow.paper.ways import Way
+from shadowflow.problem import Problem
+from shadowflow.shadow import settled_state
 
 WITHIN = 3.0
 STEPS = 100
