@@ -57,13 +57,5 @@ class Claims(OnRuns):
         """0."""
         from .jobs.claims import claims_job
 
-        claims_job(
-            self.scale,
-            self.runs(),
-            out=self.out,
-            only=self.only,
-            data_dir=self.data_dir,
-            yes=self.yes,
-            quiet=self.quiet,
-        )
+        claims_job(self, self.runs())
         return 0

@@ -58,25 +58,14 @@ class Orders:
 
     def run(self) -> int:
         """0; ValueError for what cannot be measured."""
-        setting = self.setting()
-        optimizer = built(setting)
+        optimizer = built(self.setting())
         import jax
 
-        from .jobs.orders import Plan, orders_job, ways
+        from .jobs.orders import Plan, orders_job
 
         with jax.enable_x64(not self.single):
             problem, params = self._problem()
-            run = {
-                "optimizer": setting.optimizer,
-                "arguments": setting.arguments,
-                "problem": self.problem or "digits",
-                "seed": self.seed,
-                "dtype": "float32" if self.single else "float64",
-            }
-            given, chosen = (problem, optimizer, params), ways(self.methods, self.orders, problem)
-            sweep = {"rates": self.learning_rates, "warm": self.warm, "steps": self.steps}
-            plan = Plan(*given, chosen, **sweep, at=self.at, far=self.far, run=run)
-            orders_job(plan, out=self.out, quiet=self.quiet)
+            orders_job(Plan(self, problem, optimizer, params))
         return 0
 
     def setting(self) -> Setting:

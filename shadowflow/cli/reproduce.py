@@ -49,21 +49,11 @@ class Reproduce(OnRuns):
                 raise ValueError(
                     f"--style: expected a file, got {str(path)!r}, which does not exist"
                 )
-        named = [name for name in self.figures if name != "all"]
-        chosen = tuple(
-            dict.fromkeys([*get_args(Paper), *named] if "all" in self.figures else named)
-        )
         from .jobs.reproduce import reproduce_job
 
-        good = reproduce_job(
-            chosen,
-            self.scale,
-            self.runs(),
-            out=self.out,
-            data_dir=self.data_dir,
-            redraw=self.redraw,
-            styles=self.style,
-            yes=self.yes,
-            quiet=self.quiet,
-        )
-        return 0 if good else 1
+        return 0 if reproduce_job(self, self.runs()) else 1
+
+    def names(self) -> list[str]:
+        """The figures, each once."""
+        named = [name for name in self.figures if name != "all"]
+        return list(dict.fromkeys([*get_args(Paper), *named] if "all" in self.figures else named))

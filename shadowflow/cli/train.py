@@ -58,7 +58,6 @@ class Train:
 
     def run(self) -> int:
         """0 where it ended as asked, 1 where a number was not finite."""
-        settings = self.settings()
         if self.checkpoint_every < 1:
             raise ValueError(f"--checkpoint-every: expected 1 or more, got {self.checkpoint_every}")
         if self.wall_time is not None and not self.wall_time >= 0:
@@ -66,14 +65,6 @@ class Train:
         from .jobs import training
 
         if self.describe:
-            print(training.description(settings))
+            print(training.description(self.settings()))
             return 0
-        return training.train_job(
-            settings,
-            self.run_dir,
-            data_dir=self.data_dir,
-            log=self.log,
-            quiet=self.quiet,
-            checkpoint_every=self.checkpoint_every,
-            wall_time=self.wall_time,
-        )
+        return training.train_job(self)

@@ -11,6 +11,7 @@ from table import PLACE, SMOOTH, smooth_loss
 import shadowflow as sf
 from shadowflow import cli
 from shadowflow.cli.jobs import orders
+from shadowflow.cli.orders import Orders
 from shadowflow.lab.models import digits_problem
 
 
@@ -36,8 +37,9 @@ def test_slopes_and_sides():
 
 
 def test_every_method_and_order_is_a_line_once():
-    found = orders.ways(("taylor", "collocation", "inertial"), (1, 2, 3), SMOOTH)
-    assert [line.name for line in found] == [
+    command = Orders(methods=("taylor", "collocation", "inertial"), orders=(1, 2, 3))
+    plan = orders.Plan(command, SMOOTH, sf.adam(), PLACE)
+    assert [line.name for line in plan.ways] == [
         "first order, iteration",
         "taylor 2, iteration",
         "collocation 2, iteration",
@@ -54,12 +56,21 @@ BEGIN = jnp.array([1.0, 1.0])
 def test_a_method_leaves_at_the_first_step_farther_than_a_tenth_of_the_way(tmp_path, capsys):
     """By brute force from the trajectories; past the flow edge .026 of a mode, at rate .05."""
     optimizer = sf.momentum(decay=0.9, form="ema")
-    ways = orders.ways(("taylor", "inertial"), (2,), QUADRATIC)
-    plan = orders.Plan(
-        QUADRATIC, optimizer, BEGIN, ways, (1e-4, 0.05), warm=30, steps=40, at=0.05, far=60
+    command = Orders(
+        learning_rates=(1e-4, 0.05),
+        orders=(2,),
+        methods=("taylor", "inertial"),
+        warm=30,
+        steps=40,
+        at=0.05,
+        far=60,
+        out=tmp_path,
+        quiet=True,
     )
-    orders.orders_job(plan, out=tmp_path, quiet=True)
+    orders.orders_job(orders.Plan(command, QUADRATIC, optimizer, BEGIN))
     found = json.loads((tmp_path / "numbers.json").read_text())
+    ran = {"optimizer": "adam", "problem": "digits", "seed": 0, "dtype": "float64"}
+    assert ran.items() <= found["run"].items() and found["run"]["arguments"]["b2"] == 0.95
     real = sf.iterate(QUADRATIC, optimizer, BEGIN, 0.05, 60)
     follow = sf.shadow(QUADRATIC, optimizer, BEGIN, 0.05, 60, method="taylor", kind="iteration")
     gap = np.linalg.norm(real.params - follow.params, axis=1)
@@ -97,7 +108,7 @@ def test_flags_reach_the_plan(tmp_path, monkeypatch):
         "bowl = sf.Problem(lambda x: jnp.sum(x**2)), jnp.ones(2, jnp.float32)\n"
     )
     calls = []
-    monkeypatch.setattr(orders, "orders_job", lambda plan, **rest: calls.append((plan, rest)))
+    monkeypatch.setattr(orders, "orders_job", calls.append)
     words = (
         "orders opt:momentum --opt.decay 0.5 --learning-rates 1e-4 1e-3 --orders 2 1 --methods "
         "inertial taylor --warm 7 --steps 5 --at 0.01 --far 9 --seed 3 --quiet --out"
@@ -106,22 +117,18 @@ def test_flags_reach_the_plan(tmp_path, monkeypatch):
     assert cli.main([*flags, "--problem", f"{tmp_path / 'mine.py'}:bowl"]) == 0
     assert cli.main([*flags, "--single"]) == 0
     assert cli.main(flags) == 0
-    (own, rest), (single, _), (double, _) = calls
-    assert rest == {"out": tmp_path / "out", "quiet": True}
-    assert (own.rates, own.warm, own.steps, own.at, own.far) == ((1e-4, 1e-3), 7, 5, 0.01, 9)
+    own, single, double = calls
     assert [way.name for way in own.ways] == [
         "first order, iteration",
         "inertial 2, flow",
         "taylor 2, iteration",
     ]
     assert (own.optimizer.name, float(own.optimizer.moments[0].decay)) == ("momentum", 0.5)
-    assert own.run["optimizer"] == "momentum" and own.run["arguments"]["decay"] == 0.5
-    assert own.params.shape == (2,) and own.run["problem"].endswith("mine.py:bowl")
+    assert own.params.shape == (2,)
     seeded = digits_problem(3)[1][0]["weight"]
     for plan, dtype in ((single, "float32"), (double, "float64")):
-        assert (plan.params[0]["weight"].dtype, plan.run["dtype"]) == (dtype, dtype)
+        assert plan.params[0]["weight"].dtype == dtype
         np.testing.assert_array_equal(plan.params[0]["weight"], seeded)
-        assert (plan.run["problem"], plan.run["seed"]) == ("digits", 3)
 
 
 def test_flags_reach_the_setting():

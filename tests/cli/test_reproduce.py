@@ -7,6 +7,7 @@ import pytest
 
 from shadowflow import cli
 from shadowflow.cli.jobs import reproduce
+from shadowflow.cli.reproduce import Reproduce
 from shadowflow.files import read_arrays, write_arrays
 from shadowflow.paper.figures import figure1, figure2, figure3
 
@@ -109,9 +110,8 @@ def test_arrays_come_back(tmp_path):
 def test_the_smoke_scale_holds(tmp_path, capsys):
     """The figure of the real MNIST, as the command makes it."""
     try:
-        good = reproduce.reproduce_job(
-            ["fig3"], "smoke", lambda wanted: [], out=tmp_path, quiet=True
-        )
+        command = Reproduce(figures=("fig3",), scale="smoke", out=tmp_path, quiet=True)
+        good = reproduce.reproduce_job(command, lambda wanted: [])
     except ValueError as error:
         pytest.skip(f"shadowflow data get mnist: {error}")
     assert good, capsys.readouterr().out

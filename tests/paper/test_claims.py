@@ -11,6 +11,7 @@ import pytest
 
 import shadowflow as sf
 from shadowflow import cli
+from shadowflow.cli.claims import Claims
 from shadowflow.cli.jobs.claims import claims_job
 from shadowflow.lab.models import digits_problem
 from shadowflow.optimizers import zoo
@@ -62,7 +63,8 @@ def test_the_sides_of_the_claims_are_the_paper_s():
 
 
 def job(tmp_path, *names, effect=1.0):
-    return claims_job("smoke", out=tmp_path, only=names, runs=made_up.runs(effect), quiet=True)
+    command = Claims(scale="smoke", out=tmp_path, only=names, quiet=True)
+    return claims_job(command, made_up.runs(effect))
 
 
 def test_what_is_written_is_what_is_printed(tmp_path, capsys):
@@ -106,7 +108,7 @@ def test_the_paper_s_scale_is_priced_first(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cost, "measured", lambda settings, data_dir: cost.Cost(3600.0, 2**30))
     none = lambda wanted: pytest.fail("a run was started")
     with pytest.raises(ValueError, match="--yes: expected it before runs"):
-        claims_job("paper", out=tmp_path, only=["hills"], runs=none)
+        claims_job(Claims(scale="paper", out=tmp_path, only=("hills",)), none)
     assert capsys.readouterr().out.count("hours") == len(claims.NETWORKS)
 
 

@@ -11,6 +11,7 @@ import pytest
 from shadowflow import cli
 from shadowflow.cli.jobs import cost
 from shadowflow.cli.jobs.reproduce import reproduce_job
+from shadowflow.cli.reproduce import Reproduce
 from shadowflow.cli.sweep import parse
 from shadowflow.files import write_json
 from shadowflow.lab.training import history
@@ -347,8 +348,12 @@ def test_a_grid_without_a_single_number_is_still_drawn():
 # The command
 
 
-def reproduced(tmp_path, *names, **options):
-    good = reproduce_job(names, "smoke", made_up.runs(), out=tmp_path, quiet=True, **options)
+def smoke(tmp_path, *names, scale="smoke"):
+    return Reproduce(figures=names, scale=scale, out=tmp_path, quiet=True)
+
+
+def reproduced(tmp_path, *names):
+    good = reproduce_job(smoke(tmp_path, *names), made_up.runs())
     return good, json.loads((tmp_path / f"{names[0]}-smoke" / "evidence.json").read_text("utf-8"))
 
 
@@ -373,9 +378,9 @@ def test_a_run_that_fails_makes_the_figure_fail_and_a_claim_does_not(tmp_path):
     broken = lambda wanted: [
         dataclasses.replace(made_up.record(run), reason="non-finite") for run in wanted
     ]
-    assert not reproduce_job(["fig7"], "smoke", broken, out=tmp_path, quiet=True)
+    assert not reproduce_job(smoke(tmp_path, "fig7"), broken)
     opposite = made_up.runs(-1.0)
-    assert reproduce_job(["fig7"], "smoke", opposite, out=tmp_path, quiet=True)
+    assert reproduce_job(smoke(tmp_path, "fig7"), opposite)
 
 
 def test_scales_that_a_figure_does_not_have_are_refused(tmp_path, capsys):
@@ -388,7 +393,7 @@ def test_the_paper_s_sizes_start_only_when_asked_to(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(cost, "measured", lambda settings, data_dir: cost.Cost(36.0, 2**30))
     none = lambda wanted: pytest.fail("a run was started")
     with pytest.raises(ValueError, match=r"--yes: expected it before runs of about 900 hours"):
-        reproduce_job(["fig4"], "paper", none, out=tmp_path, quiet=True)
+        reproduce_job(smoke(tmp_path, "fig4", scale="paper"), none)
     shown = capsys.readouterr().out
     assert "resnet50 on cifar10: 36 s an epoch" in shown
     assert "30 runs of 3,000 epochs: 900 hours; 1.0 GiB" in shown

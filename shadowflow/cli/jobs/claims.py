@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...files import writable, write_json
 from ...paper import claims, grid as grids
@@ -16,6 +15,9 @@ from ...paper.trials import ALPHA, FAILS, HOLDS, TREND, WEAK, Trial
 from . import cost
 from .formatting import versions
 
+if TYPE_CHECKING:
+    from ..claims import Claims
+
 RULE = (
     f'"{HOLDS}": p ≤ {ALPHA:g}, or nothing is random and every row of evidence holds. Else '
     f'"{WEAK}" where even a rank correlation of {TREND:g} (four pairs of five as claimed) would '
@@ -24,33 +26,24 @@ RULE = (
 )
 
 
-def claims_job(
-    scale: str,
-    runs: Runs,
-    *,
-    out: Path,
-    only: Sequence[str] = (),
-    data_dir: Path | None = None,
-    yes: bool = False,
-    quiet: bool = False,
-) -> dict[str, Any]:
+def claims_job(command: Claims, runs: Runs) -> dict[str, Any]:
     """Try the claims, print what became of them, write ``out/claims-<scale>.json``; its content.
 
-    runs: how training runs are obtained; only: names of claims (none: all). Raises ValueError for
-    a folder that cannot be written, an unknown claim, data that are nowhere; at the scale "paper"
-    unless ``yes`` starts the runs.
+    runs: how training runs are obtained. Raises ValueError for a folder that cannot be written, an
+    unknown claim, data that are nowhere; at the scale "paper" unless ``yes`` starts the runs.
     """
     from tqdm import tqdm
 
+    scale, only = command.scale, command.only
     unknown = sorted(set(only) - set(claims.CLAIMS))
     if unknown:
         raise ValueError(
             f"--only: expected among {', '.join(claims.CLAIMS)}, got {', '.join(unknown)}"
         )
     names = tuple(name for name in claims.CLAIMS if name in only or not only)
-    writable(out)
+    writable(command.out)
     chosen = [grids.read(grids.grids()[name])[scale] for name in claims.needed(names)]
-    cost.ask(chosen if scale == "paper" else [], data_dir, yes)
+    cost.ask(chosen if scale == "paper" else [], command.data_dir, command.yes)
     wanted = {run.key(): run for grid in chosen for run in grid.runs()}
     records = runs(list(wanted.values())) if wanted else []
     trained = {}
@@ -64,7 +57,7 @@ def claims_job(
         "versions": versions(),
         "claims": [],
     }
-    with tqdm(names, disable=quiet, unit="claim", leave=False) as bar:
+    with tqdm(names, disable=command.quiet, unit="claim", leave=False) as bar:
         for name in bar:
             bar.set_description_str(name)
             claim = claims.CLAIMS[name]
@@ -80,7 +73,7 @@ def claims_job(
                     "trials": [dataclasses.asdict(trial) for trial in found],
                 }
             )
-    path = write_json(out / f"claims-{scale}.json", content)
+    path = write_json(command.out / f"claims-{scale}.json", content)
     print(f"{summary(content)}\n{RULE}\nWritten to {path}")
     return content
 

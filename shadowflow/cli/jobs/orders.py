@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,9 @@ from ...shadow import shadow
 from . import formatting
 from .orders_figure import LEFT, draw
 
+if TYPE_CHECKING:
+    from ..orders import Orders
+
 DEFINITION = (
     f"A method has left at the first step at which its distance from the iterates (two-norm) is "
     f"more than {LEFT:.0%} of the way they have gone by then."
@@ -36,56 +39,50 @@ SAVED, LOOKS = 1000, 12
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: in the sweep over step sizes, and in the long run; either may be left out.
+    """What the command measures, and the run that it is measured on."""
 
-    ways: how the optimizer is followed; warm: its steps before the stretch of ``steps`` that is
-    followed at each of ``rates``; at, far: step size and length of the long run, from a cold start;
-    run: where the numbers come from, as they are written.
-    """
-
+    command: Orders
     problem: Problem
     optimizer: Optimizer
     params: PyTree
-    ways: tuple[Way, ...]
-    rates: tuple[float, ...] = ()
-    warm: int = 150
-    steps: int = 100
-    at: float = 1e-3
-    far: int = 0
-    run: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def ways(self) -> tuple[Way, ...]:
+        """Every method at every one of the orders that it has: its iteration, else its flow.
+
+        Order 1, which the memoryless methods share, once.
+        """
+        every = [
+            Way(name, order, "iteration" if "iteration" in METHODS[name].kinds else "flow")
+            for order in sorted(set(self.command.orders))
+            for name in self.command.methods
+            if METHODS[name].offers(order)
+            if not (self.problem.batched and METHODS[name].full_batch)
+        ]
+        first = [way for way in every if way.order == 1][:1]
+        return (*first, *(way for way in every if way.order > 1))
 
 
-def ways(methods: Sequence[str], orders: Sequence[int], problem: Problem) -> tuple[Way, ...]:
-    """Every method at every one of the orders that it has: its iteration, else its flow.
-
-    Order 1, which the memoryless methods share, once.
-    """
-    chosen = [
-        METHODS[name] for name in methods if not (problem.batched and METHODS[name].full_batch)
-    ]
-    every = [
-        Way(m.name, order, "iteration" if "iteration" in m.kinds else "flow")
-        for order in sorted(set(orders))
-        for m in chosen
-        if m.offers(order)
-    ]
-    first = [way for way in every if way.order == 1][:1]
-    return (*first, *(way for way in every if way.order > 1))
-
-
-def orders_job(plan: Plan, *, out: Path, quiet: bool) -> None:
+def orders_job(plan: Plan) -> None:
     """Measure, print tables, and write numbers.json and figure.png, after each long run anew."""
+    command, out, setting = plan.command, plan.command.out, plan.command.setting()
     writable(out)
     found = {
-        "run": plan.run,
+        "run": {
+            "optimizer": setting.optimizer,
+            "arguments": setting.arguments,
+            "problem": command.problem or "digits",
+            "seed": command.seed,
+            "dtype": "float32" if command.single else "float64",
+        },
         "definition": DEFINITION,
         "edges": {
             "flow edge": flow_threshold(plan.optimizer),
             "stability edge": stability_threshold(plan.optimizer),
         },
         "lines": [way._asdict() | {"name": way.name} for way in plan.ways],
-        "steps": plan.steps,
-        "warm": plan.warm,
+        "steps": command.steps,
+        "warm": command.warm,
         "sweep": [],
         "long": None,
     }
@@ -95,16 +92,16 @@ def orders_job(plan: Plan, *, out: Path, quiet: bool) -> None:
         draw(found, out / "figure.png")
 
     def tell(done: str) -> None:
-        if not quiet:
+        if not command.quiet:
             print(f"  {done} done", flush=True)
 
-    for rate in plan.rates:
+    for rate in command.learning_rates:
         found["sweep"].append(at_rate(plan, rate))
         tell(f"learning rate {rate:.2g}")
-    if plan.rates:
+    if command.learning_rates:
         keep()
         print("\n".join(sweep_table(found)))
-    if plan.far:
+    if command.far:
         for long, done in far_run(plan):
             found["long"] = long
             keep()
@@ -115,12 +112,12 @@ def orders_job(plan: Plan, *, out: Path, quiet: bool) -> None:
 
 def at_rate(plan: Plan, rate: float) -> dict[str, Any]:
     """One step size: the curvature at the start of the stretch, every way's error and step."""
-    given = plan.problem, plan.optimizer
-    before = iterate(*given, plan.params, rate, plan.warm, save_every=max(1, plan.warm))
+    given, warm = (plan.problem, plan.optimizer), plan.command.warm
+    before = iterate(*given, plan.params, rate, warm, save_every=max(1, warm))
     if before.failed_at is not None:
         return {"rate": rate, "curvature": None, "lines": {}}
     start = jax.tree.map(jnp.asarray, before.last)
-    run = *given, start, rate, plan.steps
+    run = *given, start, rate, plan.command.steps
     real = iterate(*run, start=before.state)
     lines = {}
     for way in plan.ways:
@@ -136,13 +133,14 @@ def far_run(plan: Plan) -> Iterator[tuple[dict[str, Any], str]]:
 
     Methods that describe a settled memory take it for settled from the start.
     """
-    run = plan.problem, plan.optimizer, plan.params, plan.at, plan.far
-    every = max(1, plan.far // SAVED)
+    rate, far = plan.command.at, plan.command.far
+    run = plan.problem, plan.optimizer, plan.params, rate, far
+    every = max(1, far // SAVED)
     real = iterate(*run, save_every=every)
     whole = compare(real, real)
     place = lambda index: jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), real.params)
     long: dict[str, Any] = {
-        "rate": plan.at,
+        "rate": rate,
         "steps": whole.steps,
         "moved": whole.moved,
         "curvature": _along(plan),
@@ -159,9 +157,10 @@ def far_run(plan: Plan) -> Iterator[tuple[dict[str, Any], str]]:
 def _along(plan: Plan) -> dict[str, list]:
     """Step → curvature, at some steps of the run, ever farther apart, each from its state there."""
     steps, values, state, place = [], [], 0, plan.params
-    for end in np.unique(np.geomspace(min(4, plan.far), plan.far, LOOKS).round().astype(int)):
+    far = plan.command.far
+    for end in np.unique(np.geomspace(min(4, far), far, LOOKS).round().astype(int)):
         length, given = int(end) - (steps[-1] if steps else 0), (plan.problem, plan.optimizer)
-        run = iterate(*given, place, plan.at, length, start=state, save_every=length)
+        run = iterate(*given, place, plan.command.at, length, start=state, save_every=length)
         place, state = jax.tree.map(jnp.asarray, run.last), run.state
         if run.failed_at is not None:
             break

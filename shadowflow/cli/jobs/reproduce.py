@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ...paper.records import Runs
 from ...paper.trials import Trial
 from . import cost
 from .formatting import versions
+
+if TYPE_CHECKING:
+    from ..reproduce import Reproduce
 
 CONFIGURATION = "configuration"
 
@@ -126,39 +129,28 @@ class Reproduction:
         return holds
 
 
-def reproduce_job(
-    figures: Sequence[str],
-    scale: str | None,
-    runs: Runs,
-    *,
-    out: Path,
-    data_dir: Path | None = None,
-    redraw: bool = False,
-    styles: Sequence[Path] = (),
-    yes: bool = False,
-    quiet: bool = False,
-) -> bool:
+def reproduce_job(command: Reproduce, runs: Runs) -> bool:
     """Write ``out/<figure>-<scale>/``: arrays.npz, figure.png, figure.pdf, evidence.json.
 
-    The picture and the evidence are made from the arrays alone: redraw=True takes those that lie
+    The picture and the evidence are made from the arrays alone: ``redraw`` takes those that lie
     there and computes nothing. Everything that is missing is said before the first figure.
-    scale: None for "full" of Figures 1 to 3, "laptop" of those of training runs. runs: how these
-    are obtained. At the scale "paper" their cost is printed first, and they start only with
-    yes=True. Returns whether every row of evidence holds. Raises ValueError for a folder that
-    cannot be written, data that are nowhere, a scale that a figure does not have, and arrays of
-    another configuration.
+    runs: how training runs are obtained; at the scale "paper" their cost is printed first, and
+    they start only with ``yes``. Returns whether every row of evidence holds. Raises ValueError
+    for a folder that cannot be written, data that are nowhere, a scale that a figure does not
+    have, and arrays of another configuration.
     """
-    chosen = [Reproduction.of(name, scale, out) for name in figures]
+    chosen = [Reproduction.of(name, command.scale, command.out) for name in command.names()]
     for one in chosen:
         writable(one.folder)
-    if redraw:
+    if command.redraw:
         stored = [one.stored() for one in chosen]  # all of them, before the first is drawn
-        good = [one.finish(a, styles) for one, a in zip(chosen, stored, strict=True)]
+        good = [one.finish(a, command.style) for one, a in zip(chosen, stored, strict=True)]
         return all(good)
     needed = [name for one in chosen if not one.trained for name in one.figure.DATA]
-    data = {name: load(name, data_dir) for name in dict.fromkeys(needed)}
-    cost.ask([one.settings for one in chosen if one.scale == "paper"], data_dir, yes)
-    good = [one.finish(one.compute(data, runs, quiet), styles) for one in chosen]
+    data = {name: load(name, command.data_dir) for name in dict.fromkeys(needed)}
+    priced = [one.settings for one in chosen if one.scale == "paper"]
+    cost.ask(priced, command.data_dir, command.yes)
+    good = [one.finish(one.compute(data, runs, command.quiet), command.style) for one in chosen]
     return all(good)
 
 

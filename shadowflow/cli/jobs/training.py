@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from ...lab.networks.interface import Network, describe
 from ...lab.training.config import Training
-from ...lab.training.loggers import Tracker, tracker
+from ...lab.training.loggers import tracker
 from ...lab.training.loop import Ending
 from ...lab.training.start import counts_of, network_of, train
+
+if TYPE_CHECKING:
+    from ..train import Train
 
 REASONS = {
     "epochs": "all epochs are done",
@@ -53,24 +55,16 @@ def forward_flops(network: Network) -> float:
     return float(counted.get("flops", float("nan")))
 
 
-def train_job(
-    settings: Training,
-    run_dir: Path,
-    *,
-    data_dir: Path | None,
-    log: Sequence[Tracker],
-    quiet: bool,
-    checkpoint_every: int,
-    wall_time: float | None,
-) -> int:
+def train_job(command: Train) -> int:
     """Train, with a bar of progress, and say how it ended; 1 for numbers that are not finite."""
     from tqdm import tqdm
 
-    folder = run_dir / settings.key()
+    settings = command.settings()
+    folder = command.run_dir / settings.key()
     with contextlib.ExitStack() as stack:
-        trackers = [stack.enter_context(tracker(name, folder, settings)) for name in log]
+        trackers = [stack.enter_context(tracker(name, folder, settings)) for name in command.log]
         bar = stack.enter_context(
-            tqdm(total=settings.epochs, delay=1, disable=quiet, unit="epoch", leave=False)
+            tqdm(total=settings.epochs, delay=1, disable=command.quiet, unit="epoch", leave=False)
         )
 
         def show(epoch: int, record: Mapping[str, Any]) -> None:
@@ -79,11 +73,11 @@ def train_job(
 
         outcome = train(
             settings,
-            run_dir,
-            data_dir=data_dir,
+            command.run_dir,
+            data_dir=command.data_dir,
             loggers=trackers,
-            checkpoint_every=checkpoint_every,
-            wall_time=wall_time,
+            checkpoint_every=command.checkpoint_every,
+            wall_time=command.wall_time,
             progress=show,
         )
     print(tell(outcome))
@@ -93,6 +87,7 @@ def train_job(
 def tell(outcome: Ending) -> str:
     """How a run ended, in words.
 
+    >>> from pathlib import Path
     >>> print(tell(Ending(Path("runs/x"), "epochs", 3)))
     Epoch 3: all epochs are done.
     Written to runs/x: config.json, history.jsonl, timing.jsonl, checkpoints
