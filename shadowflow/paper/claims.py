@@ -6,6 +6,7 @@ itself: where there is no effect, one in twenty passes by chance.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -183,9 +184,11 @@ def orders(scale: str) -> list[Trial]:
     return found
 
 
-def _observed(theorem: theorems.Theorem, exponents: Sequence[int]) -> Iterator[Evidence]:
+def _observed(theorem: theorems.OrderCase, exponents: Sequence[int]) -> Iterator[Evidence]:
     for batches, batched in (("three mini-batches", True), ("full batch", False)):
-        for row in theorems.orders(theorem, batched, exponents):
+        case = dataclasses.replace(theorem, batched=batched)
+        for kind in theorems.KINDS:
+            row = theorems.measure(case, Way("taylor", 2, kind), exponents)
             slope = float("nan") if row.slope is None else row.slope
             run = {"learning_rates": row.learning_rates, "errors": row.errors}
             yield near(f"{row.kind}, {batches}: observed order", slope, 2, TOLERANCE, **run)

@@ -42,26 +42,23 @@ def none(words: str) -> Reading:
     return Reading(NAN, None, words)
 
 
-def running_median(curve: Curve, window: int = WINDOW) -> Curve:
-    """The median of the ``window`` values around each value.
+def running_median(curve: Curve) -> Curve:
+    """The median of the ``WINDOW`` values around each value.
 
     NaN for half a window at either end (everywhere, if the curve is shorter than the window), and
-    where a value in the window is not finite. Raises ValueError for a window that is not odd and
-    positive, and for anything but a single curve.
+    where a value in the window is not finite. Raises ValueError for anything but a single curve.
 
-    >>> running_median(np.array([5.0, 1.0, 9.0, 2.0, 3.0]), window=3)
-    array([nan,  5.,  2.,  3., nan])
+    >>> running_median(np.arange(13.0) ** 2)[4:9]
+    array([nan, 25., 36., 49., nan])
     """
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
-        raise ValueError(f"window: expected an odd whole number from 1, got {window!r}")
     curve = np.asarray(curve, np.float64)
     if curve.ndim != 1:
         raise ValueError(f"curve: expected one value an epoch, got the shape {curve.shape}")
     smooth = np.full(len(curve), NAN)
-    if len(curve) >= window:
+    if len(curve) >= WINDOW:
         finite = np.where(np.isfinite(curve), curve, NAN)
-        middle = slice(window // 2, len(curve) - window // 2)
-        smooth[middle] = np.median(np.lib.stride_tricks.sliding_window_view(finite, window), -1)
+        middle = slice(WINDOW // 2, len(curve) - WINDOW // 2)
+        smooth[middle] = np.median(np.lib.stride_tricks.sliding_window_view(finite, WINDOW), -1)
     return smooth
 
 
@@ -110,11 +107,11 @@ def _after(norm: Curve, fall: Reading) -> tuple[Curve, np.ndarray]:
     return smooth, np.flatnonzero(np.isfinite(smooth) & (np.arange(len(smooth)) >= begin))
 
 
-def hill(norm: Curve, fall: Reading, rise: float = RISE) -> Reading:
+def hill(norm: Curve, fall: Reading) -> Reading:
     """The height of the hill after the initial fall, if it is one.
 
     The `peak` is a hill if it lies at least a window away from the end of the fall and from the
-    last smoothed epoch, and is at least ``rise`` times as high as the lowest smoothed norm between
+    last smoothed epoch, and is at least ``RISE`` times as high as the lowest smoothed norm between
     the end of the fall and itself.
 
     >>> norm = np.array([9.0] * 20 + [4.0] * 20 + [6.0] * 20 + [2.0] * 20)
@@ -131,8 +128,8 @@ def hill(norm: Curve, fall: Reading, rise: float = RISE) -> Reading:
     if top.at > epochs[-1] - WINDOW:
         return none("no hill: the norm is largest at the end of the run")
     times = top.value / float(np.min(smooth[epochs[epochs <= top.at]]))
-    if times < rise:
-        words = f"the norm rises to {times:.3g} times its lowest value, less than {rise:g}"
+    if times < RISE:
+        words = f"the norm rises to {times:.3g} times its lowest value, less than {RISE:g}"
         return none(f"no hill: {words}")
     return Reading(top.value, top.at, f"{times:.3g} times the lowest norm before it")
 

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,19 +96,19 @@ def trend(outcomes: Float[np.ndarray, "seeds values"], rising: bool) -> Trend:
     rows = [ranks(row[~np.isnan(row)]) for row in (table if rising else -table)]
     rows = [row for row in rows if len(row) > 1]
     scores = [score(row) for row in rows]
-    chances = convolved([orders(row) for row in rows])
-    pairs = sum(len(row) * (len(row) - 1) // 2 for row in rows)
+    pairs, total = sum(len(row) * (len(row) - 1) // 2 for row in rows), sum(scores)
     agreeing = sum(value > 0 for value in scores)
     decided = sum(value != 0 for value in scores)
-    total = sum(scores)
-    tail = lambda least: sum(share for value, share in chances.items() if value >= least)
-    found = sorted(value for value in chances if value > 0 and tail(value) <= ALPHA)
+    possible = np.arange(-pairs, pairs + 1)
+    chances = functools.reduce(np.convolve, map(orders, rows), np.ones(1))
+    tails = np.cumsum(chances[::-1])[::-1]
+    found = possible[(possible > 0) & (chances > 0) & (tails <= ALPHA)]
     return Trend(
         tau=total / pairs if pairs else math.nan,
-        p=tail(total),
-        p_opposite=sum(share for v, share in chances.items() if v <= total),
-        least_p=chances[max(chances)],
-        needed=found[0] / pairs if found else math.nan,
+        p=float(tails[pairs + total]),
+        p_opposite=float(chances[: pairs + total + 1].sum()),
+        least_p=float(chances[chances > 0][-1]),
+        needed=float(found[0] / pairs) if len(found) else math.nan,
         pairs=pairs,
         seeds=len(rows),
         agreeing=agreeing,
@@ -124,7 +123,7 @@ def ranks(row: Sequence[float] | np.ndarray) -> tuple[int, ...]:
     >>> ranks([3.0, 1.0, 3.0])
     (1, 0, 1)
     """
-    return tuple(int(place) for place in np.unique(row, return_inverse=True)[1])
+    return tuple(np.unique(row, return_inverse=True)[1].tolist())
 
 
 def score(row: Sequence[int]) -> int:
@@ -137,26 +136,15 @@ def score(row: Sequence[int]) -> int:
 
 
 @functools.cache
-def orders(row: tuple[int, ...]) -> dict[int, float]:
-    """Score → the share of all orders of the row that have it.
+def orders(row: tuple[int, ...]) -> np.ndarray:
+    """The share of all orders of the row that have each score, from the lowest to the highest.
 
-    >>> orders((0, 1, 2))[3] == 1 / 6
-    True
+    >>> (6 * orders((0, 1, 2))).tolist()
+    [1.0, 0.0, 2.0, 0.0, 2.0, 0.0, 1.0]
     """
-    count = Counter(map(score, itertools.permutations(row)))
-    total = math.factorial(len(row))
-    return {value: number / total for value, number in count.items()}
-
-
-def convolved(parts: Sequence[dict[int, float]]) -> dict[int, float]:
-    """The chances of the sum of independent numbers."""
-    whole = {0: 1.0}
-    for part in parts:
-        grown: dict[int, float] = {}
-        for (a, p), (b, q) in itertools.product(whole.items(), part.items()):
-            grown[a + b] = grown.get(a + b, 0.0) + p * q
-        whole = grown
-    return whole
+    most = len(row) * (len(row) - 1) // 2
+    scores = [score(order) + most for order in itertools.permutations(row)]
+    return np.bincount(scores, minlength=2 * most + 1) / len(scores)
 
 
 def sign_test(agreeing: int, decided: int) -> float:

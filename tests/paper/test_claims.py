@@ -1,5 +1,6 @@
 """The paper's claims: the registry, what is needed, what is computed, what is written."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -170,8 +171,8 @@ def test_second_order_is_tried_at_every_setting_with_every_seed(monkeypatch):
 @pytest.mark.parametrize("batched", [True, False])
 def test_the_orders_of_a_theorem_are_those_of_its_problem(batched):
     """The errors at two step sizes, of a problem written out here; the order is 2."""
-    theorem = theorems.THEOREMS[1]
-    found = theorems.orders(theorem, batched, range(8, 12))
+    theorem = dataclasses.replace(theorems.THEOREMS[1], batched=batched)
+    found = [theorems.measure(theorem, way, range(8, 12)) for way in theorem.ways()[2:4]]
     assert [row.kind for row in found] == ["iteration", "flow"]
     assert all(row.order == 2 and 1.7 < row.slope < 2.3 for row in found)
     assert found[0].learning_rates == tuple(2.0**-k for k in range(8, 12))
@@ -191,15 +192,16 @@ def test_the_theorems_hold_where_their_order_is_2(monkeypatch):
     """Each is tried on mini-batches and on the full batch, and one wrong order is enough."""
     seen, wrong = [], []
 
-    def orders(theorem, batched, exponents):
-        seen.append((theorem.label, batched))
-        slope = 2.2 if (theorem.label, batched) in wrong else 2.1
-        return [SimpleNamespace(kind="flow", slope=slope, learning_rates=(), errors=())]
+    def measure(theorem, way, exponents):
+        assert way[:2] == ("taylor", 2)
+        seen.append((theorem.label, theorem.batched, way.kind))
+        slope = 2.2 if seen[-1] in wrong else 2.1
+        return SimpleNamespace(kind=way.kind, slope=slope, learning_rates=(), errors=())
 
-    monkeypatch.setattr(theorems, "orders", orders)
+    monkeypatch.setattr(theorems, "measure", measure)
     assert {trial.verdict for trial in claims.orders("smoke")} == {HOLDS}
-    assert len(set(seen)) == len(seen) == 2 * len(theorems.THEOREMS)
-    wrong.append(seen[3])
+    assert len(set(seen)) == len(seen) == 4 * len(theorems.THEOREMS)
+    wrong.append(seen[6])
     verdicts = [trial.verdict for trial in claims.orders("smoke")]
     assert verdicts == [HOLDS, FAILS, HOLDS, HOLDS]
 
@@ -257,7 +259,7 @@ def test_the_theorems_and_figure_2_hold():
 def test_a_first_order_method_would_not_pass_the_theorems(monkeypatch):
     """The negative control: slopes of order 1 are not within the tolerance of 2."""
     row = SimpleNamespace(kind="flow", slope=1.0, learning_rates=(), errors=())
-    monkeypatch.setattr(theorems, "orders", lambda *rest: [row])
+    monkeypatch.setattr(theorems, "measure", lambda *rest: row)
     assert {trial.verdict for trial in claims.orders("smoke")} == {FAILS}
 
 
