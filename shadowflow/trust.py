@@ -228,6 +228,6 @@ def memory_remark(run: FollowedRun, end: int) -> str:
     if left < UNSETTLED:
         return ""
     return (
-        f"The memory has not settled by step {end} ({longest:g}^{end} = {left:.2g}): "
+        f"The memory has not settled by step {end} ({longest:g}^{end + 1} = {left:.2g}): "
         "the limits (1+b)/(1-b) do not apply yet, the weights of this step do"
     )
