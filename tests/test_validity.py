@@ -10,6 +10,7 @@ from table import BILINEAR, BILINEAR_START, ROWS
 import shadowflow as sf
 from shadowflow import trust as validity
 from shadowflow.optimizers import zoo
+from shadowflow.start import followed
 
 ONES = jnp.ones(4)
 
@@ -65,6 +66,42 @@ def test_rounding_adds_up_with_the_root_of_the_number_of_steps():
         rates = np.full(100, total * eps * 2 / (100 * 0.05))
         single = {"params": ONES.astype(jnp.float32), "rates": rates}
         assert judged([0.05] * 100, **single).level == level
+
+
+def test_an_edge_that_is_passed_leaves_no_better_level_than_it_allows():
+    for ratio, allowed, level in (
+        (0.01, "partly", "partly"),
+        (0.3, "does not hold", "does not hold"),
+        (0.5, "partly", "does not hold"),
+    ):
+        found = judged([ratio], past=(allowed, "past an edge"))
+        assert found.level == level
+        assert f"{validity.OPENINGS[level]}: past an edge; the second-order" in found.verdict
+
+
+def test_along_a_schedule_the_largest_rate_decides_about_the_edge():
+    """Steps are numbered as in the run; that of step 3 is past the 2 of gradient descent."""
+    rate = lambda n: 0.1 if n == 3 else 1e-3
+    quadratic, start = sf.Problem(lambda x: jnp.sum(x**2) / 2), jnp.ones(1)
+    for first, steps, level in ((2, 3, "does not hold"), (4, 3, "holds")):
+        follow = sf.shadow(quadratic, zoo.sgd(), start, rate, steps, start=first, curvature=30.0)
+        assert follow.validity.level == level
+        assert follow.validity.steps.tolist() == list(range(first, first + steps))
+        assert ("the Hessian is 3, past the stability edge 2" in follow.verdict) == (first == 2)
+
+
+def test_steps_of_a_lower_order_are_counted_and_the_first_is_named():
+    found = validity.lower_remark(3, [False, True, True, False], first=7)
+    assert found.startswith("Order 2 was taken at 2 of 4 steps (first at step 8), where order 3")
+    assert validity.lower_remark(3, [False] * 4, first=7) == ""
+
+
+def test_the_longest_memory_is_the_one_that_must_settle():
+    """At step 3 a corrected moment lacks β⁴ of its weight."""
+    run = followed(BILINEAR, zoo.adam(b1=0.5, b2=0.99), BILINEAR_START, 1e-4, 3, 0)
+    assert f"by step 3 (0.99^4 = {0.99**4:.2g})" in validity.memory_remark(run, 3)
+    settled = followed(BILINEAR, zoo.adam(b1=0.99, b2=0.9), BILINEAR_START, 1e-4, 3, "settled")
+    assert "many times 100 steps" in validity.memory_remark(settled, 3)
 
 
 def test_a_correction_of_nothing_is_no_finite_ratio():

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from table import PLACE, SMOOTH, smooth_loss
 
 import shadowflow as sf
 from shadowflow import cli
-from shadowflow.cli.jobs import orders
+from shadowflow.cli.jobs import orders, orders_figure
 from shadowflow.cli.orders import Orders
 from shadowflow.lab.models import digits_problem
 
@@ -86,6 +87,113 @@ def test_a_method_leaves_at_the_first_step_farther_than_a_tenth_of_the_way(tmp_p
     assert "below the edges" in printed and "past the flow edge" in printed
     assert f"step {left}" in printed and "10% of the way" in printed
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_the_stretch_that_is_followed_begins_in_the_state_behind_the_warm_up():
+    """Error and curvature from one run of all steps; the curvature is that of every state."""
+    adam = sf.adam(b1=0.5, b2=0.7, eps=0.0, eps_root=0.1)
+    command = Orders(orders=(2,), methods=("taylor",), warm=5, steps=4, at=0.05, far=6)
+    plan = orders.Plan(command, SMOOTH, adam, PLACE)
+    whole = sf.iterate(SMOOTH, adam, PLACE, 0.05, 9)
+    place = jnp.asarray(whole.params[5])
+    state = sf.iterate(SMOOTH, adam, PLACE, 0.05, 5).state
+    follow = sf.shadow(SMOOTH, adam, place, 0.05, 4, start=state, method="taylor", kind="iteration")
+    gap, way = (np.linalg.norm(whole.params[9] - x) for x in (follow.last, whole.params[5]))
+    found = orders.at_rate(plan, 0.05)
+    assert found["lines"]["taylor 2, iteration"]["error"] == pytest.approx(gap / way, rel=1e-9)
+    curved = lambda n, state: sf.curvature(SMOOTH, adam, jnp.asarray(whole.params[n]), state=state)
+    assert found["curvature"] == pytest.approx(curved(5, state), rel=1e-9)
+    assert abs(found["curvature"] / curved(5, None) - 1) > 1e-3
+    along = orders._along(plan)
+    assert along["steps"] == [4, 5, 6] and along["values"][1] == found["curvature"]
+    assert len(set(along["values"])) == 3
+
+
+def test_a_way_that_stops_on_the_stretch_is_infinitely_far(monkeypatch):
+    stopped = {"shares": np.array([0.0, 0.01]), "left": 2, "whole": False}
+    monkeypatch.setattr(orders, "followed", lambda *run, **options: stopped)
+    command = Orders(orders=(2,), methods=("taylor",), warm=1, steps=4)
+    plan = orders.Plan(command, QUADRATIC, sf.sgd(), BEGIN)
+    assert orders.at_rate(plan, 1e-3)["lines"]["taylor 2, iteration"] == {
+        "error": np.inf,
+        "left": 2,
+    }
+
+
+def told():
+    """Numbers as they are written: a way that leaves at the second rate, and one that stays."""
+    leaves, stays = {"method": "taylor", "order": 2}, {"method": "inertial", "order": 3}
+    leaves["name"], stays["name"] = "taylor 2, iteration", "inertial 3, flow"
+    line = lambda error, left: {"error": error, "left": left}
+    sweep = [
+        {"rate": rate, "curvature": 10.0, "lines": lines}
+        for rate, lines in (
+            (1e-3, {leaves["name"]: line(1e-3, None), stays["name"]: line(1e-6, None)}),
+            (1e-2, {leaves["name"]: line(0.2, 60), stays["name"]: line(1e-3, None)}),
+            (1.0, {leaves["name"]: line(float("inf"), 3), stays["name"]: line(0.05, None)}),
+        )
+    ]
+    steps = np.array([0, 100, 200, 300, 1000, 1100])
+    way = lambda size, left: {
+        "steps": steps,
+        "distance": size * steps,
+        "left": left,
+        "level": "holds" if left is None else "does not hold",
+    }
+    long = {
+        "rate": 1e-2,
+        "steps": steps,
+        "moved": 1.0 * steps,
+        "curvature": {"steps": [4, 1100], "values": [10.0, 500.0]},
+        "lines": {leaves["name"]: way(0.5, 300), stays["name"]: way(1e-3, None)},
+        "loss": [2.0, 0.5],
+    }
+    edges = {"flow edge": 0.05, "stability edge": 8.0}
+    return {
+        "edges": edges,
+        "lines": [leaves, stays],
+        "steps": 100,
+        "warm": 150,
+        "sweep": sweep,
+        "long": long,
+    }
+
+
+def test_the_table_of_the_sweep_says_where_each_way_leaves():
+    lines = [line.split() for line in orders.sweep_table(told())]
+    for row in (
+        "0.001 0.01 below the edges",
+        "0.01 0.1 past the flow edge",
+        "1 10 past the stability edge",
+        "taylor 2, iteration 1e-03 2e-01 inf 2.3 inf 0.01",
+        "inertial 3, flow 1e-06 1e-03 5e-02 3.0 0.8 never",
+    ):
+        assert row.split() in lines
+
+
+def test_the_table_of_the_long_run_has_the_distance_on_the_way():
+    lines = [line.split() for line in orders.far_table(told())]
+    head = "method at step 200 at step 1000 leaves verdict".split()
+    assert head in lines
+    assert "taylor 2, iteration 1e+02 5e+02 step 300 does not hold".split() in lines
+    assert "inertial 3, flow 0.2 1 stays holds".split() in lines
+    assert "0.1 at step 4, 5 at step 1100".split() in lines
+    (first,) = (line for line in orders.far_table(told()) if "cold start" in line)
+    assert "the optimizer goes 1.1e+03 far, the loss from 2 to 0.5" in first
+
+
+def test_the_picture_marks_where_a_way_leaves_and_the_edges():
+    axes = Figure().subplots(2, 2)
+    orders_figure._sweep(*axes[:, 0], told())
+    orders_figure._long(*axes[:, 1], told())
+    lines = {line.get_label(): line for line in axes[0, 0].get_lines()}
+    np.testing.assert_array_equal(lines["taylor 2, iteration"].get_ydata(), [1e-3, 0.2, np.nan])
+    np.testing.assert_allclose(axes[1, 0].get_lines()[0].get_ydata(), [0.01, 0.1, 10])
+    upright = [line.get_xdata()[0] for line in axes[1, 0].get_lines() if len(line.get_xdata()) == 2]
+    assert pytest.approx(min(x for x in upright if x > 0)) == 0.005  # × curvature: .05
+    (cross,) = (line for line in axes[0, 1].get_lines() if line.get_marker() == "x")
+    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (300, 150)
+    np.testing.assert_allclose(axes[1, 1].get_lines()[0].get_ydata(), [0.1, 5])
 
 
 @pytest.mark.parametrize(

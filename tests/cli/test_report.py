@@ -11,10 +11,13 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import shadowflow as sf
 from shadowflow import cli, files
-from shadowflow.cli.jobs import settings, shadow, shadow_run, shadow_text, verify
+from shadowflow.cli.jobs import settings, shadow, shadow_figure, shadow_run, shadow_text, verify
+from shadowflow.diagnostics.bias import Measure
+from shadowflow.diagnostics.convergence import OrderRow
 from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.optimizers import zoo
 
@@ -104,10 +107,13 @@ def test_from_a_settled_start_collocation_chooses_its_order(run):
     assert all(row["two_norm"] < 0.02 * rows[0]["two_norm"] for row in chosen), rows
 
 
-def test_with_mini_batches_the_methods_that_take_them_are_shown(run):
+def test_with_mini_batches_the_methods_that_take_them_are_shown(run, monkeypatch):
+    monkeypatch.setattr(shadow_run, "SAVED", 3)  # of six steps every other one
     code, said, (folder,) = run("batches", "opt:adam", "--steps", "6")
     rows = json.loads((folder / "numbers.json").read_text())["rows"]
     assert code == 0 and {row["method"] for row in rows} == {"taylor", "displaced"}
+    with np.load(folder / "arrays.npz") as arrays:
+        assert arrays["steps"].tolist() == [0, 2, 4, 6]
     assert "What is penalized" not in said
 
 
@@ -215,6 +221,77 @@ def test_an_estimate_is_told_in_the_two_norm_and_marked_where_it_is_not_trusted(
     assert (row["estimated_two_norm"], row["error_bar"]) == (0.6, "about .6")
 
 
+def measure(first, second):
+    """A penalized number, with the rates of two parts of the bias."""
+    rates = {"memoryless": -9.0, "momentum": first, "second moment": second}
+    return Measure(2.5, None, rates, {}, {}, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rates", "word", "way"),
+    [((-2.0, 0.5), "penalizes", "down"), ((-2.0, 3.5), "anti-penalizes", "up")],
+)
+def test_what_is_penalized_is_told_with_its_parts_and_coefficients(rates, word, way):
+    """Twenty-one coefficients from −4 to 16: their quantiles and the negative ones, counted."""
+    coefficient = {"a": np.arange(-4.0, 7.0), "b": np.arange(7.0, 17.0)}
+    bias = SimpleNamespace(one_norm=measure(*rates), bias_coefficient=coefficient, verdict="holds")
+    lines = shadow_text.bias_lines(bias, 1e-6)
+    told = " ".join(lines)
+    assert f"memory and finite step push {way} the perturbed one-norm" in told
+    assert "Σ sqrt(g² + 1e-06) (now 2.5)" in told
+    assert f"Together: the bias {word} it, at {sum(rates):+.2e}." in told
+    assert "median 6, 90 % of them between -3 and 15; negative (anti-penalizing) in 19%" in told
+    rows = [line.split() for line in lines]
+    assert ["memoryless", "-9.00e+00", "the", "flow", "itself"] in rows
+    assert ["momentum", f"{rates[0]:+.2e}", "penalizes"] in rows
+    assert ["second", "moment", f"{rates[1]:+.2e}", "anti-penalizes"] in rows
+    own = SimpleNamespace(one_norm=None, potential=measure(*rates), verdict="holds")
+    own.bias_coefficient = None
+    assert f"push {way} the optimizer's own potential" in " ".join(
+        shadow_text.bias_lines(own, None)
+    )
+    own.potential = None
+    assert shadow_text.bias_lines(own, None)[0].startswith("Nothing is penalized coordinate by")
+
+
+def test_the_heading_counts_parameters():
+    setting = settings.Setting("sgd", learning_rate=0.5, steps=7, problem="mine.py:f:0123")
+    text = shadow_text.heading(setting, {"a": np.zeros((40, 30), np.float32), "b": np.float32(0)})
+    assert text == (
+        "sgd, learning rate 0.5, 7 steps\nProblem: mine.py:f; 1,201 parameters, float32\n"
+    )
+
+
+def test_the_picture_shows_two_norms_and_running_maxima():
+    """A line per shadow: drawn through for flows, dashed for iterations."""
+    names = ["taylor / order 2 / flow", "taylor / order 2 / iteration", "taylor / order 1 / flow"]
+    arrays = {"steps": np.arange(4), "moved": np.arange(4.0)}
+    for k, name in enumerate(names, start=1):
+        arrays |= {
+            f"{name}/saved": np.arange(4),
+            f"{name}/two_norm": k * np.arange(4.0),
+            f"{name}/max_norm": np.full(4, 9.0),
+            f"{name}/steps": np.arange(3),
+            f"{name}/ratio": np.array([0.3, 0.1, 0.2]),
+            f"{name}/running_max": np.full(3, 0.3 * k),
+        }
+    left, right = Figure().subplots(1, 2)
+    shadow_figure._distances(left, arrays, names)
+    shadow_figure._validity(right, arrays, names)
+    moved, *lines = left.get_lines()
+    assert moved.get_label() == "distance moved by the optimizer"
+    assert [line.get_label() for line in lines] == [
+        "taylor, order 2, flow",
+        "taylor, order 2, iteration",
+        "first order, flow",
+    ]
+    for k, (line, ratio) in enumerate(zip(lines, right.get_lines(), strict=True), start=1):
+        np.testing.assert_array_equal(line.get_ydata()[1:], k * np.arange(1.0, 4.0))
+        np.testing.assert_array_equal(ratio.get_ydata(), 0.3 * k)
+        assert (line.get_linestyle() == "-") == (k != 2)
+    assert {text.get_text() for text in right.texts} == {"holds", "in part", "does not hold"}
+
+
 def test_the_bias_is_that_of_the_step_reached_and_of_a_settled_run_only_where_one_was_asked():
     problem, adam = sf.Problem(lambda x: jnp.sum(x**4) / 4), sf.adam(b1=0.9, b2=0.99, eps=1e-3)
     run = sf.Trajectory(np.array([0, 3]), np.array([0, 0.03]), np.array([[1.0], [0.9]]), None, None)
@@ -273,6 +350,28 @@ def test_verify_measures_prints_and_writes(tmp_path, capsys):
     assert [row["exact"] for row in rows] == [True, False, True, False, False]
     assert [row["start"] for row in rows] == ["cold"] * 4 + ["settled"]
     assert rows[3]["measured"] == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize(("full", "count"), [(False, 4), (True, 5)])
+def test_verify_says_which_row_fails_and_takes_a_fifth_step_size_where_asked(
+    monkeypatch, capsys, full, count
+):
+    """All rows but one hold, and that is enough to fail."""
+
+    def measure(case, way, exponents):
+        rates = tuple(2.0**-k for k in exponents)
+        errors, holds = tuple(rate**2 for rate in rates), way.kind == "flow"
+        return OrderRow(
+            "taylor", way.kind, 2, "cold", rates, errors, (), 2.0, 1e-12, holds, "holds"
+        )
+
+    monkeypatch.setattr(verify, "measure", measure)
+    assert not verify.verify_job(json=None, rows=("sgd / taylor",), full=full)
+    said = capsys.readouterr().out
+    assert "2 of 4 rows hold" in said
+    rows = [line.split() for line in said.splitlines() if line.startswith("sgd")]
+    assert [row[-1] for row in rows] == ["NO", "yes", "NO", "yes"]
+    assert all(len(row) == 7 + count for row in rows)
 
 
 def test_verify_names_what_there_is_when_nothing_is_asked():

@@ -1,11 +1,14 @@
 """A shadow's own error bar against the real error."""
 
+import dataclasses
+
 import bars
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import shadowflow as sf
+from shadowflow.diagnostics import error_bar as module
 from shadowflow.diagnostics.error_bar import _bar, neighbours
 from shadowflow.trust import judge
 
@@ -169,6 +172,35 @@ def test_rounding_adds_up_at_random_in_an_iteration_and_alike_in_a_flow():
     np.testing.assert_allclose(bar_of(*same).rounding, 0.3 * unit * np.sqrt(steps), rtol=1e-12)
     np.testing.assert_allclose(bar_of(*same, flow=True).rounding, 0.25 * unit * steps, rtol=1e-12)
     np.testing.assert_array_equal(bar_of(*same).two_norm, bar_of(*same).rounding)
+
+
+def test_rounding_in_the_max_norm_is_of_the_largest_coordinate():
+    two = dataclasses.replace(path(WAY), params=np.stack([3 * WAY, 4 * WAY], axis=1))
+    bar = bar_of(two, two)
+    np.testing.assert_allclose(bar.two_norm[1:] / bar.max_norm[1:], 5 / 4, rtol=1e-12)
+
+
+def test_a_shadow_that_met_what_is_not_finite_is_said_to_end_there():
+    """Trusted as far as it went; the same of a neighbour that is shorter."""
+    failed = dataclasses.replace(path(WAY), failed_at=10)
+    for follow, other in ((failed, path(WAY)), (path(WAY), path(WAY[:9]))):
+        bar = bar_of(follow, other)
+        assert bar.trusted.all()
+        assert f"before step {bar.steps[-1]}: there one of both met a number" in bar.verdict
+
+
+@pytest.mark.parametrize(("method", "nodes"), [("collocation", 3.0), ("displaced", None)])
+def test_the_spacing_is_that_of_the_nodes_where_there_are_some(monkeypatch, method, nodes):
+    asked = []
+
+    def planned(run, **options):
+        asked.append(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "planned", planned)
+    with pytest.raises(InterruptedError):
+        sf.error_bar(QUADRATIC, MOMENTUM, X, 1e-2, 9, order=2, method=method, spacing=3.0)
+    assert [options["spacing"] for options in asked] == [nodes]
 
 
 def test_two_lower_orders_extrapolate_to_the_highest():

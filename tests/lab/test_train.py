@@ -15,12 +15,13 @@ import pytest
 from runs import SMALL, contents, records, run_of
 
 from shadowflow import cli
+from shadowflow.cli.jobs import training
 from shadowflow.cli.jobs.training import description, forward_flops
 from shadowflow.iterate import iterate
 from shadowflow.lab.training import epoch as passes, history
 from shadowflow.lab.training.checkpoint import restore
 from shadowflow.lab.training.config import Training
-from shadowflow.lab.training.loop import TrainingRun, hand_over
+from shadowflow.lab.training.loop import Ending, TrainingRun, hand_over
 from shadowflow.lab.training.start import counts_of, images_of, network_of, train
 from shadowflow.problem import Problem
 from shadowflow.running import rate_table
@@ -98,6 +99,8 @@ def test_schedules_are_optax():
         np.testing.assert_allclose(rates[2:], [schedule(n) for n in range(8)], rtol=1e-6)
         np.testing.assert_allclose(rates[:2], [0.1 / 3, 0.2 / 3])
     assert rates_of(Training(learning_rate=0.1, epochs=3)).tolist() == [0.1] * 3
+    rises = rates_of(Training(learning_rate=0.3, epochs=4, warmup=2))
+    np.testing.assert_allclose(rises, [0.1, 0.2, 0.3, 0.3], rtol=1e-12)
 
 
 # The steps
@@ -332,6 +335,15 @@ def test_what_is_not_finite_ends_it_and_the_last_good_state_is_kept(tmp_path, ch
     }
 
 
+def test_the_command_fails_only_where_numbers_are_not_finite(tmp_path, monkeypatch, capsys):
+    command = cli.parse(["train", "--quiet", "--run-dir", str(tmp_path)])
+    for reason, code in (("non-finite", 1), ("epochs", 0), ("time", 0), ("accuracy", 0)):
+        ending = Ending(tmp_path, reason, 3)
+        monkeypatch.setattr(training, "train", lambda *_, ending=ending, **__: ending)
+        assert training.train_job(command) == code
+        assert f"Epoch 3: {training.REASONS[reason]}." in capsys.readouterr().out
+
+
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path):
     """The history lies on a device that is full; where there is room again the run goes on."""
     whole = run_and_folder(SMALL, tmp_path / "whole", checkpoint_every=2)
@@ -462,6 +474,9 @@ def test_the_estimated_cost_is_that_of_the_products():
     assert 1 <= forward_flops(network_of(settings)) / (2 * weights) < 1.2
     assert counts_of(settings) == (100, 10)
     assert "for each of 100 images, once for each of 10" in description(settings)
+    seldom = dataclasses.replace(settings, test_every=5)  # two images an epoch
+    cost = (3 * 100 + 2) * forward_flops(network_of(settings))
+    assert f"{cost / 1e9:.3g} Gflop an epoch, {7 * cost / 1e12:.3g} Tflop" in description(seldom)
 
 
 def test_the_command(tmp_path, capsys):

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from runs import SMALL, run_of
 
+from shadowflow.lab.data.load import load_digits
 from shadowflow.lab.networks import layers
+from shadowflow.lab.networks.interface import Layer, checked, sequential, stateless
 from shadowflow.lab.training import epoch as passes
+from shadowflow.lab.training.loop import TrainingRun
+from shadowflow.lab.training.start import images_of
 from shadowflow.running import rate_table
 
 FOUR = dataclasses.replace(
@@ -115,3 +119,178 @@ def test_a_test_pass_normalizes_by_what_training_has_kept():
     assert found[False, 4] == pytest.approx(found[False, 8], rel=1e-12)
     assert abs(found[True, 4] - found[True, 8]) > 1e-3
     assert abs(found[True, 8] - found[False, 8]) > 1e-3
+
+
+def linear_layer(offset):
+    """Logits Wx + b, and something of the parameters added to all."""
+
+    def apply(params, values):
+        return layers.dense(params, values.reshape(len(values), -1)) + offset(params)
+
+    return stateless("logits", lambda key: layers.dense_init(key, 64, 10, jnp.float32), apply)
+
+
+def linear(offset=lambda params: 0.0):
+    """The smallest network."""
+    shape = checked(shape=(8, 8, 1))
+    return sequential([linear_layer(offset)], shape, has_batch_norm=False)
+
+
+def test_test_images_are_normalized_by_what_the_epoch_s_own_pass_has_kept(tmp_path):
+    """BatchNorm in the loop: trained on by ghost batch, tested with the running statistics."""
+
+    def flat_norm(params, state, values, train):
+        return layers.batch_norm(params, state, values.reshape(len(values), -1), train)
+
+    settings = dataclasses.replace(SMALL, measure_every=7)
+    norm = Layer("norm", lambda key: layers.batch_norm_init(64, jnp.float32), flat_norm)
+    dense = linear_layer(lambda params: 0.0)
+    network = sequential([norm, dense], checked(shape=(8, 8, 1)), has_batch_norm=True)
+    run = TrainingRun(settings, network, images_of(settings), tmp_path)
+    place, data = run.start(), run.data
+    place.network["norm"]["mean"] += 0.5  # far from that of the images
+    record, following, _ = run.at(place, 1, patient=True)
+
+    def by_numpy(images, labels, mean, variance):
+        """The sum of the losses, and the number of right answers."""
+        values = (images.reshape(len(images), -1) - mean) / np.sqrt(variance + 1e-5)
+        layer = place.params["logits"]
+        logits = values @ np.asarray(layer["weight"], float) + np.asarray(layer["bias"])
+        sums = np.log(np.sum(np.exp(logits), axis=1))
+        right = np.sum(np.argmax(logits, axis=1) == labels)
+        return np.array([np.sum(sums - logits[np.arange(len(labels)), labels]), right])
+
+    kept = [np.asarray(following.network["norm"][name]) for name in ("mean", "variance")]
+    tested = by_numpy(data.test_images, data.test_labels, *kept) / 40
+    told = record["test_loss"], record["test_accuracy"]
+    assert told == pytest.approx(tuple(tested), rel=1e-4)
+    before = [np.asarray(place.network["norm"][name]) for name in ("mean", "variance")]
+    own = data.test_images.reshape(40, -1)
+    for other in (before, (own.mean(0), own.var(0))):  # far enough to be told apart
+        assert (
+            abs(by_numpy(data.test_images, data.test_labels, *other)[0] / 40 / told[0] - 1) > 5e-3
+        )
+    parts = [(data.images[k : k + 50], data.labels[k : k + 50]) for k in (0, 50, 100)]
+    flat = [images.reshape(len(images), -1) for images, _ in parts]
+    each = [by_numpy(*p, x.mean(0), x.var(0)) for p, x in zip(parts, flat, strict=True)]
+    told = record["train_loss"], record["train_accuracy"]
+    assert told == pytest.approx(tuple(sum(each) / 120), rel=1e-4)
+
+
+def slope(weight, bias, images, labels):
+    """The gradient of the mean cross entropy of Wx + b, by its formula: bias, then weight."""
+    x = np.asarray(images, float).reshape(len(images), -1)
+    chances = np.exp(x @ weight + bias)
+    miss = (chances / chances.sum(1, keepdims=True) - np.eye(10)[labels]) / len(labels)
+    return np.concatenate([miss.sum(0), (x.T @ miss).ravel()])
+
+
+def direction(m, v):
+    return m / (np.sqrt(v + 1e-6) + 1e-8)
+
+
+def test_a_run_is_adam_along_its_schedule_and_measures_its_own_steps(tmp_path):
+    """Softmax regression and Adam written out; predicted is the line through two gradients."""
+    run = TrainingRun(FOUR, linear(), images_of(FOUR), tmp_path)
+    place, rates = run.start(), [1e-2, 2e-2, 3e-2, 1.5e-2]  # two of warm-up, half a cosine
+    first = place.params["logits"]
+    theta = np.concatenate([first["bias"], np.ravel(first["weight"])]).astype(float)
+    m, v, old = np.zeros(650), np.zeros(650), None
+    for n, rate in enumerate(rates):
+        record, place, _ = run.at(place, n, patient=True)
+        g = slope(theta[10:].reshape(64, 10), theta[:10], run.data.images, run.data.labels)
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+        step, plain = (
+            direction(m / (1 - 0.9 ** (n + 1)), v / (1 - 0.95 ** (n + 1))),
+            direction(g, g**2),
+        )
+        norm = np.linalg.norm
+        wanted = {
+            "learning_rate": rate,
+            "one_norm": np.sum(np.abs(g)),
+            "perturbed_one_norm": np.sum(np.sqrt(g**2 + 1e-6)),
+            "update_rms": rate * norm(step) / np.sqrt(650),
+            "update_ratio": rate * norm(step) / norm(theta),
+            "deviation": norm(step - plain),
+        }
+        if old is not None:
+            back = np.array([sum(rates[k:n]) for k in range(n + 1)])
+            line = g + back[:, None] * (old - g) / rates[n - 1]
+            shares = [b ** np.arange(n, -1, -1.0) for b in (0.9, 0.95)]
+            mean, square = (w @ x / w.sum() for w, x in zip(shares, (line, line**2), strict=True))
+            wanted["predicted_deviation"] = norm(direction(mean, square) - plain)
+        found = {name: record[name] for name in wanted}
+        assert found == pytest.approx(wanted, rel=2e-3, abs=1e-4)
+        theta, old = theta - rate * step, g
+        leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(place.params)]
+        np.testing.assert_allclose(np.concatenate(leaves), theta, atol=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_is_seen_although_the_loss_is(tmp_path):
+    """The square root has no derivative at 0."""
+    cusp = linear(lambda params: jnp.sqrt(0 * params["weight"][0, 0]))
+    settings = dataclasses.replace(SMALL, measure_every=7)
+    run = TrainingRun(settings, cusp, images_of(settings), tmp_path)
+    record, _, finite = run.at(run.start(), 1, patient=True)
+    assert np.isfinite(record["train_loss"]) and not finite
+    assert run.reason(1, record, finite) == "non-finite"
+
+
+def test_images_are_the_first_of_either_part_standardised_by_those_trained_on():
+    pixels, labels = load_digits()
+    pixels = pixels.astype(float)
+    train, test = (pixels[part].reshape(-1, 8, 8, 1) for part in (slice(120), slice(1500, 1540)))
+    for per, axis in (("pixel", 0), ("all", None)):
+        data = images_of(dataclasses.replace(SMALL, standardize=per))
+        mean, std = train.mean(axis), train.std(axis)
+        scale = np.where(std > 0, 1 / np.where(std > 0, std, 1), 0)
+        np.testing.assert_allclose(data.images, (train - mean) * scale, atol=1e-5)
+        np.testing.assert_allclose(data.test_images, (test - mean) * scale, atol=1e-5)
+    np.testing.assert_array_equal(data.labels, labels[:120])
+    np.testing.assert_array_equal(data.test_labels, labels[1500:1540])
+
+
+def test_the_start_is_drawn_from_the_seed(tmp_path):
+    weights = []
+    for seed in (0, 1):
+        settings = dataclasses.replace(SMALL, seed=seed)
+        run = TrainingRun(settings, linear(), images_of(settings), tmp_path)
+        weights.append(np.asarray(run.start().params["logits"]["weight"]))
+        assert weights[-1].std() == pytest.approx(1 / 8, rel=0.1)
+    assert abs(np.corrcoef(*map(np.ravel, weights))[0, 1]) < 0.2
+
+
+def test_products_are_as_exact_as_asked_for():
+    """Of bfloat16 three digits, the sums over batches in float32; tf32 is left to the device."""
+    rng = np.random.default_rng(0)
+    images, weight = (
+        jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((40, 30), (30, 5))
+    )
+    labels, found = jnp.asarray(rng.integers(0, 5, 40)), {}
+    seen = []
+
+    def apply(params, state, images, train):
+        seen.append((str(images.dtype), jax.config.jax_default_matmul_precision))
+        return images @ params, state
+
+    for precision in ("float32", "tf32", "bfloat16"):
+        ways = passes.Ways(apply, "mse", precision)
+        sums, _ = passes.one_pass(ways, weight, {}, passes.split(images, labels, 20), train=True)
+        found[precision] = np.asarray(sums.means()[2])
+        assert found[precision].dtype == np.float32
+    assert set(seen) == {
+        ("float32", "highest"),
+        ("float32", "tensorfloat32"),
+        ("bfloat16", "highest"),
+    }
+    x, w = np.asarray(images, float), np.asarray(weight, float)
+    wanted = 2 / 5 / 40 * x.T @ (x @ w - np.eye(5)[np.asarray(labels)])
+    gap = lambda precision: np.linalg.norm(found[precision] - wanted) / np.linalg.norm(wanted)
+    assert gap("float32") < 1e-6 and 1e-4 < gap("bfloat16") < 0.02
+
+
+def test_the_time_is_up_after_so_many_seconds(tmp_path, monkeypatch):
+    run = TrainingRun(SMALL, linear(), images_of(SMALL), tmp_path, wall_time=5.0, began=100.0)
+    for now, late in ((104.9, False), (105.1, True)):
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+        assert run.late is late

@@ -17,7 +17,7 @@ from shadowflow.files import write_json
 from shadowflow.lab.sweep import grid as dialect
 from shadowflow.lab.training import history
 from shadowflow.lab.training.config import Training
-from shadowflow.paper import analysis, grid as grids, records
+from shadowflow.paper import analysis, curves, grid as grids, records
 from shadowflow.paper.analysis import OUTCOMES, PERTURBED, Swept
 from shadowflow.paper.figures import captions, style
 from shadowflow.paper.figures.of_runs import FIGURES
@@ -226,6 +226,32 @@ def test_runs_of_other_lengths_end_in_nan_and_missing_ones_are_refused():
     assert arrays_of(grid, empty)["rho/train_loss"].shape == (3, 2, 0)
 
 
+def test_each_number_of_a_run_is_read_off_its_own_curve():
+    """The fall ends at ``cut``, norms are compared at ``level``; a table has a row a seed."""
+    grid = wide()
+    swept = Swept(grid, "beta", arrays_of(grid))
+    for i, j in ((0, 2), (3, 1)):
+        settings = grid.sweeps["beta"].training(VALUES["beta"][i], SEEDS[j])
+        known = made_up.record(settings).curves
+        known = {name: curve.astype(np.float32).astype(float) for name, curve in known.items()}
+        fall = curves.initial_fall(known["train_loss"], 1.0)
+        wanted = {"fall": fall, "accuracy": curves.highest(known["test_accuracy"])}
+        for end, norm in (("", known[PERTURBED]), ("_plain", known["one_norm"])):
+            wanted[f"peak{end}"] = curves.peak(norm, fall)
+            wanted[f"level{end}"] = curves.at_loss(norm, known["train_loss"], 0.5)
+        wanted["hill"] = curves.hill(known[PERTURBED], fall)
+        assert repr(swept.runs[i, j]) == repr({name: wanted[name] for name in swept.runs[i, j]})
+        assert swept.table("peak")[j, i] == wanted["peak"].value
+        assert wanted["peak"].value != wanted["peak_plain"].value
+
+
+def test_a_run_without_an_epoch_does_not_hide_how_many_parameters_there_are():
+    grid = made_up.grid()
+    first, *rest = made_up.runs()(grid.runs())
+    empty = dataclasses.replace(first, parameters=0)
+    assert arrays_of(grid, [empty, *rest])["rho/parameters"] == made_up.PARAMETERS
+
+
 # What is claimed
 
 
@@ -266,6 +292,7 @@ def test_an_accuracy_at_chance_tells_nothing(monkeypatch):
     assert trial.verdict == WEAK
     assert trial.statistic.startswith("the test accuracy is at chance, 0.1")
     assert trial.p <= 0.05
+    assert verdicts(1.0, dataset="cifar100")["rho", "accuracy"].verdict == HOLDS  # of 100 classes
 
 
 def test_a_run_that_fails_is_left_out_and_named():
@@ -276,6 +303,8 @@ def test_a_run_that_fails_is_left_out_and_named():
     found[0] = dataclasses.replace(found[0], curves=short, reason="non-finite")
     arrays = arrays_of(grid, found)
     trial = analysis.tried(Swept(grid, "rho", arrays), "peak")
+    table = np.array(trial.run["outcomes"])  # a mean a value, over the seeds that have one
+    np.testing.assert_allclose(trial.measured, np.nanmean(table, axis=0), rtol=1e-12)
     assert list(trial.run["missing"]) == [f"ρ = {gone.arguments['b2']:g}, seed {gone.seed}"]
     assert trial.run["test"]["pairs"] == 3 * 6 - 3
     rows = analysis.fitness(Swept(grid, "rho", arrays))
@@ -317,6 +346,18 @@ def test_the_stability_edge_is_named_where_it_rules():
         words = FIGURES["fig7"].caption(arrays, grid)
         assert ("2(1+β)/(1−β) = 38, 78, 131, 398" in words) == there
     assert captions.edges(Swept(wide(learning_rate=1e-3), "rho", {})) is None
+
+
+def test_hills_are_counted_value_by_value():
+    """At ρ = β there is none, in the runs as they are made up."""
+    swept = Swept(wide(), "rho", arrays_of(wide()))
+    assert captions.hills(swept) == "ρ varied: 0, 3, 3, 3 of 3 runs have a hill."
+
+
+def test_the_lowest_perturbed_norm_has_the_square_of_eps():
+    grid = wide(arguments={"b1": 0.9, "b2": 0.9, "eps": 3e-4, "eps_root": 1e-8})
+    swept = Swept(grid, "rho", arrays_of(grid))
+    assert captions.lowest(swept) == pytest.approx(made_up.PARAMETERS * (1e-8 + 9e-8) ** 0.5)
 
 
 def test_short_runs_are_said_to_be_short():

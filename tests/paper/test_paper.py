@@ -239,8 +239,19 @@ def test_figure_3_by_hand(name, monkeypatch):
     settings = figure3.PerceptronRuns(
         images=60, sizes=(size, 3, 10), epochs=epochs, cases=(case, settled)
     )
-    done = []
+    done, starts = [], []
+
+    def noted(function):
+        def call(*run, start, **options):
+            starts.append(start)
+            return function(*run, start=start, **options)
+
+        return call
+
+    for function in ("iterate", "shadow"):
+        monkeypatch.setattr(figure3, function, noted(getattr(figure3, function)))
     found = figure3.compute(settings, {"mnist": mnist}, done.append)
+    assert starts[:2] == [0, 0] and starts[2] is starts[3] and starts[2] != 0
     assert sum(done) == figure3.work(settings) and min(done) > 0
     assert abs(found[f"{settled.key}/moved"][1] - found[f"{case.key}/moved"][1]) > 1e-7
     _, start = figure3.problem_of(settings, {"mnist": mnist})
@@ -270,6 +281,8 @@ def test_figure_3_by_hand(name, monkeypatch):
         found[f"{case.key}/{figure3.FIRST}/distance"], [0, *gaps], rtol=1e-6, atol=1e-14
     )
     assert found[f"{case.key}/moved"][-1] == pytest.approx(float(largest(real, start)), rel=1e-9)
+    losses = [float(cross_entropy(mlp_apply(x, pixels), labels)) for x in (start, real)]
+    np.testing.assert_allclose(found[f"{case.key}/loss"], losses, rtol=1e-9)
 
 
 def test_what_is_drawn_is_in_the_arrays(potentials, bilinear, tmp_path):

@@ -3,9 +3,11 @@
 import dataclasses
 import itertools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from scipy import stats
 
@@ -95,6 +97,39 @@ def test_s_is_that_of_the_fields():
     expected = by_fields(0)
     assert found == pytest.approx(expected, rel=0.02) and found != expected
     assert abs(found - tiny["20/0.3/0.5/s"][0, 0]) > 0.1 * abs(found)  # not the full batch's
+
+
+def test_the_mean_along_a_shuffle_is_that_of_the_paper_s_equation():
+    """d, its scale and the noise by hand; s of one shuffle from Theorem E.4, step by step."""
+    centres, eps = np.array([[0.3, -1.0], [0.9, 0.5], [-0.4, 0.1]]), 1e-2
+    loss = lambda x, c: jnp.sum((x - c) ** 2) / 2 + jnp.sum(jnp.cos(x * c))
+    surfaces = [
+        oracles.Landscape(
+            lambda x, c=c: x - c - c * np.sin(x * c),
+            lambda x, c=c: np.diag(1 - c**2 * np.cos(x * c)),
+        )
+        for c in centres
+    ]
+    order, x, kept = [2, 0, 1, 1, 2, 0, 0, 2, 1], np.array([0.7, -0.2]), 9
+    each = np.array([surface.gradient(x) for surface in surfaces])
+    mean, bend = each.mean(0), np.mean([surface.hessian(x) for surface in surfaces], axis=0)
+    slope = bend @ (mean / np.sqrt(mean**2 + eps))
+    scale = slope @ (slope / np.sqrt(np.mean(each**2, axis=0) + eps)) / 2
+    problem = sf.Problem(loss, batches=jnp.asarray(centres), schedule=order)
+    frame = figure._frame(problem, jnp.asarray(x), jnp.asarray(eps))
+    np.testing.assert_allclose(frame.slope, slope, rtol=1e-12)
+    assert float(frame.scale) == pytest.approx(scale, rel=1e-12)
+    spread = np.sum((each - mean) ** 2) / 3
+    assert float(frame.noise) == pytest.approx(spread / (mean @ mean), rel=1e-12)
+    formula, visits, found = oracles.adam(0.6, 0.8, 0.0, eps), [surfaces[k] for k in order], []
+    for n in (4, 7):
+        field, _ = oracles.theorem(visits, x, 1.0, n, 0.6, 0.8, 0.0, eps)
+        first = formula.combine(oracles.seen_averages(formula, visits, x, n), x, n)
+        found.append(-slope @ (field + first) / scale)
+    adam = sf.adam(b1=0.6, b2=0.8, eps=0.0, eps_root=eps)
+    call = figure.BiasOfShuffle(adam, jnp.asarray(x), frame, jnp.array([4, 7]), kept)
+    assert float(eqx.filter_jit(call)(problem)) == pytest.approx(np.mean(found), rel=1e-9)
+    assert abs(found[0] - found[1]) > 0.1
 
 
 def test_the_full_batch_is_implicit_bias():

@@ -112,6 +112,7 @@ def test_signs_of_ratios():
     assert of(0.5, 0.5, 0.5, 0.5, 0.5).verdict == HOLDS
     assert of(0.5, 0.5, 0.5, 0.5, math.inf).verdict == FAILS
     assert of(0.5, 0.5, 0.5, 0.5, math.nan).p == pytest.approx(6 / 32)
+    assert of(0.5, 0.5, 0.5, 0.5, 1.0).verdict == FAILS  # as far is no closer
     assert of(0.5, 0.5, 0.5, 0.5).verdict == WEAK
     assert of().verdict == WEAK
 
