@@ -9,6 +9,7 @@ from shadowflow import cli
 from shadowflow.cli.jobs import reproduce
 from shadowflow.cli.reproduce import Reproduce
 from shadowflow.files import read_arrays, write_arrays
+from shadowflow.paper.evidence import below, near
 from shadowflow.paper.figures import figure1, figure2, figure3
 
 QUICK = figure1.Potentials(points=12, b2s=(0.95, 0.98, 0.99), eps_roots=(1e-2,))
@@ -73,6 +74,17 @@ def test_missing_data_are_said_before_anything_is_computed(tmp_path, monkeypatch
     message = capsys.readouterr().err
     assert "mnist" in message
     assert str(empty) in message
+
+
+def test_what_does_not_hold_is_told_first():
+    rows = [below("small", 0.5, 1.0), below("large", 2.0, 1.0), near("right", 3.0, 3.0, 0.1)]
+    lines = reproduce.tell("fig9", "A title", "A caption.", rows).splitlines()
+    assert lines[2:] == [
+        "2 of 3 rows of evidence hold.",
+        "  DOES NOT HOLD  large: 2 (expected < 1)",
+        "  holds  small: 0.5 (expected < 1)",
+        "  holds  right: 3 (expected 3 ± 0.1)",
+    ]
 
 
 def test_bad_words_are_refused(tmp_path, capsys):

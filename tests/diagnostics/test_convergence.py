@@ -120,6 +120,17 @@ def test_the_slope_is_held_to_its_tolerance(method, power, holds):
     assert row.slope == pytest.approx(power) and row.holds is holds
 
 
+@pytest.mark.parametrize(("order", "power"), [(2, 3.0), (6, 2.5), (8, 4.0)])
+def test_the_slope_is_that_of_the_last_halvings_that_fit(order, power):
+    """Three, two at order 6, one from order 7 on, of halvings by 2^9, 2^4, 2^1 and 2^4."""
+    follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)
+    errors = np.cumprod([1.0, 2.0**-9, 2.0**-4, 2.0**-1, 2.0**-4]).tolist()
+    rates = [0.1 * 2.0**-k for k in range(5)]
+    row = _row("collocation", "flow", order, 0, rates, errors, 1e-12, follow)
+    assert row.slope == pytest.approx(power)
+    assert row.slopes == pytest.approx([9, 4, 1, 4])
+
+
 def test_errors_at_the_floor_do_not_count():
     """The slope is that of what lies above it; where nothing does, the shadow is exact."""
     follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)

@@ -374,6 +374,9 @@ def test_any_function_of_the_problem_has_a_mean():
     found = over_shuffles(lambda p: p.batch_index(2).astype(float), many, samples=50)
     assert 0 < found.standard_error < 2 and "50 of the orders of 30 batches" in found.verdict
     assert abs(found.mean - 14.5) < 5 * found.standard_error
+    seen = shuffles._orders(30, 1, 50, 0)[0][:, 2].reshape(50, 2).mean(axis=1)  # pair by pair
+    assert found.mean == pytest.approx(np.mean(seen))
+    assert found.standard_error == pytest.approx(np.std(seen, ddof=1) / 50**0.5)
 
 
 def test_the_dtype_is_the_parameters():

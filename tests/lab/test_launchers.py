@@ -1,5 +1,6 @@
 """The launchers by stand-ins of their packages, and what a command does that is interrupted."""
 
+import dataclasses
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from shadowflow.cli.jobs import cost, sweep as jobs
 from shadowflow.files import write_json
-from shadowflow.lab.sweep import launch, plan, work
+from shadowflow.lab.sweep import launch, locks, plan, table, work
 from shadowflow.lab.sweep.grid import Block
 from shadowflow.lab.training import history
 from shadowflow.lab.training.config import Training
@@ -188,6 +189,41 @@ def test_tasks_of_ray_are_cancelled_where_the_command_is_stopped(tmp_path, monke
     assert found.cancelled == [(0, False), (1, False), (1, True)]
 
 
+class Process:
+    """A worker process that ends its cell before the second look."""
+
+    def __init__(self, found, words, options):
+        self.found, self.looks, self.returncode = found, 0, 7
+        found.given = words, options
+        found.send([words[-2]])
+
+    def poll(self):
+        self.looks += 1
+        if self.looks == 2:
+            self.found.end()
+        return None if self.looks < 2 else self.returncode
+
+    def communicate(self):
+        pass
+
+
+def test_processes_are_started_until_every_cell_has_ended(tmp_path, monkeypatch):
+    """Each with the sweep's number of threads, and marked as dead when it has ended."""
+    made = dataclasses.replace(sweep(tmp_path), threads=3)
+    found = Jobs(made)
+    popen = lambda words, **options: Process(found, words, options)
+    monkeypatch.setattr(launch.subprocess, "Popen", popen)
+    monkeypatch.setattr(launch, "PATIENCE", 0.0)
+    monkeypatch.setattr(made.__class__, "file", property(lambda made: made.folder / plan.FILE))
+    launch.local(made, 2, lambda: None)
+    assert made.left() == [] and (found.most, len(found.sent)) == (2, 4)
+    (*_, module, file, token), options = found.given
+    assert (module, file) == ("shadowflow.lab.sweep.work", str(made.file))
+    assert {options["env"][name] for name in work.THREADS} == {"3"}
+    assert (tmp_path / locks.WORKERS / f"{token}.dead").exists()
+    assert len(list((tmp_path / locks.WORKERS).iterdir())) == 4
+
+
 @pytest.mark.parametrize("package", ["submitit", "ray"])
 def test_a_package_that_is_missing_is_named(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
@@ -226,6 +262,71 @@ def test_a_single_cell_that_is_stopped(tmp_path, monkeypatch):
     assert jobs.one_job(sweep(tmp_path), 1, quiet=True) == 130
 
 
+@pytest.mark.parametrize(("error", "code"), [(None, 0), ("of a cold", 1)])
+def test_a_single_cell_that_fails(tmp_path, monkeypatch, capsys, error, code):
+    made = sweep(tmp_path)
+
+    def end(made, cells, progress):
+        (cell,) = cells
+        name, content = ("done.json", {"reason": "epochs", "epoch": 3})
+        if error:
+            name, content = "failed.json", {"error": error}
+        write_json(made.folder_of(cell) / name, content)
+
+    monkeypatch.setattr(work, "work", end)
+    assert jobs.one_job(made, 1, quiet=True) == code
+    state = "failed, of a cold" if error else "done"
+    assert capsys.readouterr().out == f"cell 1 (seed=1): {state}\n"
+
+
+def test_how_a_sweep_ended_is_told_and_a_failure_is_its_exit_code(tmp_path, capsys):
+    made = sweep(tmp_path)
+    ends = ({"reason": "epochs", "epoch": 3}, {"reason": "non-finite", "epoch": 2})
+    for cell, content in zip(made.cells, ends, strict=False):
+        write_json(made.folder_of(cell) / "done.json", content)
+    write_json(made.failure(made.cells[2]), {"error": "of a cold"})
+    assert jobs.ended(made) == 1
+    head, *rest = capsys.readouterr().out.splitlines()
+    assert head.startswith("1 done, 1 non-finite, 1 failed. Written to")
+    assert rest == ["cell 1 (seed=1): non-finite", "cell 2 (seed=2): failed: of a cold"]
+    made.forget_failures()
+    assert jobs.ended(made) == 0
+
+
+def test_a_cell_is_running_while_its_worker_lives(tmp_path):
+    made = sweep(tmp_path)
+    worker = locks.Worker(tmp_path, made.patience)
+    beat, key = worker.file(worker.token), made.cells[1].settings.key()
+    states = lambda: [row.state for row in table.standings(made)]
+    assert worker.acquire(key) and states() == ["waiting"] * 3  # no heartbeat yet
+    beat.parent.mkdir()
+    beat.touch()
+    assert states() == ["waiting", "running", "waiting"]
+    late = beat.stat().st_mtime - made.patience - 1
+    os.utime(beat, (late, late))
+    assert states() == ["waiting"] * 3
+    beat.touch()
+    locks.bury(tmp_path, worker.token)
+    assert states() == ["waiting"] * 3
+
+
+def test_the_time_that_is_left_is_shared_by_those_at_work(tmp_path):
+    """40 + 10 s of two that run, three epochs of the median 10 s of the one that waits: 80 / 2."""
+    cell = sweep(tmp_path).cells[0]
+    rows = [
+        table.Standing(cell, state, epoch, seconds)
+        for state, epoch, seconds in (
+            ("running", 1, 20.0),
+            ("running", 2, 10.0),
+            ("waiting", 0, None),
+            ("done", 3, 1.0),
+        )
+    ]
+    assert jobs._left(rows) == " About 00:40 left with 2 at work."
+    assert jobs._left(rows[3:]) == ""
+    assert "is not known" in jobs._left(rows[2:3])
+
+
 def test_runs_of_several_workers_are_a_sweep_in_the_order_asked_for(tmp_path, monkeypatch):
     """A done run is found again; its record is what lies in the folder."""
     wanted = [Training(**{**SMALL.plain(), "seed": seed}) for seed in (4, 1)]
@@ -247,6 +348,17 @@ def test_runs_of_several_workers_are_a_sweep_in_the_order_asked_for(tmp_path, mo
 
 
 # The cost
+
+
+def test_runs_that_cost_alike_have_network_and_data_in_common():
+    runs = [Training(model=m, dataset=d) for m in ("mlp", "cnn") for d in ("digits", "mnist")]
+    found = cost._alike([*runs, dataclasses.replace(runs[0], seed=1)])
+    assert {name: len(alike) for name, alike in found.items()} == {
+        "mlp on digits": 2,
+        "mlp on mnist": 1,
+        "cnn on digits": 1,
+        "cnn on mnist": 1,
+    }
 
 
 def test_the_cost_is_on_the_line_through_two_short_runs(monkeypatch):

@@ -270,6 +270,16 @@ def test_another_order_of_the_batches_is_another_run():
 # What of the past is dropped
 
 
+def test_what_is_late_is_the_sum_of_what_is_missing():
+    """The weight beyond the ages kept times their ages, and what the past directions lack of it."""
+    decays, kept = (0.5, 0.9), 60
+    ages, lacks = np.arange(kept, 5000.0), np.arange(1.0, kept + 1)
+    wanted = [
+        np.sum((1 - b) * b**ages * ages) + np.sum(0.9 ** (kept - lacks) * b**lacks) for b in decays
+    ]
+    assert batch_memory.Truncation(kept, 1e-3, decays).late == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-4])
 @pytest.mark.parametrize("row", ["adam-inside", "adam-uncorrected", "rmsprop-outside"])
 def test_the_truncation_s_bounds_hold_and_are_not_idle(row, tolerance):

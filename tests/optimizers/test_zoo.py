@@ -1,5 +1,6 @@
 """Every optimizer of the zoo against optax, or written out as direct sums over the past."""
 
+import inspect
 import re
 
 import jax
@@ -109,6 +110,26 @@ PAIRS = {
     ),
 }
 SAME_ARITHMETIC = {"sgd", "signum", "lion"}  # h · g and h · sign have one way to be rounded
+
+
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        (zoo.adam, optax.adam),
+        (zoo.adamw, optax.adamw),
+        (zoo.nadam, optax.nadam),
+        (zoo.lion, optax.lion),
+        (zoo.rmsprop, optax.rmsprop),
+    ],
+)
+def test_defaults_are_those_of_optax(own, other):
+    """But for lion's weight decay and eps_root, which optax has not as here."""
+    mine, theirs = (
+        {name: p.default for name, p in inspect.signature(make).parameters.items()}
+        for make in (own, other)
+    )
+    shared = mine.keys() & theirs.keys() - {"bias_correction"}
+    assert len(shared) > 1 and {n: mine[n] for n in shared} == {n: theirs[n] for n in shared}
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import made_up
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from shadowflow import cli
 from shadowflow.cli.jobs import cost
@@ -19,7 +21,7 @@ from shadowflow.lab.training import history
 from shadowflow.lab.training.config import Training
 from shadowflow.paper import analysis, curves, grid as grids, records
 from shadowflow.paper.analysis import OUTCOMES, PERTURBED, Swept
-from shadowflow.paper.figures import captions, style
+from shadowflow.paper.figures import captions, panels, style
 from shadowflow.paper.figures.of_runs import FIGURES
 from shadowflow.paper.records import MEASURES, Record
 from shadowflow.paper.trials import FAILS, HOLDS, WEAK
@@ -337,6 +339,52 @@ def test_every_value_is_in_the_caption_and_on_the_picture(name):
     assert "running medians over 11 epochs" in words
     assert "first below 1;" in words and "1.2 times" in words
     assert "p√ε = 3.6;" in words
+
+
+def lines(axis, marker="None"):
+    return [np.array(line.get_data()).T for line in axis.get_lines() if line.get_marker() == marker]
+
+
+def test_points_are_the_numbers_of_the_runs_and_filled_where_a_maximum_is_a_hill():
+    """At ρ = β there is no hill; the norm at equal loss needs none."""
+    swept = Swept(wide(), "rho", arrays_of(wide()))
+    for outcome, hollow in (("peak", 3), ("level", 0)):
+        axis = Figure().subplots()
+        panels._points(axis, swept, outcome, "red", "o", None)
+        mean, *seeds = lines(axis)
+        np.testing.assert_allclose(mean[:, 1], swept.table(outcome).mean(axis=0))
+        np.testing.assert_array_equal([seed[:, 1] for seed in seeds], swept.table(outcome))
+        marks = [line for line in axis.get_lines() if line.get_marker() == "o"]
+        white = [line.get_xdata()[0] for line in marks if line.get_mfc() == "white"]
+        assert len(marks) == 12 and len(white) == hollow and all(x < 0.5 for x in white)
+
+
+def test_curves_are_those_of_their_measure():
+    """Norms as running medians with a triangle on every hill, the rest as it was measured."""
+    swept = Swept(wide(), "rho", arrays_of(wide()))
+    axis = Figure().subplots()
+    panels._epochs(axis, swept, PERTURBED)
+    panels._marks(axis, swept, PERTURBED)
+    smooth = curves.running_median(swept[PERTURBED][0, 0].astype(float))
+    np.testing.assert_allclose(lines(axis)[0][:, 1], smooth[np.isfinite(smooth)])
+    falls, tops = lines(axis, "o"), lines(axis, "^")
+    assert len(falls) == 12 and len(tops) == 9
+    top = swept.runs[1, 0]["hill"]
+    np.testing.assert_allclose(tops[0][0], (top.at, top.value))
+    axis = Figure().subplots()
+    panels._against_loss(axis, swept, "one_norm")
+    loss, norm = (swept[name][0, 0].astype(float) for name in ("train_loss", "one_norm"))
+    drawn = lines(axis)[0]
+    np.testing.assert_allclose(drawn[6], [np.median(x[1:12]) for x in (loss, norm)])
+    with style.styled():
+        picture = panels.training([swept])
+    titles = {"training loss": "train_loss", "training accuracy": "train_accuracy"}
+    titles |= {"test loss": "test_loss", "test accuracy": "test_accuracy"}
+    for title, measure in titles.items():
+        (axis,) = (axis for axis in picture.axes if axis.get_title().endswith(title))
+        values = swept[measure][0, 0]
+        np.testing.assert_allclose(lines(axis)[0][:, 1], values[np.isfinite(values)])
+    plt.close(picture)
 
 
 def test_the_stability_edge_is_named_where_it_rules():
