@@ -30,9 +30,10 @@ def own(model: str, every: int) -> None:
     import jax.numpy as jnp
     import numpy as np
 
+    from shadowflow.lab.data.load import Images
     from shadowflow.lab.training import epoch as passes
     from shadowflow.lab.training.config import Training
-    from shadowflow.lab.training.loop import TrainingImages, TrainingRun, advanced
+    from shadowflow.lab.training.loop import TrainingRun, advanced
     from shadowflow.lab.training.start import network_of
 
     rng = np.random.default_rng(0)
@@ -49,7 +50,7 @@ def own(model: str, every: int) -> None:
         learning_rate=1e-4,
     )
     folder = Path(tempfile.mkdtemp())
-    data = TrainingImages(images, labels, images[:GHOST], labels[:GHOST])
+    data = Images(images, labels, images[:GHOST], labels[:GHOST])
     run = TrainingRun(settings, network_of(settings), data, folder)
     place, count = run.devices.copy(run.start()), 0
 

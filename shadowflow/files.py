@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -37,16 +38,17 @@ def write(path: Path, fill: Callable[[Path], Any], *, durable: bool = False) -> 
     try:
         fill(draft)
         if durable:
-            _to_disk(draft)
+            to_disk(draft)
         os.replace(draft, path)
         if durable and hasattr(os, "O_DIRECTORY"):
-            _to_disk(path.parent)
+            to_disk(path.parent)
     finally:
         draft.unlink(missing_ok=True)
     return path
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Flush what was written, so that it outlasts a crash of the machine."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -82,6 +84,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
     with np.load(path, allow_pickle=False) as stored:
         return {key.replace("|", "/"): stored[key] for key in stored.files}
+
+
+def digest(content: Any) -> str:
+    """The sha256 of plain data, whatever the order of their names."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def plain(content: Any) -> Any:

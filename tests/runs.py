@@ -31,13 +31,19 @@ def state(seed=0):
     return {
         "params": params,
         "moments": zoo.adam().init(params),
-        "key": jax.random.key(seed),
+        "key": jax.random.key_data(jax.random.key(seed)),
         "position": np.int64(seed),
     }
 
 
 def run_of(settings, folder, **options):
     return TrainingRun(settings, network_of(settings), images_of(settings), folder, **options)
+
+
+def split(images, labels, size):
+    """Batches, the last one with what is left."""
+    places = [slice(start, start + size) for start in range(0, len(labels), size)]
+    return [(images[place], labels[place]) for place in places]
 
 
 def records(folder):

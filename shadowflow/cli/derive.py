@@ -55,4 +55,4 @@ class Derive:
             raise ValueError("--own: expected none beside opt:…, got both; leave one of them out")
         from ..lab.load import load_optimizer
 
-        return load_optimizer("--own", self.own)
+        return load_optimizer(self.own)

@@ -24,27 +24,34 @@ def load_problem(where: str) -> tuple[Problem, Any, str]:
     Traceback (most recent call last):
     ValueError: --problem: expected path/to/file.py:name, got 'mine.py'; ...
     """
+    from ..problem import Problem
+
     path, name, found = _named("--problem", where, "a (problem, params) tuple")
-    problem, params = _checked(found, where)
+    pair = isinstance(found, tuple) and len(found) == 2
+    if not pair or not isinstance(found[0], Problem):
+        items = found if isinstance(found, tuple) else ()
+        of = f" of {', '.join(type(item).__name__ for item in items)}" if items else ""
+        raise TypeError(
+            f"--problem {where}: expected a (problem, params) tuple, got a "
+            f"{type(found).__name__}{of}; for example (shadowflow.Problem(loss), params)"
+        )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return problem, params, f"{path.name}:{name}:{digest}"
+    return *found, f"{path.name}:{name}:{digest}"
 
 
-def load_optimizer(flag: str, where: str) -> Optimizer:
+def load_optimizer(where: str) -> Optimizer:
     """Run a Python file and take a `shadowflow.Optimizer` from it, as `load_problem` does.
 
-    flag: the one that names the file, for messages.
-
-    >>> load_optimizer("--own", "mine.py")
+    >>> load_optimizer("mine.py")
     Traceback (most recent call last):
     ValueError: --own: expected path/to/file.py:name, got 'mine.py'; ...
     """
     from ..optimizers.moments import Optimizer
 
-    _, _, found = _named(flag, where, "a shadowflow.Optimizer")
+    _, _, found = _named("--own", where, "a shadowflow.Optimizer")
     if not isinstance(found, Optimizer):
         raise TypeError(
-            f"{flag} {where}: expected a shadowflow.Optimizer, got a {type(found).__name__}; "
+            f"--own {where}: expected a shadowflow.Optimizer, got a {type(found).__name__}; "
             "for example shadowflow.Optimizer([shadowflow.Moment(0.9)], combine)"
         )
     return found
@@ -88,20 +95,3 @@ def _public_names(flag: str, path: Path) -> dict[str, Any]:
     finally:
         sys.path.pop(0)
     return {name: value for name, value in vars(module).items() if not name.startswith("__")}
-
-
-def _checked(value: object, where: str) -> tuple[Problem, Any]:
-    from ..problem import Problem
-
-    if not isinstance(value, tuple):
-        got = f"a {type(value).__name__}"
-    elif len(value) != 2:
-        got = f"a tuple of {len(value)}"
-    elif not isinstance(value[0], Problem):
-        got = f"a tuple that starts with a {type(value[0]).__name__}"
-    else:
-        return value[0], value[1]
-    raise TypeError(
-        f"--problem {where}: expected a (problem, params) tuple, got {got}; "
-        "for example (shadowflow.Problem(loss), params)"
-    )

@@ -142,13 +142,7 @@ def mnist_problem(seed: int = 0, count: int = 10_000) -> tuple[Problem, Layers]:
     return _mnist(count), mlp_init(jax.random.key(seed), (784, 32, 32, 10))
 
 
-def _bilinear_loss(params: Float[Array, "2"]) -> Float[Array, ""]:
-    return 0.5 * (1.5 - 2 * params[0] * params[1]) ** 2
-
-
-@functools.cache
-def _bilinear() -> Problem:
-    return Problem(_bilinear_loss)
+BILINEAR = Problem(lambda params: 0.5 * (1.5 - 2 * params[0] * params[1]) ** 2)
 
 
 def bilinear_problem() -> tuple[Problem, Float[Array, "2"]]:
@@ -160,4 +154,4 @@ def bilinear_problem() -> tuple[Problem, Float[Array, "2"]]:
     >>> params.shape
     (2,)
     """
-    return _bilinear(), jnp.array([2.8, 3.5])
+    return BILINEAR, jnp.array([2.8, 3.5])

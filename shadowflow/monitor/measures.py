@@ -24,6 +24,8 @@ from ..methods.taylor import Expansion
 from ..optimizers.base import State, traced
 from ..optimizers.moments import AbstractMoments, Optimizer, decay_power
 
+OF_TWO_STEPS = ("predicted_deviation", "cosine", "slope", "beyond_nu_edge")
+
 
 class RunMeasures(NamedTuple):
     """The measures of one step; ``run_measures`` explains their names.
@@ -135,6 +137,11 @@ def run_measures(
     )
 
 
+def of_two_steps(name: str) -> bool:
+    """Whether a measure needs the gradient of the step before."""
+    return name.startswith("effect/") or name in OF_TWO_STEPS
+
+
 @eqx.filter_jit
 def _measured(
     optimizer: Optimizer,
@@ -174,7 +181,8 @@ def _measured(
 
 def _sizes(optimizer: Optimizer, norm_eps) -> tuple:
     """(ε of the perturbed one-norm, the size of g below which eps dominates)."""
-    eps, eps_root = epsilons(optimizer)
+    combine = getattr(optimizer.combine, "inner", optimizer.combine)
+    eps, eps_root = (getattr(combine, name, None) for name in ("eps", "eps_root"))
     if eps is None and eps_root is None:
         norm_eps = 0.0 if norm_eps is None else norm_eps
         return norm_eps, jnp.sqrt(jnp.asarray(norm_eps, trees.real_dtype()))
@@ -183,12 +191,6 @@ def _sizes(optimizer: Optimizer, norm_eps) -> tuple:
     )
     threshold = jnp.maximum(eps, jnp.sqrt(eps_root))
     return eps_root + eps**2 if norm_eps is None else norm_eps, threshold
-
-
-def epsilons(optimizer: Optimizer) -> tuple:
-    """(eps, eps_root) of the optimizer's combine; None for one that it does not have."""
-    combine = getattr(optimizer.combine, "inner", optimizer.combine)
-    return getattr(combine, "eps", None), getattr(combine, "eps_root", None)
 
 
 def _of_two(now: Present, last: PyTree, rate) -> dict[str, PyTree]:

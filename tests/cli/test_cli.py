@@ -222,7 +222,7 @@ def test_a_problem_of_ones_own_is_run(tmp_path, jobs):
 
 @pytest.mark.parametrize(
     ("name", "got"),
-    [("bare", "got a Problem"), ("turned", "starts with a"), ("other", "it defines")],
+    [("bare", "got a Problem"), ("turned", "got a tuple of"), ("other", "it defines")],
 )
 def test_what_is_no_problem_is_refused(name, got, tmp_path, jobs, capsys):
     file = tmp_path / "file.py"

@@ -224,11 +224,13 @@ def test_processes_are_started_until_every_cell_has_ended(tmp_path, monkeypatch)
     assert len(list((tmp_path / locks.WORKERS).iterdir())) == 4
 
 
-@pytest.mark.parametrize("package", ["submitit", "ray"])
-def test_a_package_that_is_missing_is_named(monkeypatch, package):
+@pytest.mark.parametrize(("launcher", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, launcher, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=f"needs {package}: pip install 'shadowflow"):
-        launch.extra(package, package)
+    monkeypatch.setattr(launch.shutil, "which", lambda name: name)
+    words = f"--launcher {launcher} needs {package}: pip install 'shadowflow.{launcher}.'"
+    with pytest.raises(ImportError, match=words):
+        getattr(launch, launcher)(sweep(tmp_path), 1, lambda: None)
 
 
 # The command

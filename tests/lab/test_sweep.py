@@ -298,18 +298,20 @@ def test_a_cell_that_kills_its_workers_is_marked(tmp_path, capsys):
     assert [row.state for row in table.standings(made)] == ["done"]
 
 
-def test_deaths_are_counted_until_a_cell_gets_on(tmp_path):
-    made = sweep(tmp_path)
-    deaths = launch._Deaths(made, workers=1)
-    for _ in range(work.DEATHS + 1):
-        deaths.add("of a cold")
-    with pytest.raises(ValueError, match=r"got 5 deaths in a row, the last one: of a cold"):
-        deaths.add("of a cold")
+def test_deaths_are_counted_until_a_cell_gets_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "PATIENCE", 0.0)
+    made, sent = sweep(tmp_path), []
     folder = made.folder_of(made.cells[0])
     folder.mkdir()
-    history.append(folder / "history.jsonl", {"epoch": 0})
-    deaths.add("of a cold")
-    assert deaths.count == 1
+
+    def send():
+        sent.append("a worker")
+        if len(sent) == work.DEATHS + 1:
+            history.append(folder / "history.jsonl", {"epoch": 0})
+
+    with pytest.raises(ValueError, match=r"got 5 deaths in a row, the last one: of a cold"):
+        launch._keep(made, 1, lambda: None, send, lambda _: "of a cold", lambda _: None)
+    assert len(sent) == 2 * (work.DEATHS + 1)
 
 
 def test_one_cell_fails_one_diverges_and_the_rest_finish(tmp_path, capsys, monkeypatch):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import SMALL, contents, records, run_of
+from runs import SMALL, contents, records, run_of, split
 
 from shadowflow import cli
 from shadowflow.cli.jobs import training
@@ -113,7 +113,7 @@ def test_the_loop_takes_the_steps_of_iterate(tmp_path):
     outcome = run.go()
     assert (outcome.reason, outcome.epoch) == ("epochs", 6)
     place = run.start()
-    images, labels, apply = run.data.images, run.data.labels, run.network.apply
+    images, labels, apply = run.data.train_images, run.data.train_labels, run.network.apply
 
     def loss(params):
         logits, _ = apply(params, {}, images, True)
@@ -154,7 +154,7 @@ def test_a_pass_is_the_gradient_of_the_mean(loss):
     value, grad = jax.value_and_grad(mean)(params)
     for size in (30, 7, 1):
         ways = passes.Ways(network.apply, loss, "float32")
-        batches = passes.split(images, labels, size)
+        batches = split(images, labels, size)
         sums, _ = passes.one_pass(ways, params, state, batches, train=True)
         found, accuracy, summed = sums.means()
         assert float(found) == pytest.approx(float(value), rel=1e-12)
@@ -171,7 +171,7 @@ def test_bfloat16_is_coarser_and_keeps_its_sums_in_float32():
     found = {}
     for precision in ("float32", "tf32", "bfloat16"):
         ways = passes.Ways(network.apply, "cross_entropy", precision)
-        batches = passes.split(data.images, data.labels, 50)
+        batches = split(data.train_images, data.train_labels, 50)
         sums, _ = passes.one_pass(ways, params, state, batches, train=True)
         _, _, found[precision] = sums.means()
         assert {leaf.dtype for leaf in jax.tree.leaves(found[precision])} == {jnp.dtype("float32")}
@@ -451,10 +451,13 @@ def test_pooled_images_are_means_of_squares():
     fine, coarse = (
         images_of(dataclasses.replace(SMALL, pool=pool, standardize="all")) for pool in (1, 2)
     )
-    assert coarse.images.shape == (120, 4, 4, 1)
+    assert coarse.train_images.shape == (120, 4, 4, 1)
     assert network_of(dataclasses.replace(SMALL, pool=2)).shape == (4, 4, 1)
     corner = lambda images: images[:, :2, :2, 0].mean((1, 2))
-    for one, other in ((fine.images, coarse.images), (fine.test_images, coarse.test_images)):
+    for one, other in (
+        (fine.train_images, coarse.train_images),
+        (fine.test_images, coarse.test_images),
+    ):
         slope, shift = np.polyfit(corner(one), other[:, 0, 0, 0], 1)
         np.testing.assert_allclose(other[:, 0, 0, 0], slope * corner(one) + shift, atol=1e-5)
         assert slope > 1
@@ -473,7 +476,15 @@ def test_the_estimated_cost_is_that_of_the_products():
     weights = 64 * 64 + 64 * 64 + 64 * 10
     assert 1 <= forward_flops(network_of(settings)) / (2 * weights) < 1.2
     assert counts_of(settings) == (100, 10)
-    assert "for each of 100 images, once for each of 10" in description(settings)
+    text = description(settings)
+    assert "for each of 100 images, once for each of 10" in text
+    assert text.splitlines()[1:6] == [
+        "layer    shape  parameters",
+        "-------  -----  ----------",
+        "hidden1     64       4,160",
+        "hidden2     64       4,160",
+        "logits      10         650",
+    ]
     seldom = dataclasses.replace(settings, test_every=5)  # two images an epoch
     cost = (3 * 100 + 2) * forward_flops(network_of(settings))
     assert f"{cost / 1e9:.3g} Gflop an epoch, {7 * cost / 1e12:.3g} Tflop" in description(seldom)

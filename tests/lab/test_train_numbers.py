@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import SMALL, run_of
+from runs import SMALL, run_of, split
 
 from shadowflow.lab.data.load import load_digits
 from shadowflow.lab.networks import layers
@@ -39,7 +39,10 @@ def test_a_record_is_of_its_own_parameters_images_and_rate(tmp_path):
         numbers = [
             loss_and_accuracy(run.network, where, *images)
             for where in (place.params, following.params)
-            for images in ((data.images, data.labels), (data.test_images, data.test_labels))
+            for images in (
+                (data.train_images, data.train_labels),
+                (data.test_images, data.test_labels),
+            )
         ]
         trained, tested, *others = numbers
         assert finite and record["learning_rate"] == rates[min(epoch, FOUR.epochs - 1)]
@@ -66,11 +69,11 @@ def test_every_epoch_sees_all_images_once_in_an_order_of_its_own(tmp_path):
     epochs = [np.concatenate([images for images, _ in drawn(run, n)]) for n in (0, 1, 0)]
     assert [len(labels) for _, labels in drawn(run, 0)] == [50, 50, 20]
     key = lambda images: sorted(map(bytes, images))
-    assert all(key(images) == key(run.data.images) for images in epochs)
+    assert all(key(images) == key(run.data.train_images) for images in epochs)
     np.testing.assert_array_equal(epochs[0], epochs[2])
     assert not np.array_equal(epochs[0], epochs[1])
-    assert not np.array_equal(epochs[0], run.data.images)
-    pairs = dict(zip(map(bytes, run.data.images), run.data.labels, strict=True))
+    assert not np.array_equal(epochs[0], run.data.train_images)
+    pairs = dict(zip(map(bytes, run.data.train_images), run.data.train_labels, strict=True))
     for images, labels in drawn(run, 1):
         assert all(
             pairs[bytes(image)] == label for image, label in zip(images, labels, strict=True)
@@ -81,7 +84,9 @@ def test_every_batch_of_every_epoch_is_augmented_anew(tmp_path):
     """On images that are all the same, so that only the draws differ."""
     settings = dataclasses.replace(SMALL, images=100, augment=True, ghost="fixed", micro_batch=50)
     run = run_of(settings, tmp_path)
-    run.data = dataclasses.replace(run.data, images=np.repeat(run.data.images[:1], 100, axis=0))
+    run.data = dataclasses.replace(
+        run.data, train_images=np.repeat(run.data.train_images[:1], 100, axis=0)
+    )
     batches = [images for epoch in (0, 1) for images, _ in drawn(run, epoch)]
     assert len(batches) == 4
     for i, one in enumerate(batches):
@@ -104,7 +109,7 @@ def test_a_test_pass_normalizes_by_what_training_has_kept():
     ways, found = passes.Ways(apply, "mse", "float32"), {}
     for train in (True, False):
         for size in (8, 4):
-            batches = passes.split(images, labels, size)
+            batches = split(images, labels, size)
             sums, after = passes.one_pass(ways, params, kept, batches, train=train)
             found[train, size] = float(sums.means()[0])
             moved = [
@@ -170,7 +175,7 @@ def test_test_images_are_normalized_by_what_the_epoch_s_own_pass_has_kept(tmp_pa
         assert (
             abs(by_numpy(data.test_images, data.test_labels, *other)[0] / 40 / told[0] - 1) > 5e-3
         )
-    parts = [(data.images[k : k + 50], data.labels[k : k + 50]) for k in (0, 50, 100)]
+    parts = [(data.train_images[k : k + 50], data.train_labels[k : k + 50]) for k in (0, 50, 100)]
     flat = [images.reshape(len(images), -1) for images, _ in parts]
     each = [by_numpy(*p, x.mean(0), x.var(0)) for p, x in zip(parts, flat, strict=True)]
     told = record["train_loss"], record["train_accuracy"]
@@ -198,7 +203,9 @@ def test_a_run_is_adam_along_its_schedule_and_measures_its_own_steps(tmp_path):
     m, v, old = np.zeros(650), np.zeros(650), None
     for n, rate in enumerate(rates):
         record, place, _ = run.at(place, n, patient=True)
-        g = slope(theta[10:].reshape(64, 10), theta[:10], run.data.images, run.data.labels)
+        g = slope(
+            theta[10:].reshape(64, 10), theta[:10], run.data.train_images, run.data.train_labels
+        )
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
         step, plain = (
             direction(m / (1 - 0.9 ** (n + 1)), v / (1 - 0.95 ** (n + 1))),
@@ -244,9 +251,9 @@ def test_images_are_the_first_of_either_part_standardised_by_those_trained_on():
         data = images_of(dataclasses.replace(SMALL, standardize=per))
         mean, std = train.mean(axis), train.std(axis)
         scale = np.where(std > 0, 1 / np.where(std > 0, std, 1), 0)
-        np.testing.assert_allclose(data.images, (train - mean) * scale, atol=1e-5)
+        np.testing.assert_allclose(data.train_images, (train - mean) * scale, atol=1e-5)
         np.testing.assert_allclose(data.test_images, (test - mean) * scale, atol=1e-5)
-    np.testing.assert_array_equal(data.labels, labels[:120])
+    np.testing.assert_array_equal(data.train_labels, labels[:120])
     np.testing.assert_array_equal(data.test_labels, labels[1500:1540])
 
 
@@ -275,7 +282,7 @@ def test_products_are_as_exact_as_asked_for():
 
     for precision in ("float32", "tf32", "bfloat16"):
         ways = passes.Ways(apply, "mse", precision)
-        sums, _ = passes.one_pass(ways, weight, {}, passes.split(images, labels, 20), train=True)
+        sums, _ = passes.one_pass(ways, weight, {}, split(images, labels, 20), train=True)
         found[precision] = np.asarray(sums.means()[2])
         assert found[precision].dtype == np.float32
     assert set(seen) == {

@@ -23,7 +23,8 @@ KEY = jax.random.key(5)
 def test_standardize_against_numpy(monkeypatch, per, chunk):
     monkeypatch.setattr(transforms, "CHUNK", chunk)
     before = TRAIN.copy()
-    (train, test), (mean, std) = standardize(TRAIN, TEST, per=per)
+    train, test = standardize(TRAIN, TEST, per=per)
+    mean, std = transforms._statistics(TRAIN, AXES[per])
     wide = TRAIN.astype(float)
     expected = wide.mean(AXES[per], keepdims=True), wide.std(AXES[per], keepdims=True)
     np.testing.assert_allclose(mean, expected[0], rtol=1e-13)
@@ -37,20 +38,13 @@ def test_standardize_against_numpy(monkeypatch, per, chunk):
 
 def test_the_kinds_differ():
     """Negative control: one kind does not do what another one does, nor are test images centred."""
-    (pixel, test), _ = standardize(TRAIN, TEST)
-    (channel,), _ = standardize(TRAIN, per="channel")
-    (whole,), _ = standardize(TRAIN, per="all")
+    pixel, test = standardize(TRAIN, TEST, per="pixel")
+    (channel,) = standardize(TRAIN, per="channel")
+    (whole,) = standardize(TRAIN, per="all")
     assert np.abs(channel.mean(0)).max() > 0.1
     assert np.abs(whole.mean((0, 1, 2))).max() > 0.01
     assert not np.array_equal(pixel, channel)
     assert abs(test.mean(dtype=float)) > 0.3
-
-
-def test_grey_images_and_floats():
-    grey = RNG.normal(3, 2, (9, 4, 4))
-    (standard,), statistics = standardize(jnp.asarray(grey))
-    np.testing.assert_allclose(standard, (grey - grey.mean(0)) / grey.std(0), atol=1e-6)
-    assert statistics.mean.shape == (1, 4, 4)
 
 
 @pytest.mark.parametrize("value", [0, 7, 255, 0.1, 1e30, -3.3])
@@ -60,44 +54,28 @@ def test_a_constant_pixel_is_zero_everywhere(value):
     train[:, 2, 3, 1] = value
     test = TEST.astype(float)
     test[0, 2, 3, 1] = 200
-    (train, test), statistics = standardize(train, test)
-    assert statistics.std[0, 2, 3, 1] == 0
+    _, std = transforms._statistics(train, (0,))
+    train, test = standardize(train, test, per="pixel")
+    assert std[0, 2, 3, 1] == 0
     assert not train[:, 2, 3, 1].any()
     assert not test[:, 2, 3, 1].any()
     assert np.isfinite(train).all()
-    assert np.count_nonzero(statistics.std == 0) == 1
+    assert np.count_nonzero(std == 0) == 1
 
 
 def test_a_pixel_that_hardly_varies_is_not_taken_for_constant():
     train = TRAIN.copy()
     train[:, 0, 0, 0] = 255
     train[4, 0, 0, 0] = 254
-    (standard,), _ = standardize(train)
+    (standard,) = standardize(train, per="pixel")
     assert standard[:, 0, 0, 0].std() == pytest.approx(1, abs=1e-5)
 
 
 def test_large_means_do_not_cancel():
     """In float32, or by the mean of the squares, nothing would be left."""
     train = 1e6 + RNG.normal(size=(50, 2, 2, 1))
-    (standard,), _ = standardize(train)
+    (standard,) = standardize(train, per="pixel")
     np.testing.assert_allclose(standard, (train - train.mean(0)) / train.std(0), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "per", "error", "words"),
-    [
-        ((TRAIN,), "image", ValueError, "per: expected one of 'pixel', 'channel', 'all', got"),
-        ((TRAIN[..., 0],), "channel", ValueError, "per: expected 'pixel' or 'all' for images"),
-        ((TRAIN, TEST[:, :5]), "pixel", ValueError, r"others\[0\]: expected shape .*\(7, 5, 5, 3"),
-        ((TRAIN[0, 0],), "pixel", ValueError, r"train: expected shape .* got \(5, 3\); reshape"),
-        ((TRAIN[:0],), "pixel", ValueError, "train: expected one image or more"),
-        ((np.full((2, 1, 1), np.nan),), "pixel", ValueError, "train: expected finite numbers"),
-        ((TRAIN > 3,), "pixel", TypeError, "train: expected real numbers, got dtype bool"),
-    ],
-)
-def test_standardize_refuses(arrays, per, error, words):
-    with pytest.raises(error, match=words):
-        standardize(*arrays, per=per)
 
 
 # Augmenting
@@ -117,26 +95,22 @@ def by_hand(images, offsets, flips, pad):
     return result
 
 
-@pytest.mark.parametrize(
-    ("dtype", "pad"),
-    [(dtype, 4) for dtype in ("uint8", "float16", "float32", "float64", "bfloat16")]
-    + [("int32", 0), ("int32", 1)],
-)
-def test_augment_against_a_loop(dtype, pad):
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64", "bfloat16"])
+def test_augment_against_a_loop(dtype):
     images = np.asarray(jnp.asarray(TRAIN).astype(dtype))
-    offsets, flips = map(np.asarray, draws(KEY, len(images), pad))
-    got = augment(KEY, images, pad)
+    offsets, flips = map(np.asarray, draws(KEY, len(images)))
+    got = augment(KEY, images)
     assert (got.shape, got.dtype) == (images.shape, images.dtype)
-    np.testing.assert_array_equal(got, by_hand(images, offsets, flips, pad))
-    if pad == 4:  # the loop would see a mistake: axes exchanged, no flip, the other, less padding
-        for wrong in (
-            by_hand(images, offsets[:, ::-1], flips, 4),
-            by_hand(images, offsets, np.zeros_like(flips), 4),
-            by_hand(images, offsets, ~flips, 4),
-            by_hand(images[:, ::-1], offsets, flips, 4)[:, ::-1],
-            by_hand(images, offsets, flips, 3),
-        ):
-            assert not np.array_equal(got, wrong)
+    np.testing.assert_array_equal(got, by_hand(images, offsets, flips, 4))
+    # the loop would see a mistake: axes exchanged, no flip, the other, less padding
+    for wrong in (
+        by_hand(images, offsets[:, ::-1], flips, 4),
+        by_hand(images, offsets, np.zeros_like(flips), 4),
+        by_hand(images, offsets, ~flips, 4),
+        by_hand(images[:, ::-1], offsets, flips, 4)[:, ::-1],
+        by_hand(images, offsets, flips, 3),
+    ):
+        assert not np.array_equal(got, wrong)
 
 
 def test_every_offset_and_both_flips_occur_equally_often():
@@ -190,22 +164,3 @@ def test_augment_in_a_jitted_scan_is_compiled_once():
         for key, batch in zip(keys, got, strict=True):
             np.testing.assert_array_equal(batch, augment(key, images))
     assert len(traced) == 1
-
-
-def test_no_images_are_no_mistake():
-    assert augment(KEY, TRAIN[:0]).shape == (0, 6, 5, 3)
-
-
-@pytest.mark.parametrize(
-    ("key", "images", "pad", "error", "words"),
-    [
-        (KEY, TRAIN[..., 0], 4, ValueError, r"images: expected shape .*\(23, 6, 5\); grey images"),
-        (KEY, TRAIN, -1, ValueError, "pad: expected a whole number of at least 0, got -1"),
-        (KEY, TRAIN, 1.5, ValueError, "pad: expected a whole number of at least 0, got 1.5"),
-        (0, TRAIN, 4, TypeError, r"key: expected one key, got 0; make one with jax.random.key"),
-        (jax.random.split(KEY, 23), TRAIN, 4, TypeError, r"got keys of shape \(23,\)"),
-    ],
-)
-def test_augment_refuses(key, images, pad, error, words):
-    with pytest.raises(error, match=words):
-        augment(key, images, pad)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ...files import digest
 from ...lab.choices import OPTIMIZERS, Argument, completed
 
 if TYPE_CHECKING:
@@ -83,6 +82,4 @@ class Setting:
 
     def key(self) -> str:
         """A short name that no other configuration has: readable, then a digest of everything."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return f"{self.optimizer}-lr{self.learning_rate:g}-{digest[:8]}"
+        return f"{self.optimizer}-lr{self.learning_rate:g}-{digest(dataclasses.asdict(self))[:8]}"

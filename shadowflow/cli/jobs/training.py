@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from ...lab.networks.interface import Network, describe
+from ...lab.networks.interface import Network
 from ...lab.training.config import Training
 from ...lab.training.loggers import tracker
 from ...lab.training.loop import Ending
 from ...lab.training.start import counts_of, network_of, train
+from .formatting import table
 
 if TYPE_CHECKING:
     from ..train import Train
@@ -30,13 +31,17 @@ def description(settings: Training) -> str:
     """The layers of the network with their parameters, the cost of an epoch, `parameters: N`."""
     network = network_of(settings)
     total = sum(row.parameters for row in network.layers())
+    rows = [
+        (row.name, "×".join(map(str, row.shape)), f"{row.parameters:,}") for row in network.layers()
+    ]
+    rows.append(("total", "", f"{total:,}"))
     images, test_images = counts_of(settings)
     forward = forward_flops(network)
     epoch = forward * (3 * images + test_images / settings.test_every)
     return "\n".join(
         [
             settings.model,
-            describe(network),
+            *table(("layer", "shape", "parameters"), rows),
             f"estimated cost: {epoch / 1e9:.3g} Gflop an epoch, "
             f"{epoch * settings.epochs / 1e12:.3g} Tflop in all: three "
             f"times the forward pass ({forward / 1e6:.3g} Mflop) for each of {images:,} images, "

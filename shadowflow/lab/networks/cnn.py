@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Array
-
-from .interface import Layer, Network, NetworkSettings, Params, checked, sequential, stateless
+from .interface import Layer, Network, NetworkSettings, checked, sequential, stateless
 from .layers import conv, conv_init, dense, dense_init, max_pool, relu
 
 CHANNELS = (32, 64, 128)
@@ -46,7 +44,7 @@ def cnn(**options: Any) -> Network:
         stateless(
             "dense",
             lambda key: dense_init(key, flat, hidden, settings.dtype, before_relu=True),
-            _flat_dense_relu,
+            lambda params, values: relu(dense(params, values.reshape(len(values), -1))),
         ),
         stateless(
             "logits",
@@ -63,7 +61,3 @@ def _conv_relu(name: str, inputs: int, outputs: int, settings: NetworkSettings) 
         lambda key: conv_init(key, 3, inputs, outputs, settings.dtype, bias=True),
         lambda params, values: relu(conv(params, values)),
     )
-
-
-def _flat_dense_relu(params: Params, values: Array) -> Array:
-    return relu(dense(params, values.reshape(values.shape[0], -1)))

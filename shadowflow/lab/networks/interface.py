@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +13,10 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from ... import checks
+
 Params = dict[str, Any]
 State = dict[str, Any]
-
-
-class Apply(Protocol):
-    """The type of a network's ``apply``, whose arguments have names."""
-
-    def __call__(
-        self, params: PyTree, state: State, images: ArrayLike, train: bool
-    ) -> tuple[Array, State]: ...
 
 
 class LayerRow(NamedTuple):
@@ -48,12 +41,12 @@ class Network:
         Raises ValueError for images of another shape, for a ``train`` that is traced, and where
         BatchNorm is to train on one value per channel.
     has_batch_norm: the outputs of training then depend on which images are together in a batch.
-    layers: ``layers()`` → the rows of the table that `describe` prints.
+    layers: ``layers()`` → the rows of its table.
     shape, classes, dtype: as the constructor was told.
     """
 
     init: Callable[[PRNGKeyArray], tuple[PyTree, State]]
-    apply: Apply
+    apply: Callable[..., tuple[Array, State]]
     has_batch_norm: bool
     layers: Callable[[], tuple[LayerRow, ...]]
     shape: tuple[int, int, int]
@@ -63,11 +56,14 @@ class Network:
 
 @dataclass(frozen=True)
 class Layer:
-    """A named part of a network: init(key) → (params, state), apply → (values, new state)."""
+    """A named part of a network, as pure functions.
+
+    init(key) → (params, state); apply(params, state, values, train) → (values, new state).
+    """
 
     name: str
     init: Callable[[PRNGKeyArray], tuple[Params, State]]
-    apply: Callable[[Params, State, Array, bool], tuple[Array, State]]
+    apply: Callable[..., tuple[Array, State]]
 
 
 class NetworkSettings(NamedTuple):
@@ -95,36 +91,20 @@ def checked(
     dtype: DTypeLike = jnp.float32,
 ) -> NetworkSettings:
     """The arguments that every constructor takes; ValueError names one that makes no sense."""
-    if not is_whole(classes):
+    checks.count("classes", classes, 1)
+    if not isinstance(shape, Sequence) or len(shape) != 3:
         raise ValueError(
-            f"classes: expected a whole number of at least 1, got {classes!r}; for example 10"
+            f"shape: expected (height, width, channels) of the images, got {shape!r}; "
+            "for example (32, 32, 3)"
         )
-    if not isinstance(shape, Sequence) or len(shape) != 3 or not all(map(is_whole, shape)):
-        raise ValueError(
-            "shape: expected three whole numbers of at least 1, (height, width, channels) of the "
-            f"images, got {shape!r}; for example (32, 32, 3)"
-        )
-    number = isinstance(width, Real) and not isinstance(width, bool)
-    if not number or not 0 < width < math.inf:
-        raise ValueError(
-            f"width: expected a positive finite factor of the channel counts, got {width!r}; "
-            "1.0 is the published network, 0.25 has a quarter of its channels"
-        )
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
+    height, breadth, channels = (checks.count("shape", size, 1) for size in shape)
+    checks.number("width", width, above=0)
+    if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             f"dtype: expected a float dtype, got {dtype!r}; for example jax.numpy.float32"
         )
-    height, breadth, channels = map(int, shape)
-    return NetworkSettings(int(classes), (height, breadth, channels), float(width), found)
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number of at least 1."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
+    sizes = height, breadth, channels
+    return NetworkSettings(int(classes), sizes, float(width), jnp.dtype(dtype))
 
 
 def stateless(
@@ -158,7 +138,7 @@ def sequential(
 
     def apply(params: Params, state: State, images: ArrayLike, train: bool) -> tuple[Array, State]:
         check_call(images, train, settings)
-        values, new = as_dtype_of(params, images), {}
+        values, new = jnp.asarray(images, jax.tree.leaves(params)[0].dtype), {}
         for layer in layers:
             own, carried = params.get(layer.name, {}), state.get(layer.name, {})
             values, new[layer.name] = layer.apply(own, carried, values, train)
@@ -169,8 +149,10 @@ def sequential(
         values = jax.ShapeDtypeStruct((1, *settings.shape), settings.dtype)
         for layer in layers:
             params, state = jax.eval_shape(layer.init, jax.random.key(0))
-            values = _shape_behind(layer, params, state, values)
-            found.append(LayerRow(layer.name, values.shape[1:], parameter_count(params)))
+            run = functools.partial(layer.apply, train=False)
+            values, _ = jax.eval_shape(run, params, state, values)
+            count = sum(leaf.size for leaf in jax.tree.leaves(params))
+            found.append(LayerRow(layer.name, values.shape[1:], count))
         return tuple(found)
 
     return Network(
@@ -193,43 +175,5 @@ def check_call(images: ArrayLike, train: bool, settings: NetworkSettings) -> Non
         )
 
 
-def as_dtype_of(params: PyTree, images: ArrayLike) -> Array:
-    """``images`` as an array in the dtype of the parameters."""
-    return jnp.asarray(images, jax.tree.leaves(params)[0].dtype)
-
-
-def parameter_count(params: PyTree) -> int:
-    """How many numbers a pytree of arrays, or of their shapes, holds.
-
-    >>> parameter_count({"weight": jnp.zeros((3, 2)), "bias": jnp.zeros(2)})
-    8
-    """
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def describe(network: Network) -> str:
-    """The table of a network's layers as text: name, shape behind the layer, parameters, their sum.
-
-    >>> from shadowflow.lab.networks import build
-    >>> print(describe(build("mlp", shape=(28, 28, 1))))
-    layer    shape  parameters
-    hidden1  64         50,240
-    hidden2  64          4,160
-    logits   10            650
-    total               55,050
-    """
-    rows = network.layers()
-    lines = [("layer", "shape", "parameters")]
-    lines += [(row.name, "×".join(map(str, row.shape)), f"{row.parameters:,}") for row in rows]
-    lines += [("total", "", f"{sum(row.parameters for row in rows):,}")]
-    first, second, third = (max(map(len, column)) for column in zip(*lines, strict=True))
-    return "\n".join(f"{a:<{first}}  {b:<{second}}  {c:>{third}}" for a, b, c in lines)
-
-
 def _filled(parts: dict[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part}
-
-
-def _shape_behind(layer: Layer, params: Any, state: Any, values: Any) -> Any:
-    run = lambda *inputs: layer.apply(*inputs, False)[0]
-    return jax.eval_shape(run, params, state, values)

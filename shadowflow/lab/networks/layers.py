@@ -95,8 +95,8 @@ def batch_norm_init(channels: int, dtype: DTypeLike) -> tuple[Arrays, Arrays]:
     {"scale", "shift"} in ``dtype``, {"mean", "variance"} in float32 or finer.
     """
     fine = _fine(dtype)
-    params = {"scale": jnp.ones(channels, dtype), "shift": jnp.zeros(channels, dtype)}
-    return params, {"mean": jnp.zeros(channels, fine), "variance": jnp.ones(channels, fine)}
+    state = {"mean": jnp.zeros(channels, fine), "variance": jnp.ones(channels, fine)}
+    return layer_norm_init(channels, dtype), state
 
 
 def batch_norm(
@@ -174,18 +174,12 @@ def max_pool(
 ) -> Float[Array, "batch rows columns channels"]:
     """The largest of every 2×2 pixels; a last row or column without a partner is left out.
 
-    Of equal ones the first takes the whole gradient, as in PyTorch; NaN wins. ValueError for images
-    of less than 2 by 2 pixels.
+    Of equal ones the first takes the whole gradient, as in PyTorch; NaN wins.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
     height, width = values.shape[1:3]
-    if min(height, width) < 2:
-        raise ValueError(
-            f"shape: expected at least 2 by 2 pixels to pool, got {height} by {width}; "
-            "take larger images"
-        )
     # selections rather than reduce_window, whose backward pass is slow and not made for jet
     even = values[:, : height // 2 * 2, : width // 2 * 2]
     upper = _larger(even[:, ::2, ::2], even[:, ::2, 1::2])

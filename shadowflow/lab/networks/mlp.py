@@ -7,11 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jax.typing import ArrayLike
+import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from ... import checks
 from ..models import Layers, mlp_apply, mlp_init
-from .interface import LayerRow, Network, State, as_dtype_of, check_call, checked, is_whole
+from .interface import LayerRow, Network, State, check_call, checked
 
 HIDDEN = (64, 64)
 
@@ -26,20 +27,15 @@ def mlp(*, hidden: Sequence[int] = HIDDEN, **options: Any) -> Network:
     [('hidden1', 1088), ('hidden2', 4160), ('logits', 130)]
     """
     settings = checked(**options)
-    if not all(map(is_whole, hidden)):
-        raise ValueError(
-            f"hidden: expected whole numbers of at least 1, got {tuple(hidden)}; for example (64,)"
-        )
-    inner = [settings.scaled(size) for size in hidden]
+    inner = [settings.scaled(checks.count("hidden", size, 1)) for size in hidden]
     sizes = [math.prod(settings.shape), *inner, settings.classes]
 
     def init(key: PRNGKeyArray) -> tuple[Layers, State]:
         return mlp_init(key, sizes, settings.dtype), {}
 
-    def apply(params: Layers, state: State, images: ArrayLike, train: bool) -> tuple[Array, State]:
+    def apply(params: Layers, state: State, images: Array, train: bool) -> tuple[Array, State]:
         check_call(images, train, settings)
-        values = as_dtype_of(params, images)
-        return mlp_apply(params, values.reshape(values.shape[0], -1)), state
+        return mlp_apply(params, jnp.reshape(images, (len(images), -1))), state
 
     def rows() -> tuple[LayerRow, ...]:
         names = [f"hidden{i + 1}" for i in range(len(inner))] + ["logits"]

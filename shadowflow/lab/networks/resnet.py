@@ -9,7 +9,7 @@ import jax
 from jax.typing import DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
-from .interface import Layer, Network, Params, State, checked, is_whole, sequential, stateless
+from .interface import Layer, Network, Params, State, checked, sequential, stateless
 from .layers import batch_norm, batch_norm_init, conv, conv_init, dense, dense_init, mean_pool, relu
 
 STEM = 64
@@ -51,11 +51,6 @@ def resnet(blocks: Sequence[int], **options: Any) -> Network:
     [('stage1_block1', (8, 8, 64)), ('stage2_block1', (4, 4, 128))]
     """
     settings = checked(**options)
-    if not all(map(is_whole, blocks)) or not 1 <= len(blocks) <= len(CHANNELS):
-        raise ValueError(
-            f"blocks: expected one to {len(CHANNELS)} whole numbers of at least 1, got "
-            f"{tuple(blocks)}; for example (3, 4, 6, 3)"
-        )
     inputs = settings.scaled(STEM)
     layers = [_stem(settings.shape[-1], inputs, settings.dtype)]
     for stage, count in enumerate(blocks):

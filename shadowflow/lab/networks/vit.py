@@ -10,7 +10,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .interface import Layer, Network, Params, checked, is_whole, sequential, stateless
+from ... import checks
+from .interface import Layer, Network, Params, checked, sequential, stateless
 from .layers import (
     attention,
     attention_init,
@@ -43,10 +44,7 @@ def simple_vit(*, blocks: int = BLOCKS, **options: Any) -> Network:
     18928234
     """
     settings = checked(**options)
-    if not is_whole(blocks):
-        raise ValueError(
-            f"blocks: expected a whole number of at least 1, got {blocks!r}; for example {BLOCKS}"
-        )
+    checks.count("blocks", blocks, 1)
     height, breadth, channels = settings.shape
     if height % PATCH or breadth % PATCH:
         raise ValueError(

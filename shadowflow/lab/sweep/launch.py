@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any, Literal
 
+from ..extras import need
 from . import work
 from .locks import bury, fresh
 from .plan import Sweep
@@ -25,24 +25,6 @@ Watch = Callable[[], Any]
 PATIENCE = 0.2  # seconds between looks at the workers
 GRACE = 15.0  # seconds a worker gets to end by itself
 MINUTES = 240  # of a job of Slurm, unless they are given
-
-
-class _Deaths:
-    """How often in a row workers have died while no cell made progress."""
-
-    def __init__(self, sweep: Sweep, workers: int) -> None:
-        self.sweep, self.count, self.last = sweep, 0, _progress(sweep)
-        self.most = workers * (work.DEATHS + 1)  # before that, a cell that kills them all is marked
-
-    def add(self, reason: str) -> None:
-        """One more; ValueError where that is too often to be an accident."""
-        now = _progress(self.sweep)
-        self.count, self.last = 1 if now != self.last else self.count + 1, now
-        if self.count > self.most:
-            raise ValueError(
-                f"sweep: expected workers that make progress, got {self.count} deaths in "
-                f"a row, the last one: {reason}; once that is mended, the same command resumes"
-            )
 
 
 def _progress(sweep: Sweep) -> tuple[int, int]:
@@ -61,10 +43,12 @@ def _keep(
 ) -> None:
     """Start workers, and another one for each that ends while cells are left.
 
+    ValueError where too many die in a row, while no cell makes progress, to be an accident.
     send: starts a worker. ended: how a worker ended, in words; None while it works. stop: ends
     those that still work, whatever the reason.
     """
-    deaths, running = _Deaths(sweep, workers), []
+    most = workers * (work.DEATHS + 1)  # before that, a cell that kills them all is marked
+    deaths, last, running = 0, _progress(sweep), []
     try:
         for _ in range(min(workers, len(sweep.left()))):
             running.append(send())
@@ -76,9 +60,17 @@ def _keep(
                 if reason is None:
                     continue
                 running.remove(worker)
-                if sweep.left():
-                    deaths.add(reason)
-                    running.append(send())
+                if not sweep.left():
+                    continue
+                now = _progress(sweep)
+                deaths, last = 1 if now != last else deaths + 1, now
+                if deaths > most:
+                    raise ValueError(
+                        f"sweep: expected workers that make progress, got {deaths} deaths in "
+                        f"a row, the last one: {reason}; once that is mended, the same command "
+                        "resumes"
+                    )
+                running.append(send())
     finally:
         stop(running)
 
@@ -137,7 +129,7 @@ def slurm(
         raise ValueError(
             "--launcher: expected a machine of Slurm, got one without srun; use --launcher local"
         )
-    submitit = extra("submitit", "slurm")
+    submitit = need("--launcher slurm", "submitit", "'shadowflow[slurm]'")
     executor = submitit.AutoExecutor(folder=sweep.folder / "jobs", cluster=cluster)
     given = {"name": f"sweep-{sweep.name}", "cpus_per_task": sweep.threads, "timeout_min": MINUTES}
     executor.update_parameters(**given | dict(options or {}))
@@ -157,7 +149,7 @@ def ray(sweep: Sweep, workers: int, watch: Watch) -> None:
     A task that dies is followed by another.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    package = extra("ray", "ray")
+    package = need("--launcher ray", "ray", "'shadowflow[ray]'")
     own = not package.is_initialized()
     if own:
         cores = None if "RAY_ADDRESS" in os.environ else workers * sweep.threads
@@ -189,13 +181,3 @@ def _reason(package: Any, task: Any) -> str:
         return f"exit code {package.get(task)}"
     except (package.exceptions.RayError, KeyboardInterrupt) as error:
         return f"{type(error).__name__}: {error}".strip().splitlines()[0]
-
-
-def extra(package: str, name: str) -> Any:
-    """A package that only a launcher needs; ImportError with the remedy."""
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f"--launcher {name} needs {package}: pip install 'shadowflow[{name}]'"
-        ) from error

@@ -174,19 +174,13 @@ def read(file: Path) -> Sweep:
     """The sweep that a file describes; ValueError where it describes none."""
     content = read_json(file)
     try:
-        data_dir = content["data_dir"]
-        return Sweep(
-            content["name"],
-            file.parent.parent,
-            tuple(
-                Cell(index, row["grid"], Training(**row["configuration"]))
-                for index, row in enumerate(content["cells"])
-            ),
-            None if data_dir is None else Path(data_dir),
-            content["checkpoint_every"],
-            content["threads"],
-            content["patience"],
+        rows, data_dir = content.pop("cells"), content.pop("data_dir")
+        found = tuple(
+            Cell(index, row["grid"], Training(**row["configuration"]))
+            for index, row in enumerate(rows)
         )
+        data_dir = None if data_dir is None else Path(data_dir)
+        return Sweep(run_dir=file.parent.parent, cells=found, data_dir=data_dir, **content)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file.name}: expected a sweep of this version in {str(file)!r}, got {error!r}; "

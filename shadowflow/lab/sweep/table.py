@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...files import write
+from ..extras import need
 from ..training import history
 from .grid import Cell
 from .locks import Worker, newest
@@ -41,7 +42,8 @@ def standings(sweep: Sweep) -> list[Standing]:
 
 def _standing(sweep: Sweep, cell: Cell) -> Standing:
     folder = sweep.folder_of(cell)
-    epoch = max(0, _lines(folder / "history.jsonl") - 1)
+    told = folder / "history.jsonl"
+    epoch = max(0, told.read_bytes().count(b"\n") - 1) if told.exists() else 0
     times = [row["seconds"] for row in history.read(folder / "timing.jsonl")[-LAST:]]
     seconds = statistics.median(times) if times else None
     if (folder / "done.json").exists():
@@ -62,10 +64,6 @@ def _beats(worker: Worker, token: str) -> bool:
     except OSError:
         return False
     return not worker.file(f"{token}.dead").exists() and age <= worker.patience
-
-
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def remaining(rows: list[Standing]) -> float | None:
@@ -89,10 +87,7 @@ def export(sweep: Sweep, path: Path) -> Path:
     arguments as opt.b1 …, and all that the histories say; null for what is not finite or was not
     measured. ValueError where no cell has a history, or the file cannot be written.
     """
-    try:
-        import polars
-    except ImportError as error:
-        raise ImportError("export needs polars: pip install 'shadowflow[export]'") from error
+    polars = need("export", "polars", "'shadowflow[export]'")
     rows = list(_rows(sweep))
     if not rows:
         raise ValueError(f"sweep: expected a cell with a history in {str(sweep.run_dir)!r}, got 0")

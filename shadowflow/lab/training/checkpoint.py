@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ...files import plain, read_arrays, write_arrays, write_json
+from ...files import digest, plain, read_arrays, write_arrays, write_json
 
 KEPT = 2
 
@@ -35,8 +35,8 @@ class Restored:
 def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, Any]) -> Path:
     """Write a checkpoint, keep it and those before it, ``KEPT`` in all; the path of its manifest.
 
-    The folder is that of one run, and epochs are those behind the state, a pytree of arrays and
-    random keys. ValueError where the folder cannot be written, for example as the disk is full; the
+    The folder is that of one run, and epochs are those behind the state, a pytree of arrays.
+    ValueError where the folder cannot be written, for example as the disk is full; the
     checkpoints that were there are there still.
     """
     leaves = _arrays(state)
@@ -49,12 +49,10 @@ def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, An
             "configuration": plain(dict(configuration)),
             "leaves": {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves.items()},
         }
-        write_json(manifest, {**content, "check": _check(content)}, durable=True)
+        write_json(manifest, {**content, "check": digest(content)}, durable=True)
         later = [other for other in _epochs(folder) if other > epoch]  # of a course given up
         for old in later + _epochs(folder)[len(later) + KEPT :]:
-            for path in reversed(
-                _paths(folder, old)
-            ):  # the manifest first: arrays alone do not count
+            for path in _paths(folder, old)[::-1]:  # the manifest first: arrays alone do not count
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(
@@ -117,21 +115,9 @@ def refuse_other(stored: Any, wanted: Any, path: Path, field: str = "") -> None:
 
 
 def _arrays(state: PyTree) -> dict[str, np.ndarray]:
-    """Path → leaf; a leaf that is the whole state stands under "state"."""
+    """Path → leaf, in the order of the leaves."""
     pairs = jax.tree_util.tree_leaves_with_path(state)
-    return {_name(path): _stored(leaf) for path, leaf in pairs}
-
-
-def _name(path: tuple) -> str:
-    return "state" + jax.tree_util.keystr(path)
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _stored(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return {"state" + jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in pairs}
 
 
 def _fitted(arrays: Mapping[str, np.ndarray], like: PyTree, path: Path) -> PyTree:
@@ -145,14 +131,10 @@ def _fitted(arrays: Mapping[str, np.ndarray], like: PyTree, path: Path) -> PyTre
                 f"{path.name}: expected the leaf {name} as {ours}, got {theirs}; "
                 "it was written for another model or optimizer"
             )
-    fit = lambda place, leaf: _as(leaf, arrays[_name(place)])
-    return jax.tree_util.tree_map_with_path(fit, like)
-
-
-def _as(leaf: Any, array: np.ndarray) -> Any:
-    if _is_key(leaf):
-        return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf))
-    return jax.numpy.asarray(array) if isinstance(leaf, jax.Array) else array
+    leaves, structure = jax.tree.flatten(like)
+    own = lambda leaf, array: jax.numpy.asarray(array) if isinstance(leaf, jax.Array) else array
+    fitted = [own(leaf, arrays[name]) for leaf, name in zip(leaves, wanted, strict=True)]
+    return jax.tree.unflatten(structure, fitted)
 
 
 def _paths(folder: Path, epoch: int) -> tuple[Path, Path]:
@@ -169,16 +151,11 @@ def _manifest(path: Path) -> dict[str, Any]:
     """A manifest that says of itself what it should; ValueError for any other."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("check") == _check(content):
+        if content.pop("check") == digest(content):
             return content
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise ValueError("damaged: its manifest is not what was written")
-
-
-def _check(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from typing import (
     get_type_hints,
 )
 
+from ...files import digest
 from ..choices import OPTIMIZERS, Argument, completed
 
 if TYPE_CHECKING:
@@ -149,9 +148,7 @@ class Training:
 
     def key(self) -> str:
         """A name that no other configuration has: readable, then a digest of everything."""
-        text = json.dumps(self.plain(), sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return f"{self.model}-{self.dataset}-{self.optimizer}-{digest[:12]}"
+        return f"{self.model}-{self.dataset}-{self.optimizer}-{digest(self.plain())[:12]}"
 
 
 @functools.cache

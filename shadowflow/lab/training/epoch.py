@@ -6,9 +6,9 @@ convolutions are slow on CPU. Sums are of float32, in the order of the batches.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -102,18 +102,6 @@ def _logits(
     return ways.apply(params, state, images, train)
 
 
-@contextlib.contextmanager
-def exact(precision: str) -> Generator[None]:
+def exact(precision: str) -> AbstractContextManager[None]:
     """Products as exact as asked for, where the device would take fewer bits by default."""
-    with jax.default_matmul_precision("tensorfloat32" if precision == "tf32" else "highest"):
-        yield
-
-
-def split(images: Any, labels: Any, size: int) -> Iterator[Batch]:
-    """Batches of ``size``, the last one with what is left.
-
-    >>> [len(labels) for _, labels in split(jnp.zeros((5, 1)), jnp.zeros(5), 2)]
-    [2, 2, 1]
-    """
-    for start in range(0, len(labels), size):
-        yield images[start : start + size], labels[start : start + size]
+    return jax.default_matmul_precision("tensorfloat32" if precision == "tf32" else "highest")

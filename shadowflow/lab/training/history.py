@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,6 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     line = json.dumps(plain(dict(record)), allow_nan=False, ensure_ascii=False) + "\n"
     with path.open("a", encoding="utf-8") as file:
         file.write(line)
-
-
-def to_disk(path: Path) -> None:
-    """Flush what was appended, so that it outlasts a crash of the machine."""
-    if path.exists():
-        with path.open("ab") as file:
-            os.fsync(file.fileno())
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..extras import need
 from .config import Training
 
 Tracker = Literal["tensorboard", "trackio", "wandb"]
@@ -25,10 +25,7 @@ def tracker(name: Tracker, folder: Path, settings: Training) -> Generator[Any]:
     if name not in get_args(Tracker):
         raise ValueError(f"--log: expected one of {', '.join(get_args(Tracker))}, got {name!r}")
     package = PACKAGES.get(name, name)
-    try:
-        module = import_module(package)
-    except ImportError as error:
-        raise ImportError(f"--log {name} needs {package}: pip install {package}") from error
+    module = need(f"--log {name}", package, package)
     if name == "tensorboard":
         with contextlib.closing(module.SummaryWriter(str(folder / "tensorboard"))) as writer:
             yield writer

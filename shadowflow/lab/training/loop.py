@@ -22,11 +22,12 @@ from jaxtyping import Array, PyTree
 
 from ... import ema_weights as mem, trees
 from ...ema_weights import Memory
-from ...files import write_json
-from ...monitor.measures import run_measures
+from ...files import to_disk, write_json
+from ...monitor.measures import of_two_steps, run_measures
 from ...optimizers.base import State
 from ...optimizers.moments import Optimizer
 from ...running import rate_table
+from ..data.load import Images
 from ..data.transforms import augment
 from ..networks.interface import Network
 from . import checkpoint, epoch as passes, history
@@ -34,18 +35,11 @@ from .config import Training
 from .devices import Devices, at_a_time
 
 
-@dataclass(frozen=True)
-class TrainingImages:
-    """What is trained and tested on: standardised images and labels, on the host."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-
-
 class Position(eqx.Module):
-    """Everything a run needs to be resumed: where it is, what it has learned and remembers."""
+    """Everything a run needs to be resumed: where it is, what it has learned and remembers.
+
+    key: the numbers of a random key.
+    """
 
     params: PyTree
     network: PyTree
@@ -81,7 +75,7 @@ class TrainingRun:
 
     settings: Training
     network: Network
-    data: TrainingImages
+    data: Images
     folder: Path
     loggers: Sequence[Any] = ()
     checkpoint_every: int = 10
@@ -95,6 +89,8 @@ class TrainingRun:
         self.rates = rate_table(self.settings.rate(), self.settings.epochs)
         self.devices = Devices.of(self.settings.devices)
         self.ways = passes.Ways(self.network.apply, self.settings.loss, self.settings.precision)
+        self.checkpoints = self.folder / "checkpoints"
+        self.history = self.folder / "history.jsonl"
 
     def go(self) -> Ending:
         """Train from the last checkpoint, or from the start, to the end."""
@@ -132,20 +128,10 @@ class TrainingRun:
             write_json(self.folder / "done.json", {"reason": end, "epoch": epoch})
         return Ending(self.folder, end, epoch, notes)
 
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.folder / "checkpoints"
-
-    @property
-    def history(self) -> Path:
-        """The file of the records."""
-        return self.folder / "history.jsonl"
-
     def save(self, epoch: int, place: Position) -> None:
         """A checkpoint, once all lines before it are on the disk."""
         self.guard()
-        history.to_disk(self.history)
+        to_disk(self.history)
         checkpoint.save(self.checkpoints, epoch, place, self.settings.plain())
 
     def start(self) -> Position:
@@ -156,6 +142,7 @@ class TrainingRun:
         learning_rate = mem.Rates(jnp.asarray(self.rates)) if varies else self.rates[0]
         memory = mem.ready(self.optimizer, learning_rate, 0, params)
         zero = trees.zeros_like(params)
+        key = jax.random.key_data(key)
         return Position(params, network, self.optimizer.init(params), memory, zero, key)
 
     def at(self, place: Position, epoch: int, *, patient: bool) -> tuple[dict, Position, bool]:
@@ -185,7 +172,7 @@ class TrainingRun:
             test_loss, test_accuracy, _ = tested.means()
             record |= {"test_loss": float(test_loss), "test_accuracy": float(test_accuracy)}
         if epoch == 0:  # there is no gradient before it
-            measures = {name: measures[name] for name in _names_of_one(self.optimizer, place)}
+            measures = {name: measures[name] for name in measures if not of_two_steps(name)}
         record |= {name: float(value) for name, value in measures.items()}
         return record, following, bool(finite)
 
@@ -196,7 +183,7 @@ class TrainingRun:
     @functools.cached_property
     def micro_batch(self) -> int:
         """Images computed on at a time: without BatchNorm those of several ghost batches."""
-        settings, count = self.settings, len(self.data.labels)
+        settings, count = self.settings, len(self.data.train_labels)
         if settings.micro_batch is not None:
             return settings.micro_batch
         apart = self.network.has_batch_norm or not settings.one_function
@@ -206,10 +193,7 @@ class TrainingRun:
     @functools.cached_property
     def fixed_batches(self) -> list[passes.Batch]:
         """The batches of every epoch where they are the same in all, in their places."""
-        size = self.micro_batch
-        if self.network.has_batch_norm:
-            size = self.settings.ghost_batch
-        return self.shared(self.data.images, self.data.labels, size)
+        return self.shared(self.data.train_images, self.data.train_labels, self.micro_batch)
 
     @functools.cached_property
     def test_batches(self) -> list[passes.Batch]:
@@ -218,13 +202,14 @@ class TrainingRun:
         return self.shared(self.data.test_images, self.data.test_labels, size)
 
     def shared(self, images: Any, labels: Any, size: int) -> list[passes.Batch]:
-        """The images in batches, each shared out over the devices."""
-        return [self.devices.share(batch) for batch in passes.split(images, labels, size)]
+        """The images in batches, each shared out over the devices; the last has what is left."""
+        places = [slice(start, start + size) for start in range(0, len(labels), size)]
+        return [self.devices.share((images[place], labels[place])) for place in places]
 
     @functools.cached_property
     def whole(self) -> passes.Batch:
         """All images to train on, on the device, to draw from."""
-        return jnp.asarray(self.data.images), jnp.asarray(self.data.labels)
+        return jnp.asarray(self.data.train_images), jnp.asarray(self.data.train_labels)
 
     def batches(self, place: Position, epoch: int) -> Iterator[passes.Batch]:
         """The ghost batches of an epoch, in its order, or the micro-batches within them."""
@@ -232,7 +217,8 @@ class TrainingRun:
         if settings.one_function:
             yield from self.fixed_batches
             return
-        order_key, image_key = jax.random.split(jax.random.fold_in(place.key, epoch))
+        key = jax.random.wrap_key_data(place.key)
+        order_key, image_key = jax.random.split(jax.random.fold_in(key, epoch))
         images, labels = self.whole
         order = jnp.arange(len(labels))
         if settings.ghost == "reshuffled":
@@ -241,7 +227,7 @@ class TrainingRun:
             chosen = order[index * settings.ghost_batch : (index + 1) * settings.ghost_batch]
             batch = images[chosen], labels[chosen]
             if settings.augment:
-                batch = _augmented(jax.random.fold_in(image_key, index), batch[0]), batch[1]
+                batch = augment(jax.random.fold_in(image_key, index), batch[0]), batch[1]
             yield from self.shared(*batch, self.micro_batch)
 
     def in_time(self, batches: Iterator[passes.Batch], patient: bool) -> Iterator[passes.Batch]:
@@ -282,9 +268,6 @@ class TrainingRun:
             hand_over(logger, record, epoch)
         if self.progress is not None:
             self.progress(epoch, record)
-
-
-_augmented = jax.jit(augment)
 
 
 class _TimeUp(Exception):
@@ -340,17 +323,6 @@ def _measured(
 def _long(tree: PyTree) -> Array:
     """All coordinates in one vector: one kernel where each leaf had its own."""
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
-
-
-def _names_of_one(optimizer: Optimizer, place: Position) -> list[str]:
-    """The measures that need no gradient of the step before."""
-
-    def measures(place: Position) -> dict[str, Array]:
-        grad = place.last_grad
-        state, _ = optimizer.update(place.optimizer, grad, place.params, place.memory.rate)
-        return _measured(optimizer, 1, place, grad, state, place.memory.rate)
-
-    return list(eqx.filter_eval_shape(measures, place))
 
 
 def hand_over(logger: Any, record: Mapping[str, Any], epoch: int) -> None:

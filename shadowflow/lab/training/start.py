@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from ...files import plain, writable, write_json
-from ..data.load import load, load_digits
+from ..data.load import Images, load, load_digits
 from ..data.table import dataset
 from ..data.transforms import standardize
 from ..networks import build
 from ..networks.interface import Network
 from . import checkpoint, history
 from .config import Training
-from .loop import Ending, TrainingImages, TrainingRun
+from .loop import Ending, TrainingRun
 
+_built = functools.cache(build)  # equal settings share a network, and what was compiled for it
 DIGITS = (1500, 297)  # to train on and to test on, of scikit-learn's one set
 
 
@@ -39,18 +40,12 @@ def train(
     network, images = network_of(settings), images_of(settings, data_dir)
     run = TrainingRun(settings, network, images, folder, **options)
     writable(folder, "--run-dir")
-    claim(folder, settings)
-    return run.go()
-
-
-def claim(folder: Path, settings: Training) -> None:
-    """Write ``config.json``, or check that the one there has the same configuration."""
     path, wanted = folder / "config.json", plain(settings.plain())
     if path.exists():
-        stored = history.read_json(path)
-        checkpoint.refuse_other(stored, wanted, path)
+        checkpoint.refuse_other(history.read_json(path), wanted, path)
     else:
         write_json(path, wanted)
+    return run.go()
 
 
 def shape_of(name: str, pool: int = 1) -> tuple[tuple[int, int, int], int]:
@@ -90,7 +85,7 @@ def counts_of(settings: Training) -> tuple[int, int]:
 def network_of(settings: Training) -> Network:
     """The network of a run; ValueError for micro-batches where BatchNorm needs whole ones."""
     shape, classes = shape_of(settings.dataset, settings.pool)
-    network = _built(settings.model, classes, shape, settings.width)
+    network = _built(settings.model, classes=classes, shape=shape, width=settings.width)
     if network.has_batch_norm and settings.micro_batch is not None:
         raise ValueError(
             f"--micro-batch: expected none for {settings.model}, got {settings.micro_batch}: "
@@ -99,35 +94,22 @@ def network_of(settings: Training) -> Network:
     return network
 
 
-@functools.cache
-def _built(model: str, classes: int, shape: tuple[int, int, int], width: float) -> Network:
-    """One object for equal settings, so that what was compiled for it is found again."""
-    return build(model, classes=classes, shape=shape, width=width)
-
-
-def images_of(settings: Training, data_dir: Path | None = None) -> TrainingImages:
+def images_of(settings: Training, data_dir: Path | None = None) -> Images:
     """The first images of a data set, each pixel standardised over those to train on."""
     shape, _ = shape_of(settings.dataset)
     count, test_count = counts_of(settings)
     if settings.dataset == "digits":
         pixels, labels = load_digits()
         cut = DIGITS[0]
-        found = [pixels[:cut], labels[:cut], pixels[cut:], labels[cut:]]
+        data = Images(pixels[:cut], labels[:cut], pixels[cut:], labels[cut:])
     else:
         data = load(settings.dataset, data_dir)
-        found = [data.train_images, data.train_labels, data.test_images, data.test_labels]
-    images, labels, test_images, test_labels = found
-    (images, test_images), _ = standardize(
-        _pooled(images[:count].reshape(-1, *shape), settings.pool),
-        _pooled(test_images[:test_count].reshape(-1, *shape), settings.pool),
+    images, test_images = standardize(
+        _pooled(data.train_images[:count].reshape(-1, *shape), settings.pool),
+        _pooled(data.test_images[:test_count].reshape(-1, *shape), settings.pool),
         per=settings.standardize,
     )
-    return TrainingImages(
-        images,
-        np.asarray(labels[:count], np.int32),
-        test_images,
-        np.asarray(test_labels[:test_count], np.int32),
-    )
+    return Images(images, data.train_labels[:count], test_images, data.test_labels[:test_count])
 
 
 def _pooled(images: np.ndarray, pool: int) -> np.ndarray:
