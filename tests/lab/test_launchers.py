@@ -22,7 +22,7 @@ SMALL = Training(width=0.25, images=60, test_images=20, epochs=3, ghost_batch=30
 
 
 def sweep(folder, seeds=(0, 1, 2)):
-    made = plan.sweep_of(SMALL, [Block({"seed": seeds})], folder, "three")
+    made = plan.sweep_of(SMALL, [Block({"seed": seeds})], folder, "three", threads=3)
     made.write()
     return made
 
@@ -103,7 +103,7 @@ def test_jobs_of_slurm_are_sent_until_every_cell_has_ended(submitit):
         "folder": made.folder / "jobs",
         "cluster": "local",
         "name": "sweep-three",
-        "cpus_per_task": made.threads,
+        "cpus_per_task": 3,
         **options,
     }
     assert looks[0] == 3
@@ -160,8 +160,8 @@ def test_tasks_of_ray_are_sent_until_every_cell_has_ended(tmp_path, monkeypatch,
     assert found.made.left() == []
     assert (found.most, len(found.sent)) == (2, 4)
     (options,) = (call for call in calls if isinstance(call, dict))
-    assert options["num_cpus"] == found.made.threads
-    assert options["runtime_env"] == {"env_vars": work.environment(found.made.threads)}
+    assert options["num_cpus"] == 3
+    assert options["runtime_env"] == {"env_vars": dict.fromkeys(work.THREADS, "3")}
     assert [call for call in calls if call in ("init", "shutdown")] == (
         [] if started else ["init", "shutdown"]
     )
@@ -209,12 +209,11 @@ class Process:
 
 def test_processes_are_started_until_every_cell_has_ended(tmp_path, monkeypatch):
     """Each with the sweep's number of threads, and marked as dead when it has ended."""
-    made = dataclasses.replace(sweep(tmp_path), threads=3)
+    made = sweep(tmp_path)
     found = Jobs(made)
     popen = lambda words, **options: Process(found, words, options)
     monkeypatch.setattr(launch.subprocess, "Popen", popen)
     monkeypatch.setattr(launch, "PATIENCE", 0.0)
-    monkeypatch.setattr(made.__class__, "file", property(lambda made: made.folder / plan.FILE))
     launch.local(made, 2, lambda: None)
     assert made.left() == [] and (found.most, len(found.sent)) == (2, 4)
     (*_, module, file, token), options = found.given

@@ -153,6 +153,12 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
 # The locks
 
 
+def test_cores_are_shared_out(monkeypatch):
+    cores = lambda process: set(range(10))
+    monkeypatch.setattr(plan.os, "sched_getaffinity", cores, raising=False)
+    assert [plan.threads_of(workers) for workers in (1, 3, 20)] == [10, 3, 1]
+
+
 def test_of_many_at_once_one_gets_a_lock(tmp_path):
     workers = [locks.Worker(tmp_path) for _ in range(8)]
     keys = [f"run-{n}" for n in range(40)]

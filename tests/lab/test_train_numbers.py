@@ -296,6 +296,23 @@ def test_products_are_as_exact_as_asked_for():
     assert gap("float32") < 1e-6 and 1e-4 < gap("bfloat16") < 0.02
 
 
+@pytest.mark.parametrize(
+    ("epoch", "accuracy", "finite", "reason"),
+    [
+        (3, 0.89, True, None),
+        (3, 0.9, True, "accuracy"),
+        (5, 0.1, True, None),
+        (6, 0.1, True, "epochs"),
+        (6, 0.9, True, "accuracy"),
+        (6, 0.9, False, "non-finite"),
+    ],
+)
+def test_why_a_run_ends(tmp_path, epoch, accuracy, finite, reason):
+    settings = dataclasses.replace(SMALL, stop_accuracy=0.9)
+    run = TrainingRun(settings, linear(), None, tmp_path)
+    assert run.reason(epoch, {"train_accuracy": accuracy}, finite) == reason
+
+
 def test_the_time_is_up_after_so_many_seconds(tmp_path, monkeypatch):
     run = TrainingRun(SMALL, linear(), images_of(SMALL), tmp_path, wall_time=5.0, began=100.0)
     for now, late in ((104.9, False), (105.1, True)):

@@ -322,5 +322,7 @@ def test_figure_2_s_orderings_are_those_of_its_limits(monkeypatch):
         return [trial.verdict for trial in found]
 
     assert verdicts() == [HOLDS, HOLDS]
+    told = figure2.caption(invented(settings, 0.25), settings)
+    assert "largest distance from Adam is 0.25 to 0.25 of the first-order flow's" in told
     assert verdicts(gap=2.0) == [HOLDS, FAILS]
     assert verdicts(swap=True) == [FAILS, HOLDS]

@@ -396,6 +396,19 @@ def test_the_stability_edge_is_named_where_it_rules():
     assert captions.edges(Swept(wide(learning_rate=1e-3), "rho", {})) is None
 
 
+def test_what_was_trained_is_in_the_caption():
+    changes = {"width": 0.5, "images": 1200, "pool": 2, "augment": True, "ghost_batch": 300}
+    assert captions.runs(Swept(wide(**changes), "rho", {})) == (
+        "Full-batch Adam, Perceptron of width × 0.5 in place of CNN, the first 1,200 images of "
+        "digits, pooled over 2 × 2 pixels, ghost batches of 300, augmented, 300 epochs, ε = 1e-08 "
+        "inside the root, 3 seeds"
+    )
+    plain = {"width": 1.0, "images": None, "pool": 1, "augment": False, "dataset": "cifar10"}
+    told = captions.runs(Swept(dataclasses.replace(wide(**plain), seeds=(0,)), "rho", {}))
+    assert "Perceptron in place of CNN, all images of CIFAR-10, ghost" in told
+    assert "augmented" not in told and told.endswith("1 seed")
+
+
 def test_hills_are_counted_value_by_value():
     """At ρ = β there is none, in the runs as they are made up."""
     swept = Swept(wide(), "rho", arrays_of(wide()))

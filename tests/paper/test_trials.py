@@ -49,6 +49,16 @@ def test_falling_is_rising_turned_round():
     assert trend(-table, rising=True) == falls
 
 
+def test_a_test_is_told_with_its_numbers():
+    """Nine of ten pairs of one seed, four of ten of the other: none of the numbers is another."""
+    found = trend(np.array([[0, 1, 2, 4, 3], [1, 0, 3, 4, 2.0]]), rising=True)
+    assert found.words == (
+        f"τ = +0.60 over 20 pairs in 2 seeds, p = {found.p:.2g} (the smallest possible: 6.9e-05); "
+        "sign test over seeds: 2 of 2, p = 0.25"
+    )
+    assert 0.005 < found.p < 0.05
+
+
 def test_ties_count_for_neither_side():
     found = trend(np.array([[1.0, 1.0, 2.0]]), rising=True)
     assert found.tau == pytest.approx(2 / 3)
