@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +16,15 @@ from matplotlib.figure import Figure
 
 import shadowflow as sf
 from shadowflow import cli, files
-from shadowflow.cli.jobs import settings, shadow, shadow_figure, shadow_run, shadow_text, verify
+from shadowflow.cli.jobs import (
+    formatting,
+    settings,
+    shadow,
+    shadow_figure,
+    shadow_run,
+    shadow_text,
+    verify,
+)
 from shadowflow.diagnostics.bias import Measure
 from shadowflow.diagnostics.convergence import OrderRow
 from shadowflow.lab.choices import OPTIMIZERS
@@ -323,6 +332,11 @@ def test_the_bias_is_that_of_the_step_reached_and_of_a_settled_run_only_where_on
 )
 def test_the_equation_is_written_with_its_numbers(optimizer, last):
     assert shadow_text.equation(optimizer, 0.1)[-1] == last
+
+
+def test_a_package_that_is_no_distribution_costs_no_results(monkeypatch):
+    monkeypatch.setattr(formatting, "PACKAGES", ("jax", "no-such-package"))
+    assert formatting.versions() == {"jax": jax.__version__, "no-such-package": "not installed"}
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):

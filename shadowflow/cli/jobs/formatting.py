@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 WIDTH = 96
 PACKAGES = ("shadowflow", "jax", "diffrax", "optax")
 
 
 def versions() -> dict[str, str]:
-    """Package → version, of those that a result depends on."""
-    return {name: version(name) for name in PACKAGES}
+    """Package → version, of those that a result depends on; a bare checkout has none."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
