@@ -12,7 +12,7 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-# most of the tests' time is XLA's compiler: without its optimizations it takes less than half of it.
+# most of the time is taken by the compiler of XLA: without its optimizations, less than half of it.
 # XLA_FLAGS="" runs them on what a user's programs are compiled to
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
