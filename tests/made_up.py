@@ -5,11 +5,11 @@ import numpy as np
 from shadowflow.paper import grid as grids
 from shadowflow.paper.records import Record
 
-PARAMETERS = 36_000
+PARAMETERS = 1_482  # of the perceptron of the smallest grids
 
 
 def grid(name="cnn", scale="smoke"):
-    return grids.read(grids.grids()[name])[scale]
+    return grids.read(name)[scale]
 
 
 def record(settings, effect=1.0, reason="epochs"):
@@ -39,7 +39,7 @@ def record(settings, effect=1.0, reason="epochs"):
         "test_loss": np.where(seen, 0.7 + loss, np.nan),
         "test_accuracy": np.where(seen, tested, np.nan),
     }
-    return Record(settings, reason, curves, PARAMETERS)
+    return Record(settings, reason, curves)
 
 
 def runs(effect=1.0):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
 from .flags import Flag
 from .sweep import Launcher
-
-if TYPE_CHECKING:
-    from ..paper.records import Runs
 
 
 @dataclass(frozen=True)
@@ -32,13 +29,6 @@ class OnRuns:
     quiet: Flag = False
     """Print no progress."""
 
-    def runs(self) -> Runs:
-        """How the training runs are obtained; those that are done are read."""
-        from .jobs.sweep import obtained
-
-        folder, quiet = self.out / "runs", self.quiet
-        return obtained(folder, self.launcher, self.workers, data_dir=self.data_dir, quiet=quiet)
-
 
 @dataclass(frozen=True)
 class Claims(OnRuns):
@@ -56,6 +46,7 @@ class Claims(OnRuns):
     def run(self) -> int:
         """0."""
         from .jobs.claims import claims_job
+        from .jobs.sweep import obtained
 
-        claims_job(self, self.runs())
+        claims_job(self, obtained(self))
         return 0

@@ -11,9 +11,13 @@ from tyro.conf import Positional, arg, subcommand
 from ..lab.data.table import TABLE, Dataset, dataset
 from .flags import Flag
 
-DIGITS = ("digits", "1,797", "embedded: comes with scikit-learn", "nothing to do")
+DIGITS = {
+    "name": "digits",
+    "images": "1,797",
+    "where it is": "embedded: comes with scikit-learn",
+    "how to get it": "nothing to do",
+}
 NOT_HASHED = "not hashed, since its sha256 is unknown: its shapes and classes are right"
-HEADER = ("name", "images", "where it is", "how to get it")
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ class List:
             except sources.NotFound as error:
                 found, where = error, "not here"
             rejected += [f"passed over for {row.name}: {line}" for line in found.rejected]
-            rows.append((row.name, images, where, row.command()))
-        print(*table(HEADER, rows), *rejected, sep="\n")
+            cells = row.name, images, where, row.command()
+            rows.append(dict(zip(DIGITS, cells, strict=True)))
+        print(*table(rows), *rejected, sep="\n")
         return 0
 
 

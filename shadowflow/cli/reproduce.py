@@ -50,8 +50,9 @@ class Reproduce(OnRuns):
                     f"--style: expected a file, got {str(path)!r}, which does not exist"
                 )
         from .jobs.reproduce import reproduce_job
+        from .jobs.sweep import obtained
 
-        return 0 if reproduce_job(self, self.runs()) else 1
+        return 0 if reproduce_job(self, obtained(self)) else 1
 
     def names(self) -> list[str]:
         """The figures, each once."""

@@ -52,15 +52,12 @@ class ShadowCommand:
 
     def run(self) -> int:
         """Check everything before the first step, then run the job."""
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"--out: expected a folder, got the file {str(self.out)!r}")
         for setting in self.settings("digits" if self.problem is None else self.problem):
             built(setting)
         problem, params, label = self._problem()
         from .jobs.shadow import shadow_job
 
-        settings = self.settings(label)
-        shadow_job(settings, problem, params, out=self.out, quiet=self.quiet, bars=self.error_bars)
+        shadow_job(self, self.settings(label), problem, params)
         return 0
 
     def settings(self, label: str) -> list[Setting]:

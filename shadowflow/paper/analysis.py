@@ -11,12 +11,11 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import NamedTuple
 
 import numpy as np
 
 from ..lab.training.config import Training
-from ..lab.training.start import shape_of
+from ..lab.training.start import network_of, shape_of
 from . import curves, trials
 from .curves import Reading
 from .evidence import Evidence, near
@@ -37,20 +36,13 @@ MODELS = {
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
-class Outcome(NamedTuple):
-    """A number of a run: its name in a sentence, and whether the paper has it rise with ρ."""
-
-    words: str
-    up: bool
-
-
-OUTCOMES = {
-    "peak": Outcome("maximal perturbed one-norm after the initial fall", True),
-    "level": Outcome("perturbed one-norm at equal training loss", True),
-    "hill": Outcome("hill of the perturbed one-norm", True),
-    "accuracy": Outcome("maximal test accuracy", False),
-    "peak_plain": Outcome("maximal Σ|g| after the initial fall", True),
-    "level_plain": Outcome("Σ|g| at equal training loss", True),
+OUTCOMES = {  # number of a run: its name in a sentence, whether the paper has it rise with ρ
+    "peak": ("maximal perturbed one-norm after the initial fall", True),
+    "level": ("perturbed one-norm at equal training loss", True),
+    "hill": ("hill of the perturbed one-norm", True),
+    "accuracy": ("maximal test accuracy", False),
+    "peak_plain": ("maximal Σ|g| after the initial fall", True),
+    "level_plain": ("Σ|g| at equal training loss", True),
 }
 
 
@@ -59,27 +51,21 @@ def arranged(grid: Grid, sweeps: Sequence[str], records: Sequence[Record]) -> di
 
     "<sweep>/<measure>" [values, seeds, epochs] holds the curves, NaN after the end of a run and
     where a value is not finite; "<sweep>/reason" [values, seeds] says how each run ended;
-    "<sweep>/parameters" is the number of parameters. Raises ValueError where a run has no record.
+    "<sweep>/parameters" is the number of parameters.
     """
     by_key = {record.settings.key(): record for record in records}
     arrays = {}
     for sweep in sweeps:
         cells = grid.cells(sweep)
-        keys = [run.key() for cell in cells for run in cell]
-        missing = [key for key in keys if key not in by_key]
-        if missing:
-            raise ValueError(
-                f"records: expected one of every run, got none of {missing[0]} and "
-                f"{len(missing) - 1} others; train them first"
-            )
-        found = [by_key[key] for key in keys]
+        found = [by_key[run.key()] for cell in cells for run in cell]
         shape = len(cells), len(grid.seeds)
         for name in MEASURES:
             padded = list(zip_longest(*(record.curves[name] for record in found), fillvalue=np.nan))
             curve = np.array(padded, np.float32).reshape(len(padded), *shape)
             arrays[f"{sweep}/{name}"] = np.moveaxis(curve, 0, -1)
         arrays[f"{sweep}/reason"] = np.array([record.reason for record in found]).reshape(shape)
-        arrays[f"{sweep}/parameters"] = np.array(max(record.parameters for record in found))
+        layers = network_of(cells[0][0]).layers()
+        arrays[f"{sweep}/parameters"] = np.array(sum(layer.parameters for layer in layers))
     return arrays
 
 
@@ -174,22 +160,22 @@ def fitness(swept: Swept) -> list[Evidence]:
 def tried(swept: Swept, outcome: str) -> Trial:
     """The paper's claim on how an outcome goes with what is varied, on these runs."""
     row, grid, values = swept.row, swept.grid, swept.table(outcome)
-    words, up = OUTCOMES[outcome]
+    outcome_words, up = OUTCOMES[outcome]
     rising = up == (row.vary == "b2")
-    claim = f"larger {row.symbol}: {'larger' if rising else 'smaller'} {words}"
-    claim += f" ({grid.level:g})" if "equal" in words else ""
+    claim = f"larger {row.symbol}: {'larger' if rising else 'smaller'} {outcome_words}"
+    claim += f" ({grid.level:g})" if "equal" in outcome_words else ""
+    test = trials.trend(values, rising)
     run = {
         "sweep": {row.symbol: list(row.values), row.other[0]: row.other[1]},
         "outcomes": values.tolist(),
         "seeds": list(grid.seeds),
         "missing": swept.without(outcome),
+        "test": dataclasses.asdict(test),
     }
-    test = trials.trend(values, rising)
-    found = trials.of_trend(claim, where(swept), test, means(values.T), **run)
-    remark = _remark(swept, outcome, values)
-    if not remark:
-        return found
-    return dataclasses.replace(found, verdict=trials.WEAK, statistic=f"{remark}; {found.statistic}")
+    words, verdict = test.words, test.verdict
+    if remark := _remark(swept, outcome, values):
+        words, verdict = f"{remark}; {words}", trials.WEAK
+    return Trial(claim, where(swept), words, means(values.T), test.p, verdict, run)
 
 
 def _remark(swept: Swept, outcome: str, values: np.ndarray) -> str:

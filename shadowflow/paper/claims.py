@@ -118,8 +118,10 @@ def _end(distances: np.ndarray) -> float:
 
 def orderings(scale: str) -> list[Trial]:
     """Figure 2's limit points, in the order in which the paper has them."""
+    from tqdm import tqdm
+
     settings = figure2.SCALES["smoke" if scale == "smoke" else "full"]
-    rows = figure2.evidence(figure2.compute(settings, {}, lambda done: None), settings)
+    rows = figure2.evidence(figure2.compute(settings, {}, tqdm(disable=True)), settings)
     where = f"bilinear model, {len(settings.curves())} settings of Adam"
     kinds = {
         "end at points of smaller or larger one-norm, as the penalty has it": "ends at",

@@ -46,14 +46,12 @@ def running_median(curve: Curve) -> Curve:
     """The median of the ``WINDOW`` values around each value.
 
     NaN for half a window at either end (everywhere, if the curve is shorter than the window), and
-    where a value in the window is not finite. Raises ValueError for anything but a single curve.
+    where a value in the window is not finite.
 
     >>> running_median(np.arange(13.0) ** 2)[4:9]
     array([nan, 25., 36., 49., nan])
     """
     curve = np.asarray(curve, np.float64)
-    if curve.ndim != 1:
-        raise ValueError(f"curve: expected one value an epoch, got the shape {curve.shape}")
     smooth = np.full(len(curve), NAN)
     if len(curve) >= WINDOW:
         finite = np.where(np.isfinite(curve), curve, NAN)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
-Found = float | tuple[float, ...] | str
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Evidence:
 
     claim: str
     expected: float | str
-    measured: Found
+    measured: float | tuple[float, ...] | str
     tolerance: float | None
     holds: bool
     run: Mapping[str, Any] = field(default_factory=dict)
@@ -38,24 +36,17 @@ def near(claim: str, measured: float, expected: float, tolerance: float, **run: 
     return Evidence(claim, expected, float(measured), tolerance, bool(holds), run)
 
 
-def below(claim: str, measured: float, bound: float, **run: Any) -> Evidence:
-    """Holds where measured < bound.
+def below(claim: str, measured: float | Sequence[float], bound: float, **run: Any) -> Evidence:
+    """Holds where measured < bound; of a list each number, where there is one.
 
-    >>> below("a ratio", 0.3, 1).expected
-    '< 1'
+    >>> below("a ratio", 0.3, 1).expected, below("ratios", [0.3, 1.2], 1).holds
+    ('< 1', False)
     """
+    if isinstance(measured, Sequence):
+        found = tuple(map(float, measured))
+        holds = bool(found) and all(value < bound for value in found)
+        return Evidence(claim, f"each < {bound:g}", found, None, holds, run)
     return Evidence(claim, f"< {bound:g}", float(measured), None, bool(measured < bound), run)
-
-
-def each_below(claim: str, measured: Sequence[float], bound: float, **run: Any) -> Evidence:
-    """Holds where every number is below bound, and there is one.
-
-    >>> each_below("ratios", [0.3, 1.2], 1).holds
-    False
-    """
-    found = tuple(map(float, measured))
-    holds = bool(found) and all(value < bound for value in found)
-    return Evidence(claim, f"each < {bound:g}", found, None, holds, run)
 
 
 def above(claim: str, measured: float, bound: float, **run: Any) -> Evidence:
@@ -70,12 +61,8 @@ def ordered(claim: str, measured: Sequence[float], rising: bool, **run: Any) -> 
     False
     """
     found = tuple(map(float, measured))
-    signed = found if rising else tuple(-value for value in found)
-    holds = (
-        len(found) > 1
-        and all(math.isfinite(value) for value in found)
-        and all(before < after for before, after in pairwise(signed))
-    )
+    known = len(found) > 1 and np.all(np.isfinite(found))
+    holds = bool(known and np.all(np.diff(found if rising else found[::-1]) > 0))
     return Evidence(claim, "rising" if rising else "falling", found, None, holds, run)
 
 

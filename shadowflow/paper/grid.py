@@ -78,26 +78,22 @@ class Grid:
         return list(found.values())
 
 
-def grids() -> dict[str, Path]:
-    """Name → folder of the grids that ship with the package."""
-    return {path.name: path for path in sorted(FOLDER.iterdir()) if path.is_dir()}
+def read(name: str) -> dict[str, Grid]:
+    """Scale → grid of a folder that ships with the package.
 
-
-def read(folder: Path) -> dict[str, Grid]:
-    """Scale → grid of a folder.
-
-    Raises ValueError for what is not in the dialect of sweeps, and whatever `Training` refuses.
-
-    >>> grid = read(grids()["cnn"])["laptop"]
+    >>> grid = read("cnn")["laptop"]
     >>> grid.sweeps["rho"].values, len(grid.seeds)
     ((0.9, 0.95, 0.99, 0.999), 3)
     """
-    paths = {scale: folder / f"{scale}.toml" for scale in SCALES}
+    paths = {scale: FOLDER / name / f"{scale}.toml" for scale in SCALES}
     return {scale: read_file(path) for scale, path in paths.items() if path.exists()}
 
 
 def read_file(path: Path) -> Grid:
-    """The grid of a file, named by its folder, of the scale that the file is named by."""
+    """The grid of a file, named by its folder, of the scale that the file is named by.
+
+    Raises ValueError for what is not in the dialect of sweeps.
+    """
     base, _, blocks, figure = grid.read(path)
     sweeps = {block.name: _series(base, dict(block.axes)) for block in blocks}
     losses = {name: float(figure.get(name, loss)) for name, loss in LOSSES.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,13 +30,12 @@ class Record:
 
     settings: its whole configuration. reason: how it ended, as ``done.json`` says, or "unfinished"
     without that file. curves: measure → a value per epoch, NaN where none was taken or it was not
-    finite. parameters: how many the network has, 0 where the run has no epoch.
+    finite.
     """
 
     settings: Training
     reason: str
     curves: Mapping[str, np.ndarray]
-    parameters: int
 
 
 Runs = Callable[[Sequence[Training]], list[Record]]  # in the order asked for
@@ -52,19 +50,7 @@ def read(settings: Training, folder: Path) -> Record:
         name: np.array([np.nan if line.get(name) is None else line[name] for line in lines], float)
         for name in MEASURES
     }
-    return Record(settings, reason, curves, parameters(lines))
-
-
-def parameters(lines: Sequence[Mapping[str, Any]]) -> int:
-    """The number of parameters: Σ|g| over the mean of |g| in the first epoch that has both.
-
-    >>> parameters([{"one_norm": None}, {"one_norm": 6.0, "mean_abs": 1.5}])
-    4
-    """
-    for line in lines:
-        if line.get("one_norm") and line.get("mean_abs"):
-            return round(line["one_norm"] / line["mean_abs"])
-    return 0
+    return Record(settings, reason, curves)
 
 
 def one_by_one(run_dir: Path, *, data_dir: Path | None = None, quiet: bool = False) -> Runs:

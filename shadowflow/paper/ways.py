@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Way(NamedTuple):
-    """The method, order and kind that ``shadow`` is called with: ``shadow(…, **way._asdict())``."""
+    """The method, order and kind that ``shadow`` is called with: ``shadow(…, **way._asdict())``.
+
+    order: a number, or "auto" before the shadow has chosen it.
+    """
 
     method: str
-    order: int
+    order: Any
     kind: str
 
     @property

@@ -29,6 +29,7 @@ from shadowflow.diagnostics.bias import Measure
 from shadowflow.diagnostics.convergence import OrderRow
 from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.optimizers import zoo
+from shadowflow.paper.ways import Way
 
 ROOT = Path(__file__).parents[2]
 PROBLEMS = """
@@ -180,7 +181,9 @@ def told(*ends):
         follow = SimpleNamespace(
             **vars(path(end)), last=np.array(end), order=order, validity=validity, verdict="holds"
         )
-        lines.append(shadow_run.Followed("taylor", "flow", follow, sf.compare(real, follow)))
+        lines.append(
+            shadow_run.Followed(Way("taylor", order, "flow"), follow, sf.compare(real, follow))
+        )
     problem = sf.Problem(lambda x: jnp.sum(x))
     return shadow_run.ShadowOutcome(settings.Setting("sgd"), problem, sf.sgd(), real, lines, None)
 

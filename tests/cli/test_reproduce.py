@@ -1,6 +1,7 @@
 """`shadowflow reproduce`: what it writes, draws anew, refuses, and returns."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -106,8 +107,9 @@ def test_all_figures_are_the_default():
 
 def test_progress_adds_up(quick):
     done = []
-    figure1.compute(QUICK, {}, done.append)
-    assert sum(done) == figure1.work(QUICK)
+    bar = SimpleNamespace(update=done.append)
+    figure1.compute(QUICK, {}, bar)
+    assert sum(done) == bar.total == len(figure1.curves(QUICK))
 
 
 def test_arrays_come_back(tmp_path):

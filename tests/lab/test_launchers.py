@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import sys
 import types
@@ -9,6 +10,7 @@ import types
 import jax
 import pytest
 
+from shadowflow.cli.claims import Claims
 from shadowflow.cli.jobs import cost, sweep as jobs
 from shadowflow.files import write_json
 from shadowflow.lab.sweep import launch, locks, plan, table, work
@@ -339,26 +341,32 @@ def test_runs_of_several_workers_are_a_sweep_in_the_order_asked_for(tmp_path, mo
             end_one(made)
 
     monkeypatch.setattr(launch, "local", finish)
-    records = jobs.obtained(tmp_path, "local", 2, quiet=True)(wanted)
+    command = Claims(out=tmp_path, workers=2, quiet=True)
+    records = jobs.obtained(command)(wanted)
     assert all(isinstance(record, Record) for record in records)
     assert [record.settings for record in records] == wanted
     assert [record.reason for record in records] == ["epochs"] * 2
     monkeypatch.setattr(launch, "local", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        jobs.obtained(tmp_path, "local", 2, quiet=True)(wanted)
+        jobs.obtained(command)(wanted)
 
 
 # The cost
 
 
-def test_runs_that_cost_alike_have_network_and_data_in_common():
+def test_runs_that_cost_alike_have_network_and_data_in_common(monkeypatch, capsys):
     runs = [Training(model=m, dataset=d) for m in ("mlp", "cnn") for d in ("digits", "mnist")]
-    found = cost._alike([*runs, dataclasses.replace(runs[0], seed=1)])
-    assert {name: len(alike) for name, alike in found.items()} == {
-        "mlp on digits": 2,
-        "mlp on mnist": 1,
-        "cnn on digits": 1,
-        "cnn on mnist": 1,
+    runs.append(dataclasses.replace(runs[0], seed=1))
+    grid = types.SimpleNamespace(scale="paper", runs=lambda: runs)
+    monkeypatch.setattr(cost, "measured", lambda settings, data_dir: cost.Cost(36.0, 2**30))
+    cost.ask([grid, grid], None, yes=True)  # what two grids share is there once
+    said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    counts = {name: re.search(r"(\d+) runs of", line)[1] for name, line in said.items()}
+    assert counts == {
+        "mlp on digits": "2",
+        "mlp on mnist": "1",
+        "cnn on digits": "1",
+        "cnn on mnist": "1",
     }
 
 

@@ -20,6 +20,7 @@ from shadowflow.paper import claims, theorems, trials
 from shadowflow.paper.analysis import OUTCOMES, Swept, arranged
 from shadowflow.paper.claims import CLAIMS
 from shadowflow.paper.figures import figure2
+from shadowflow.paper.figures.figure1 import age
 from shadowflow.paper.trials import FAILS, HOLDS, WEAK
 
 TRAINED = [name for name, claim in CLAIMS.items() if claim.needs]
@@ -295,7 +296,7 @@ def invented(settings, gap):
     ``gap`` times as far from Adam as the first-order one."""
     arrays = {}
     for curve in settings.curves():
-        end = 1.8 - 1e-3 * curve.coefficient * (1 + 100 * curve.rate)
+        end = 1.8 - 1e-3 * (age(curve.b1) - age(curve.b2)) * (1 + 100 * curve.rate)
         for name, one_norm in (("adam", end), ("modified", end), ("first order", 1.8)):
             arrays[f"{curve.key}/{name}/path"] = np.array([[2.8, 3.5], [one_norm, 0.0]])
         for name, distance in (("first order", 1.0), ("modified", gap), ("inertial", 1e-3)):

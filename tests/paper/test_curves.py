@@ -26,11 +26,6 @@ def test_the_running_median_is_the_median_of_each_window():
         assert smooth[place] == window[half]
 
 
-def test_a_table_is_refused():
-    with pytest.raises(ValueError, match="curve: expected one value an epoch"):
-        curves.running_median(np.zeros((3, 20)))
-
-
 def test_a_value_that_is_not_finite_spoils_its_windows_only():
     for bad in (np.nan, np.inf, -np.inf):
         curve = EPOCHS.copy()

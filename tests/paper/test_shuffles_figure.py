@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -39,8 +40,9 @@ def computed(settings):
     done = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figure, "load_digits", few_digits)
-        arrays = figure.compute(settings, {}, done.append)
-    assert sum(done) == figure.work(settings)
+        bar = SimpleNamespace(update=done.append)
+        arrays = figure.compute(settings, {}, bar)
+    assert sum(done) == bar.total
     return arrays
 
 

@@ -105,12 +105,6 @@ def test_without_an_effect_a_claim_holds_at_most_once_in_twenty():
     assert np.mean(effect) > 0.8
 
 
-def test_tables_of_another_form_are_refused():
-    for wrong in (UP, np.zeros((3, trials.LONGEST + 1))):
-        with pytest.raises(ValueError, match="outcomes: expected a row a seed"):
-            trend(wrong, True)
-
-
 @pytest.mark.parametrize(("heads", "tosses"), [(0, 0), (3, 3), (4, 5), (0, 4), (7, 12)])
 def test_the_sign_test(heads, tosses):
     wanted = 1.0 if tosses == 0 else stats.binomtest(heads, tosses, alternative="greater").pvalue

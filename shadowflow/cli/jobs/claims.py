@@ -42,8 +42,8 @@ def claims_job(command: Claims, runs: Runs) -> dict[str, Any]:
         )
     names = tuple(name for name in claims.CLAIMS if name in only or not only)
     writable(command.out)
-    chosen = [grids.read(grids.grids()[name])[scale] for name in claims.needed(names)]
-    cost.ask(chosen if scale == "paper" else [], command.data_dir, command.yes)
+    chosen = [grids.read(name)[scale] for name in claims.needed(names)]
+    cost.ask(chosen, command.data_dir, command.yes)
     wanted = {run.key(): run for grid in chosen for run in grid.runs()}
     records = runs(list(wanted.values())) if wanted else []
     trained = {}
@@ -90,18 +90,13 @@ def tell(claim: claims.Claim, found: Sequence[Trial]) -> str:
     """
     lines = [f"{claim.sentence} ({claim.source})"]
     for trial in found:
+        measured = ", ".join(f"{value:.4g}" for value in trial.measured)
+        numbers = "" if trial.p is None else f"{measured}; "  # else they stand in the statistic
         lines += [
             f"  {trial.verdict}: {trial.claim}; {trial.where}",
-            f"    {numbers(trial)}{trial.statistic}",
+            f"    {numbers}{trial.statistic}",
         ]
     return "\n".join(lines)
-
-
-def numbers(trial: Trial) -> str:
-    """The measured numbers, where the statistic does not say them already."""
-    if trial.p is None:
-        return ""
-    return ", ".join(f"{value:.4g}" for value in trial.measured) + "; "
 
 
 def summary(content: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,13 +34,16 @@ class Cost(NamedTuple):
     memory: int
 
 
-def ask(wanted: Sequence[Grid], data_dir: Path | None, yes: bool) -> None:
-    """Print what the runs of the grids cost; ValueError where ``yes`` is not given."""
+def ask(grids: Sequence[Grid], data_dir: Path | None, yes: bool) -> None:
+    """Print what runs of the paper's sizes cost; ValueError where ``yes`` is not given."""
+    wanted = [grid for grid in grids if grid.scale == "paper"]
     if not wanted:
         return
-    each = {run.key(): run for grid in wanted for run in grid.runs()}
+    models = defaultdict(list)
+    for run in {run.key(): run for grid in wanted for run in grid.runs()}.values():
+        models[f"{run.model} on {run.dataset}"].append(run)
     hours = 0.0
-    for model, alike in _alike(list(each.values())).items():
+    for model, alike in models.items():
         found = measured(alike[0], data_dir)
         own = sum(run.epochs for run in alike) * found.seconds / 3600
         hours += own
@@ -55,14 +59,6 @@ def ask(wanted: Sequence[Grid], data_dir: Path | None, yes: bool) -> None:
             f"--yes: expected it before runs of about {hours:,.0f} hours start, got none; give it "
             "to start them (they are resumed by the same command)"
         )
-
-
-def _alike(runs: Sequence[Training]) -> dict[str, list[Training]]:
-    """The runs by what they cost."""
-    found: dict[str, list[Training]] = {}
-    for run in runs:
-        found.setdefault(f"{run.model} on {run.dataset}", []).append(run)
-    return found
 
 
 def measured(settings: Training, data_dir: Path | None = None) -> Cost:

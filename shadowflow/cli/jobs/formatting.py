@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-WIDTH = 96
 PACKAGES = ("shadowflow", "jax", "diffrax", "optax")
 
 
@@ -21,26 +20,22 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of aligned columns below a head: words to the left, numbers to the right.
+def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Lines of aligned columns below their names: words to the left, numbers to the right.
 
-    >>> print("\\n".join(table(["method", "error"], [["taylor", "2.1"], ["inertial", "0.013"]])))
+    >>> rows = {"method": "taylor", "error": "2.1"}, {"method": "inertial", "error": "0.013"}
+    >>> print("\\n".join(table(rows)))
     method    error
     --------  -----
     taylor      2.1
     inertial  0.013
     """
-    columns = list(zip(head, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    aligns = [">" if all(map(_is_number, column[1:])) else "<" for column in columns]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return [
-        "  ".join(
-            f"{cell:{align}{width}}"
-            for cell, align, width in zip(line, aligns, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
+    columns = [[name, *(row[name] for row in rows)] for name in (rows[0] if rows else ())]
+    cells = []
+    for name, *below in columns:
+        width, align = max(map(len, [name, *below])), ">" if all(map(_is_number, below)) else "<"
+        cells.append([f"{cell:{align}{width}}" for cell in (name, "-" * width, *below)])
+    return ["  ".join(line).rstrip() for line in zip(*cells, strict=True)]
 
 
 def _is_number(text: str) -> bool:

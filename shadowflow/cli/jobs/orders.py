@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -190,9 +189,8 @@ def followed(way: Way, real: Trajectory, run: tuple, **options: Any) -> dict[str
 
 def slopes(rates: Sequence[float], errors: Sequence[float]) -> list[float]:
     """The order that neighbouring step sizes show, smaller to larger."""
-    pairs = itertools.pairwise(zip(rates, errors, strict=True))
     with np.errstate(all="ignore"):
-        return [float(np.log(b[1] / a[1]) / np.log(b[0] / a[0])) for a, b in pairs]
+        return (np.diff(np.log(errors)) / np.diff(np.log(rates))).tolist()
 
 
 def side(reach: float, marks: dict[str, float]) -> str:
@@ -211,7 +209,11 @@ def sweep_table(found: dict[str, Any]) -> list[str]:
     rates = [row["rate"] for row in rows]
     reach = [row["rate"] * row["curvature"] for row in rows]
     where = [
-        [f"{rate:.2g}", f"{level:.2g}", side(level, found["edges"])]
+        {
+            "learning rate": f"{rate:.2g}",
+            "× curvature": f"{level:.2g}",
+            "where": side(level, found["edges"]),
+        }
         for rate, level in zip(rates, reach, strict=True)
     ]
     lines = []
@@ -220,15 +222,20 @@ def sweep_table(found: dict[str, Any]) -> list[str]:
         errors = [np.inf if end["error"] is None else end["error"] for end in ended]
         shown = ["–" if value != value else f"{value:.1f}" for value in slopes(rates, errors)]
         left = [rate for rate, end in zip(rates, ended, strict=True) if end["left"] is not None]
-        told = " ".join(f"{error:.0e}" for error in errors)
-        first = f"{left[0]:.2g}" if left else "never"
-        lines.append([line["name"], told, " ".join(shown), first])
+        lines.append(
+            {
+                "method": line["name"],
+                "error, by learning rate": " ".join(f"{error:.0e}" for error in errors),
+                "slopes": " ".join(shown),
+                "leaves from": f"{left[0]:.2g}" if left else "never",
+            }
+        )
     return [
         f"\nDistance after {found['steps']} steps, begun at step {found['warm']}, over the way "
         "gone:",
-        *formatting.table(["learning rate", "× curvature", "where"], where),
+        *formatting.table(where),
         "",
-        *formatting.table(["method", "error, by learning rate", "slopes", "leaves from"], lines),
+        *formatting.table(lines),
     ]
 
 
@@ -240,9 +247,9 @@ def far_table(found: dict[str, Any]) -> list[str]:
     for name in (line["name"] for line in found["lines"] if line["name"] in long["lines"]):
         ended = long["lines"][name]
         at = dict(zip(ended["steps"], ended["distance"], strict=True))
-        cells = [formatting.number(at[step]) if step in at else "–" for step in seen]
+        far = {f"at step {k}": formatting.number(at[k]) if k in at else "–" for k in seen}
         left = "stays" if ended["left"] is None else f"step {ended['left']}"
-        lines.append([name, *cells, left, ended["level"]])
+        lines.append({"method": name, **far, "leaves": left, "verdict": ended["level"]})
     shown = [
         f"{long['rate'] * value:.2g} at step {step}"
         for step, value in zip(*long["curvature"].values(), strict=True)
@@ -254,7 +261,5 @@ def far_table(found: dict[str, Any]) -> list[str]:
         *("  " + ", ".join(shown[k : k + 6]) for k in range(0, len(shown), 6)),
         f"  (flow edge {edges['flow edge']:.2g}, stability edge {edges['stability edge']:.3g})",
         "",
-        *formatting.table(
-            ["method", *(f"at step {step}" for step in seen), "leaves", "verdict"], lines
-        ),
+        *formatting.table(lines),
     ]

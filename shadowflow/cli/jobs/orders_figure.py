@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...files import write
-from ...paper.figures.style import COLOURS, MARK, styled
+from ...paper.figures.style import COLOURS, MARK, positive, styled
 
 LEFT = 0.1  # of the way gone: a method that is farther away has left
 DASHES = {1: "-", 2: "-", 3: (0, (5, 2)), 4: (0, (2, 1.5))}
@@ -45,11 +45,6 @@ def _look(line: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _finite(values) -> np.ndarray:
-    array = np.array([np.nan if value is None else value for value in values], float)
-    return np.where(np.isfinite(array) & (array > 0), array, np.nan)
-
-
 def _edges(axis, found: Mapping[str, Any]) -> None:
     for edge, level in found["edges"].items():
         axis.axhline(level, **EDGE)
@@ -63,8 +58,8 @@ def _sweep(top, bottom, found: Mapping[str, Any]) -> None:
     rates = np.array([row["rate"] for row in rows])
     for line in found["lines"]:
         errors = [row["lines"][line["name"]]["error"] for row in rows]
-        top.plot(rates, _finite(errors), marker="o", ms=2.5, **_look(line))
-    reach = _finite([row["rate"] * row["curvature"] for row in rows])
+        top.plot(rates, positive(errors), marker="o", ms=2.5, **_look(line))
+    reach = positive([row["rate"] * row["curvature"] for row in rows])
     bottom.plot(rates, reach, color="#000000", lw=1.5)
     _edges(bottom, found)
     for level in found["edges"].values():
@@ -83,14 +78,14 @@ def _sweep(top, bottom, found: Mapping[str, Any]) -> None:
 
 def _long(top, bottom, found: Mapping[str, Any]) -> None:
     long = found["long"]
-    moved, late = _finite(long["moved"]), [1.0]
+    moved, late = positive(long["moved"]), [1.0]
     way = {"color": "#000000", "lw": 0.9, "ls": ":", "label": "way the optimizer has gone"}
     top.plot(np.asarray(long["steps"])[1:], moved[1:], **way)
     for line in found["lines"]:
         if line["name"] not in long["lines"]:
             continue
         ended, look = long["lines"][line["name"]], _look(line)
-        steps, far = np.asarray(ended["steps"]), _finite(ended["distance"])
+        steps, far = np.asarray(ended["steps"]), positive(ended["distance"])
         late += far[3:][np.isfinite(far[3:])].tolist()
         top.plot(steps, far, **look)
         if ended["left"] is not None and np.any(steps >= ended["left"]):

@@ -81,8 +81,8 @@ class Reproduction:
             arrays = figure.compute(settings, runs(figure.runs(settings)))
         else:
             options = {"disable": quiet, "desc": self.name, "delay": 1, "unit": "", "leave": False}
-            with tqdm(total=figure.work(settings), **options) as bar:
-                arrays = figure.compute(settings, data, bar.update)
+            with tqdm(**options) as bar:
+                arrays = figure.compute(settings, data, bar)
         said = {CONFIGURATION: np.asarray(self.configuration)}
         write_arrays(self.folder / "arrays.npz", {**arrays, **said})
         return arrays
@@ -148,8 +148,7 @@ def reproduce_job(command: Reproduce, runs: Runs) -> bool:
         return all(good)
     needed = [name for one in chosen if not one.trained for name in one.figure.DATA]
     data = {name: load(name, command.data_dir) for name in dict.fromkeys(needed)}
-    priced = [one.settings for one in chosen if one.scale == "paper"]
-    cost.ask(priced, command.data_dir, command.yes)
+    cost.ask([one.settings for one in chosen if one.trained], command.data_dir, command.yes)
     good = [one.finish(one.compute(data, runs, command.quiet), command.style) for one in chosen]
     return all(good)
 
@@ -183,8 +182,8 @@ def tell(
 def found(row: Evidence) -> str:
     """What was measured, as a reader wants it: the range where each number has the same bound.
 
-    >>> from shadowflow.paper.evidence import each_below, ordered
-    >>> found(each_below("", [0.1, 0.3, 0.2], 1)), found(ordered("", [1, 2], rising=True))
+    >>> from shadowflow.paper.evidence import below, ordered
+    >>> found(below("", [0.1, 0.3, 0.2], 1)), found(ordered("", [1, 2], rising=True))
     ('0.1 to 0.3', '1, 2')
     """
     measured = row.measured

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ...files import digest
-from ...lab.choices import OPTIMIZERS, Argument, completed
+from ...lab.choices import Argument, completed
 
 if TYPE_CHECKING:
     from ...optimizers.moments import Optimizer
@@ -42,10 +42,6 @@ class Setting:
     settled: bool = False
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"opt: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
-            )
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(
                 "--learning-rate: expected a positive finite number, "

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -13,34 +12,31 @@ from jaxtyping import PyTree
 from ...diagnostics.convergence import compare
 from ...files import writable, write_arrays, write_json
 from ...problem import Problem
-from .formatting import WIDTH, versions
+from .formatting import versions
 from .settings import Setting
 from .shadow_figure import draw
 from .shadow_run import Followed, ShadowOutcome, run
 from .shadow_text import heading, tell
 
+if TYPE_CHECKING:
+    from ..shadow import ShadowCommand
+
 
 def shadow_job(
-    settings: list[Setting],
-    problem: Problem,
-    params: PyTree,
-    *,
-    out: Path,
-    quiet: bool,
-    bars: bool = False,
+    command: ShadowCommand, settings: list[Setting], problem: Problem, params: PyTree
 ) -> None:
     """Run every setting, print what it did in words, and write figure, numbers and arrays.
 
     Each setting writes ``out/<key>/``: figure.png, numbers.json, arrays.npz. A run that meets a
     non-finite number says at which step, and what came before it is written all the same.
-    bars: beside each distance its estimate, from a neighbouring shadow.
     """
     for setting in settings:
-        writable(out / setting.key())
+        writable(command.out / setting.key())
     for index, setting in enumerate(settings):
-        print("=" * WIDTH)
+        print("=" * 96)
         print(f"Setting {index + 1} of {len(settings)}: {heading(setting, params)}")
-        found, folder = run(setting, problem, params, quiet, bars), out / setting.key()
+        found = run(setting, problem, params, command.quiet, command.error_bars)
+        folder = command.out / setting.key()
         print(tell(found))
         write_json(folder / "numbers.json", numbers(found))
         write_arrays(folder / "arrays.npz", arrays(found))
@@ -107,9 +103,7 @@ def numbers(found: ShadowOutcome) -> dict[str, Any]:
 def _row(found: ShadowOutcome, line: Followed) -> dict[str, Any]:
     gap, follow, valid = line.gap, line.follow, line.follow.validity
     return {
-        "method": line.method,
-        "order": line.order,
-        "kind": line.kind,
+        **line.way._asdict(),
         "step": int(gap.steps[-1]),
         "max_norm": float(gap.max_norm[-1]),
         "two_norm": float(gap.two_norm[-1]),

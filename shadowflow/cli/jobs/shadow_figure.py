@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...files import write
-from ...paper.figures.style import COLOURS, styled
+from ...paper.figures.style import COLOURS, positive, styled
 from ...trust import HOLDS, PARTLY
 
 BANDS = (  # from, to, colour, words and where they stand: their height, and which part is there
@@ -44,17 +44,12 @@ def _line(name: str) -> dict:
     return {"color": COLOURS.get(family, "#000000"), "ls": dashes, "label": label, "lw": 1.5}
 
 
-def _positive(values: np.ndarray) -> np.ndarray:
-    """What a logarithmic axis can show."""
-    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
-
-
 def _distances(axis, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
     look = {"color": "#000000", "lw": 0.8, "ls": ":", "label": "distance moved by the optimizer"}
     axis.plot(arrays["steps"], arrays["moved"], **look)
     lowest = []
     for name in names:
-        distance = _positive(arrays[f"{name}/two_norm"])
+        distance = positive(arrays[f"{name}/two_norm"])
         axis.plot(arrays[f"{name}/saved"], distance, **_line(name))
         late = distance[1 + len(arrays["steps"]) // 20 :]
         lowest += [np.nanmin(late)] if np.any(late > 0) else []
@@ -71,7 +66,7 @@ def _validity(axis, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> N
         axis.annotate(words, **place, ha="right", va=part, fontsize=7, color=colour)
     seen = [HOLDS, PARTLY]
     for name in names:
-        ratio = _positive(arrays[f"{name}/running_max"])
+        ratio = positive(arrays[f"{name}/running_max"])
         axis.plot(arrays[f"{name}/steps"], ratio, **_line(name))
         late = ratio[1 + len(ratio) // 20 :]
         seen += [np.nanmin(late), np.nanmax(late)] if np.any(late > 0) else []

@@ -15,6 +15,7 @@ from ...diagnostics.error_bar import ErrorBar, error_bar
 from ...iterate import iterate
 from ...methods import METHODS
 from ...optimizers.moments import Optimizer
+from ...paper.ways import Way
 from ...problem import Problem
 from ...running import Trajectory
 from ...shadow import Shadow, settled_state, shadow
@@ -27,21 +28,15 @@ SAVED = 500
 class Followed:
     """A shadow, its distance from the optimizer, and the estimate of that where one was asked."""
 
-    method: str
-    kind: str
+    way: Way
     follow: Shadow
     gap: Comparison
     bar: ErrorBar | None = None
 
     @property
-    def order(self) -> int:
-        """The order, also where it was chosen automatically."""
-        return self.follow.order
-
-    @property
     def name(self) -> str:
         """The key of its arrays."""
-        return f"{self.method} / order {self.order} / {self.kind}"
+        return f"{self.way.method} / order {self.way.order} / {self.way.kind}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class ShadowOutcome:
 
     def relative(self, line: Followed) -> float:
         """A shadow's last distance, over that of the first-order flow at the same step."""
-        base = [other.gap for other in self.lines if other.order == 1 and other.kind == "flow"]
+        base = [other.gap for other in self.lines if other.way[1:] == (1, "flow")]
         there = [gap.two_norm[gap.steps == line.gap.steps[-1]] for gap in base]
         if not there or not there[0].size or there[0][0] == 0:
             return float("nan")
@@ -86,23 +81,22 @@ def run(
     given, start = (problem, optimizer, params, rate), 0
     if setting.settled:
         start = settled_state(*given, order="auto")
-    rows, lines = wanted(setting.methods, problem), []
+    ways, lines = wanted(setting.methods, problem), []
     options: dict[str, Any] = {"start": start, "save_every": max(1, steps // SAVED)}
-    total = steps * (len(rows) + 1)
+    total = steps * (len(ways) + 1)
     with tqdm(total=total, delay=2, disable=quiet, unit="step", leave=False) as bar:
         real = iterate(*given, steps, **options, progress=bar.update)
-        for method, order, kind in rows:
-            way: dict[str, Any] = {"method": method, "order": order, "kind": kind}
-            follow = shadow(*given, steps, **way, **options, progress=bar.update)
-            way["order"], estimate = follow.order, None
+        for way in ways:
+            follow = shadow(*given, steps, **way._asdict(), **options, progress=bar.update)
+            way, estimate = way._replace(order=follow.order), None
             if bars:
-                estimate = error_bar(*given, steps, **way, **options, follow=follow)
-            lines.append(Followed(method, kind, follow, compare(real, follow), estimate))
+                estimate = error_bar(*given, steps, **way._asdict(), **options, follow=follow)
+            lines.append(Followed(way, follow, compare(real, follow), estimate))
     return ShadowOutcome(setting, problem, optimizer, real, lines, bias_of(setting, given, real))
 
 
-def wanted(methods: tuple[str, ...], problem: Problem) -> list[tuple[str, int | str, str]]:
-    """(method, order, kind) of the table: the first order once, then every method's best.
+def wanted(methods: tuple[str, ...], problem: Problem) -> list[Way]:
+    """The lines of the table: the first order once, then every method's best.
 
     Only methods that the problem allows: some need Hessian-vector products, which a host function
     may lack, and some the full batch.
@@ -114,9 +108,9 @@ def wanted(methods: tuple[str, ...], problem: Problem) -> list[tuple[str, int | 
         chosen = [method for method in chosen if not method.full_batch]
     kinds = ("iteration", "flow")
     base = next((method.name for method in chosen if method.is_field), None)
-    first: list[tuple[str, int | str, str]] = [(base, 1, kind) for kind in kinds if base]
+    first = [Way(base, 1, kind) for kind in kinds if base]
     return first + [
-        (method.name, "auto" if method.orders is None else method.usual[0], kind)
+        Way(method.name, "auto" if method.orders is None else method.usual[0], kind)
         for method in chosen
         for kind in kinds
         if kind in method.kinds

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ...diagnostics.bias import PLAIN, ImplicitBias, Measure
+from ...diagnostics.bias import PLAIN, ImplicitBias
 from ...methods import METHODS
 from ...optimizers.moments import Moment, Optimizer, identity, square
 from .formatting import number, table
@@ -31,15 +31,12 @@ def heading(setting: Setting, params: PyTree) -> str:
 def tell(found: ShadowOutcome) -> str:
     """All that is said of a setting."""
     end = found.real.steps[-1]
-    head = ["method", "order", "kind", "max-norm", "two-norm", "of first order", "verdict"]
-    if any(line.bar for line in found.lines):
-        head.insert(5, "estimated")
     lines = [
         "The optimizer, g the gradient of the loss at θ, step n = 0, 1, …",
         *_indented(equation(found.optimizer, found.setting.learning_rate)),
         what_happened(found),
         f"\nHow far is each shadow from the optimizer at step {end}?",
-        *_indented(table(head, [_cells(found, line) for line in found.lines])),
+        *_indented(table([_cells(found, line) for line in found.lines])),
         "Can they be trusted? One by one:",
         *_indented(_trust(found)),
     ]
@@ -69,35 +66,29 @@ def what_happened(found: ShadowOutcome) -> str:
     return text + "."
 
 
-def _cells(found: ShadowOutcome, line: Followed) -> list[str]:
+def _cells(found: ShadowOutcome, line: Followed) -> dict[str, str]:
     """A row of the table; an estimate that is not to be trusted has a question mark."""
     gap, follow, bar = line.gap, line.follow, line.bar
     stop = "" if follow.failed_at is None else f", stopped at step {follow.failed_at}"
-    estimated = []
+    cells = {name: str(value) for name, value in line.way._asdict().items()}
+    cells |= {"max-norm": number(gap.max_norm[-1]), "two-norm": number(gap.two_norm[-1])}
     if bar is not None:
-        estimated = [number(bar.two_norm[-1]) + ("" if bar.trusted[-1] else "?")]
-    return [
-        line.method,
-        str(line.order),
-        line.kind,
-        number(gap.max_norm[-1]),
-        number(gap.two_norm[-1]),
-        *estimated,
-        number(found.relative(line)),
-        follow.validity.level + stop,
-    ]
+        cells["estimated"] = number(bar.two_norm[-1]) + ("" if bar.trusted[-1] else "?")
+    relative = number(found.relative(line))
+    return {**cells, "of first order": relative, "verdict": follow.validity.level + stop}
 
 
 def _trust(found: ShadowOutcome) -> list[str]:
     """The table in sentences: each method's verdict with its reason, then the remarks."""
     sentences = []
     for line in found.lines:
-        if line.kind == METHODS[line.method].kinds[0]:
+        method, order, kind = line.way
+        if kind == METHODS[method].kinds[0]:
             share, closer = found.relative(line), ""
-            if line.order > 1 and share > 0:
+            if order > 1 and share > 0:
                 closer = f" ({_times(1 / share)} first order)"
             reason = line.follow.validity.reason
-            sentences.append(f"- {line.method}, order {line.order}{closer}: {reason}")
+            sentences.append(f"- {method}, order {order}{closer}: {reason}")
     remarks = dict.fromkeys(text for line in found.lines for text in line.follow.validity.remarks)
     return [*sentences, *(f"{remark}." for remark in remarks)]
 
@@ -149,7 +140,14 @@ def bias_lines(bias: ImplicitBias, eps_root: float | None) -> list[str]:
         measure, what = bias.potential, "the optimizer's own potential, Σ ∫Φ dg"
     if measure is None:
         return [f"Nothing is penalized coordinate by coordinate. The expansion {bias.verdict}"]
-    rows = [[part, f"{rate:+.2e}", _effect(measure, part)] for part, rate in measure.rates.items()]
+    rows = [
+        {
+            "part": part,
+            "rate": f"{rate:+.2e}",
+            "effect": "the flow itself" if part == PLAIN else measure.effect_of(rate),
+        }
+        for part, rate in measure.rates.items()
+    ]
     directions = {"penalizes": "down", "anti-penalizes": "up"}
     return [
         "On top of the first-order flow, memory and finite step push "
@@ -157,16 +155,12 @@ def bias_lines(bias: ImplicitBias, eps_root: float | None) -> list[str]:
         f"{what} (now {number(measure.value)}).",
         "Rates of change along the flow, per unit of time (time = steps × learning rate):",
         "",
-        *table(["part", "rate", "effect"], rows),
+        *table(rows),
         "",
         f"Together: the bias {measure.effect} it, at {measure.bias_rate:+.2e}.",
         *_coefficient_lines(bias),
         f"Can the expansion be trusted here? It {bias.verdict}",
     ]
-
-
-def _effect(measure: Measure, part: str) -> str:
-    return "the flow itself" if part == PLAIN else measure.effect_of(measure.rates[part])
 
 
 def _coefficient_lines(bias: ImplicitBias) -> list[str]:

@@ -7,8 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...lab.sweep import launch, table, work
 from ...lab.sweep.grid import Cell, shown
@@ -16,6 +15,9 @@ from ...lab.sweep.plan import Sweep, check, digest, threads_of
 from ...lab.training.config import Training
 from ...paper.records import Record, Runs, one_by_one, read
 from . import formatting
+
+if TYPE_CHECKING:
+    from ..claims import OnRuns
 
 LOOK = 2.0  # seconds between looks at the cells while they run
 
@@ -26,7 +28,6 @@ def sweep_job(
     workers: int,
     *,
     quiet: bool,
-    cluster: str = "slurm",
     options: dict[str, Any] | None = None,
 ) -> int:
     """Run all cells and say how they ended: 0, or 1 where one failed; 130 where it was stopped."""
@@ -50,12 +51,8 @@ def sweep_job(
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with bar:
-            if launcher == "local":
-                launch.local(sweep, workers, watch)
-            elif launcher == "slurm":
-                launch.slurm(sweep, workers, watch, cluster=cluster, options=options)
-            else:
-                launch.ray(sweep, workers, watch)
+            extra = {"options": options} if launcher == "slurm" else {}
+            getattr(launch, launcher)(sweep, workers, watch, **extra)
     except KeyboardInterrupt:
         print(f"Stopped. {counted(table.standings(sweep))}; the same command resumes.")
         return 130
@@ -64,35 +61,28 @@ def sweep_job(
     return ended(sweep)
 
 
-def obtained(
-    run_dir: Path,
-    launcher: launch.Launcher,
-    workers: int,
-    *,
-    data_dir: Path | None = None,
-    quiet: bool = False,
-) -> Runs:
+def obtained(command: OnRuns) -> Runs:
     """Runs that workers share, as the figures take them; of one worker, in this process."""
-    if launcher == "local" and workers == 1:
-        return one_by_one(run_dir, data_dir=data_dir, quiet=quiet)
+    run_dir, data_dir = command.out / "runs", command.data_dir
+    if command.launcher == "local" and command.workers == 1:
+        return one_by_one(run_dir, data_dir=data_dir, quiet=command.quiet)
 
     def runs(wanted: Sequence[Training]) -> list[Record]:
-        cells = tuple(Cell(index, _shown(run), run) for index, run in enumerate(wanted))
-        threads = threads_of(workers)
+        differ = lambda run: {
+            "opt.b1": run.arguments["b1"],
+            "opt.b2": run.arguments["b2"],
+            "seed": run.seed,
+        }
+        cells = tuple(Cell(index, differ(run), run) for index, run in enumerate(wanted))
+        threads = threads_of(command.workers)
         sweep = Sweep(
             digest(cells), run_dir, cells, data_dir, checkpoint_every=100, threads=threads
         )
-        if sweep_job(sweep, launcher, workers, quiet=quiet) == 130:
+        if sweep_job(sweep, command.launcher, command.workers, quiet=command.quiet) == 130:
             raise KeyboardInterrupt
         return [read(cell.settings, sweep.folder_of(cell)) for cell in cells]
 
     return runs
-
-
-def _shown(settings: Training) -> dict[str, Any]:
-    """What the runs of a figure differ in."""
-    decays = {f"opt.{name}": settings.arguments[name] for name in ("b1", "b2")}
-    return {**decays, "seed": settings.seed}
 
 
 def one_job(sweep: Sweep, index: int, *, quiet: bool) -> int:
@@ -133,17 +123,19 @@ def status(sweep: Sweep) -> str:
     rows = table.standings(sweep)
     names = list(dict.fromkeys(name for row in rows for name in row.cell.values))
     cells = [
-        (
-            str(row.cell.index),
-            *(shown(row.cell.values[name]) if name in row.cell.values else "" for name in names),
-            row.state,
-            f"{row.epoch} of {row.cell.settings.epochs}",
-            "" if row.seconds is None else f"{row.seconds:.3g}",
-        )
+        {
+            "cell": str(row.cell.index),
+            **{
+                name: shown(row.cell.values[name]) if name in row.cell.values else ""
+                for name in names
+            },
+            "state": row.state,
+            "epoch": f"{row.epoch} of {row.cell.settings.epochs}",
+            "seconds an epoch": "" if row.seconds is None else f"{row.seconds:.3g}",
+        }
         for row in rows
     ]
-    text = formatting.table(("cell", *names, "state", "epoch", "seconds an epoch"), cells)
-    text.append(f"{counted(rows)}.{_left(rows)}")
+    text = [*formatting.table(cells), f"{counted(rows)}.{_left(rows)}"]
     text += [f"{row.cell} failed: {row.error}" for row in rows if row.state == "failed"]
     return "\n".join(text)
 

@@ -30,18 +30,20 @@ REASONS = {
 def description(settings: Training) -> str:
     """The layers of the network with their parameters, the cost of an epoch, `parameters: N`."""
     network = network_of(settings)
-    total = sum(row.parameters for row in network.layers())
+    layers = network.layers()
+    total = sum(row.parameters for row in layers)
+    sizes = [(row.name, "×".join(map(str, row.shape)), row.parameters) for row in layers]
     rows = [
-        (row.name, "×".join(map(str, row.shape)), f"{row.parameters:,}") for row in network.layers()
+        {"layer": name, "shape": shape, "parameters": f"{count:,}"}
+        for name, shape, count in [*sizes, ("total", "", total)]
     ]
-    rows.append(("total", "", f"{total:,}"))
     images, test_images = counts_of(settings)
     forward = forward_flops(network)
     epoch = forward * (3 * images + test_images / settings.test_every)
     return "\n".join(
         [
             settings.model,
-            *table(("layer", "shape", "parameters"), rows),
+            *table(rows),
             f"estimated cost: {epoch / 1e9:.3g} Gflop an epoch, "
             f"{epoch * settings.epochs / 1e12:.3g} Tflop in all: three "
             f"times the forward pass ({forward / 1e6:.3g} Mflop) for each of {images:,} images, "
@@ -97,10 +99,9 @@ def tell(outcome: Ending) -> str:
     Epoch 3: all epochs are done.
     Written to runs/x: config.json, history.jsonl, timing.jsonl, checkpoints
     """
-    lines = [f"Note: {note}." for note in outcome.notes]
     return "\n".join(
         [
-            *lines,
+            *(f"Note: {note}." for note in outcome.notes),
             f"Epoch {outcome.epoch}: {REASONS[outcome.reason]}.",
             f"Written to {outcome.folder}: config.json, history.jsonl, timing.jsonl, checkpoints",
         ]

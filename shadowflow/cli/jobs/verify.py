@@ -9,8 +9,7 @@ from typing import Any
 from ...diagnostics.convergence import SHORTFALL, TOLERANCE, OrderRow
 from ...files import write_json
 from ...methods import METHODS
-from ...paper.theorems import HORIZON, THEOREMS, OrderCase, measure
-from ...paper.ways import Way
+from ...paper.theorems import ADAM, HORIZON, INSIDE, RMSPROP, THEOREMS, OrderCase, measure
 from . import formatting
 
 FULL, QUICK = range(9, 14), range(9, 13)
@@ -23,8 +22,7 @@ mini-batches in turn.
 """
 
 
-ADAM, RMSPROP = {"b1": 0.5, "b2": 0.7}, {"decay": 0.7}
-INSIDE, OUTSIDE = {"eps": 0.0, "eps_root": 1e-2}, {"eps": 1e-2}
+OUTSIDE = {"eps": 1e-2}
 CORRECTED, DECAYED = "bias_correction", {"weight_decay": 0.1}
 CASES = (
     OrderCase("sgd", "sgd", scale=0.01, highest=3),
@@ -57,7 +55,12 @@ def verify_job(*, json: Path | None, rows: tuple[str, ...], full: bool) -> bool:
     """
     from tqdm import tqdm
 
-    plan = [(case, way) for case in CASES for way in case.ways() if _asked(case, way, rows)]
+    named = {
+        f"{case.label} / {way.method} / {way.kind} / order {way.order}": (case, way)
+        for case in CASES
+        for way in case.ways()
+    }
+    plan = [run for name, run in named.items() if not rows or any(part in name for part in rows)]
     if not plan:
         raise ValueError(
             f"--rows: expected a part of a row's name, got {' '.join(rows)}; the optimizers are "
@@ -77,21 +80,16 @@ def verify_job(*, json: Path | None, rows: tuple[str, ...], full: bool) -> bool:
     return good == len(results)
 
 
-def _asked(case: OrderCase, way: Way, rows: tuple[str, ...]) -> bool:
-    name = f"{case.label} / {way.method} / {way.kind} / order {way.order}"
-    return not rows or any(text in name for text in rows)
-
-
 def table(results: Results) -> list[str]:
     """The results as lines of text."""
     lines = []
     for case, row in results:
-        named = [case.label, row.method, row.kind, str(row.order), row.start]
-        errors = " ".join(f"{error:.1e}" for error in row.errors)
-        slope = "exact" if row.exact or row.slope is None else f"{row.slope:.2f}"
-        lines.append([*named, errors, slope, "yes" if row.holds else "NO"])
-    head = ["optimizer", "method", "kind", "order", "start", "errors", "slope", "holds"]
-    return formatting.table(head, lines)
+        cells = {"optimizer": case.label, "method": row.method, "kind": row.kind}
+        cells |= {"order": str(row.order), "start": row.start}
+        cells["errors"] = " ".join(f"{error:.1e}" for error in row.errors)
+        cells["slope"] = "exact" if row.exact or row.slope is None else f"{row.slope:.2f}"
+        lines.append(cells | {"holds": "yes" if row.holds else "NO"})
+    return formatting.table(lines)
 
 
 def evidence(results: Results) -> dict[str, Any]:

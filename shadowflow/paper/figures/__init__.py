@@ -1,13 +1,13 @@
 """The paper's figures: each a module, or a row of `of_runs`, with the same functions.
 
-TITLE; DATA: the data sets that it needs; SCALES: scale → settings; ``work(settings)``: how often
-``compute`` reports progress; ``compute(settings, data, progress)``: its arrays. From these alone
-come ``evidence``, ``caption`` and ``draw``, all of ``(arrays, settings)``.
+TITLE; DATA: the data sets that it needs; SCALES: scale → settings; ``compute(settings, data,
+progress)``: its arrays. From these alone come ``evidence``, ``caption`` and ``draw``, all of
+``(arrays, settings)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,4 +17,4 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, "np.ndarray"]
 Data = Mapping[str, "Images"]
-Progress = Callable[[int], Any]  # is told how much was done since the last time
+Progress = Any  # a bar of tqdm, whose total ``compute`` sets

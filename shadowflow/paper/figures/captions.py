@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from ...optimizers.thresholds import stability_threshold
 from ..analysis import DATASETS, MODELS, Swept, in_place
 from ..curves import RISE, WINDOW
-from ..grid import Grid
 
 EDGE_RATE = 1e-3  # from this learning rate on, the stability edge decides what β does to a hill
 KINDS = {
@@ -31,7 +30,9 @@ def caption(kind: str, sweeps: Sequence[Swept]) -> str:
     parts = [
         f"{runs(sweeps[0])}: {varied}.",
         KINDS[kind].format(level=f"{grid.level:g}"),
-        definitions(grid),
+        f"Norms are running medians over {WINDOW} epochs; the initial fall ends where that of the "
+        f"training loss is first below {grid.cut:g}; a hill lies inside the run and is {RISE:g} "
+        "times as high as the lowest place since the fall.",
         *map(hills, sweeps),
         f"The perturbed one-norm cannot fall below p√ε = {lowest(sweeps[0]):.3g}; Σ|g| can.",
         *map(memory, sweeps),
@@ -60,15 +61,6 @@ def values(swept: Swept) -> str:
     row = swept.row
     varied = ", ".join(f"{value:g}" for value in row.values)
     return f"{row.symbol} = {varied} at {row.other[0]} = {row.other[1]:g}"
-
-
-def definitions(grid: Grid) -> str:
-    """How the numbers are read off the curves."""
-    return (
-        f"Norms are running medians over {WINDOW} epochs; the initial fall ends where that of the "
-        f"training loss is first below {grid.cut:g}; a hill lies inside the run and is {RISE:g} "
-        f"times as high as the lowest place since the fall."
-    )
 
 
 def hills(swept: Swept) -> str:

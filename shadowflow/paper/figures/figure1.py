@@ -61,6 +61,7 @@ def curves(settings: Potentials) -> dict[str, Curve]:
     inside: dict[str, Any] = {"eps": 0.0, "eps_root": eps}
     outside, root = {"eps": eps**0.5}, eps**0.5
     first, second, ahead = age(b1), age(b2), looking_ahead(b1, b1)
+    lion = looking_ahead(b1 / b2, b2)
     adam = lambda b2, eps: Curve(
         zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=eps), _inside(first, age(b2), eps)
     )
@@ -79,10 +80,8 @@ def curves(settings: Potentials) -> dict[str, Curve]:
         ),
         "zoo/adamw": Curve(zoo.adamw(b1=b1, b2=b2, **inside), _inside(first, second, eps)),
         "zoo/nadam": Curve(zoo.nadam(b1=b1, b2=b2, **inside), _inside(ahead, second, eps)),
-        "zoo/signum": Curve(zoo.signum(decay=b1, eps_root=eps), _saturating(first, eps)),
-        "zoo/lion": Curve(
-            zoo.lion(b1=b1, b2=b2, eps_root=eps), _saturating(looking_ahead(b1 / b2, b2), eps)
-        ),
+        "zoo/signum": Curve(zoo.signum(decay=b1, eps_root=eps), _inside(first, first, eps)),
+        "zoo/lion": Curve(zoo.lion(b1=b1, b2=b2, eps_root=eps), _inside(lion, lion, eps)),
     }
 
 
@@ -98,10 +97,6 @@ def looking_ahead(share: float, decay: float) -> float:
 
 def _square(factor: float) -> Form:
     return lambda y: factor * y**2 / 2
-
-
-def _saturating(factor: float, eps: float) -> Form:
-    return lambda y: factor * eps * (1 / np.sqrt(eps) - 1 / np.sqrt(y**2 + eps))
 
 
 def _inside(first: float, second: float, eps: float) -> Form:
@@ -121,19 +116,16 @@ def _outside(first: float, second: float, eps: float) -> Form:
     return form
 
 
-def work(settings: Potentials) -> int:
-    """How many times ``compute`` reports progress."""
-    return len(curves(settings))
-
-
 def compute(settings: Potentials, data: Data, progress: Progress) -> dict[str, np.ndarray]:
     """The gradients "y", and for every curve its potential P / (h/2) with P(0) = 0."""
     with jax.enable_x64(True):
         half = np.concatenate([[0.0], np.geomspace(1e-5, 1, settings.points)]) * settings.reach
         arrays = {"y": np.concatenate([-half[:0:-1], half])}
-        for name, curve in curves(settings).items():
+        every = curves(settings)
+        progress.total = len(every)
+        for name, curve in every.items():
             arrays[name] = potential(curve.optimizer, arrays["y"])
-            progress(1)
+            progress.update(1)
     return arrays
 
 

@@ -21,10 +21,9 @@ from ...iterate import iterate
 from ...lab.models import bilinear_problem
 from ...optimizers import zoo
 from ...shadow import shadow
-from ..evidence import Evidence, below, each_below, ordered
+from ..evidence import Evidence, below, ordered
 from ..ways import Way
 from . import Arrays, Data, Progress, style
-from .figure1 import age
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,11 +48,6 @@ class AdamRun(NamedTuple):
     def key(self) -> str:
         """The name of its arrays."""
         return f"{self.b1:g}/{self.b2:g}/{self.rate:g}"
-
-    @property
-    def coefficient(self) -> float:
-        """C = (1+β)/(1−β) − (1+ρ)/(1−ρ): positive where the one-norm is penalized."""
-        return age(self.b1) - age(self.b2)
 
 
 @dataclass(frozen=True)
@@ -92,16 +86,12 @@ SCALES = {
 }
 
 
-def work(settings: BilinearRuns) -> int:
-    """How many times ``compute`` reports progress."""
-    return len(settings.curves()) * (1 + len(FLOWS))
-
-
 def compute(settings: BilinearRuns, data: Data, progress: Progress) -> dict[str, np.ndarray]:
     """Per run: Adam's path and its last gradient; per flow the path, its distance, its verdict."""
     arrays: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
         problem, start = bilinear_problem()
+        progress.total = len(settings.curves()) * (1 + len(FLOWS))
         for curve in settings.curves():
             adam = zoo.adam(b1=curve.b1, b2=curve.b2, eps=0.0, eps_root=settings.eps_root)
             steps = max(settings.least_steps, round(settings.horizon / curve.rate))
@@ -111,13 +101,13 @@ def compute(settings: BilinearRuns, data: Data, progress: Progress) -> dict[str,
             gradient = problem.gradient(jnp.asarray(real.last))
             arrays[f"{curve.key}/adam/path"] = np.asarray(real.params)
             arrays[f"{curve.key}/adam/gradient"] = np.abs(gradient).max()
-            progress(1)
+            progress.update(1)
             for name, way in FLOWS.items():
                 follow = shadow(*run, **way._asdict(), save_every=save_every)
                 arrays[f"{curve.key}/{name}/path"] = np.asarray(follow.params)
                 arrays[f"{curve.key}/{name}/distance"] = compare(real, follow).max_norm
                 arrays[f"{curve.key}/{name}/verdict"] = np.asarray(follow.validity.level)
-                progress(1)
+                progress.update(1)
     return arrays
 
 
@@ -148,9 +138,9 @@ def evidence(arrays: Arrays, settings: BilinearRuns) -> list[Evidence]:
             spread("first order") / spread("adam"),
             0.01,
         ),
-        each_below(f"the modified flow: {over}", ratio("modified"), 1.0, **run),
-        each_below(f"the inertial flow: {over}", ratio("inertial"), 0.01),
-        each_below(
+        below(f"the modified flow: {over}", ratio("modified"), 1.0, **run),
+        below(f"the inertial flow: {over}", ratio("inertial"), 0.01),
+        below(
             "Adam has reached its minimizer: largest gradient at the end, every run",
             [float(arrays[f"{curve.key}/adam/gradient"]) for curve in curves],
             1e-6,

@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import trees
 from ...diagnostics.convergence import compare
 from ...iterate import iterate
 from ...lab.models import mlp_init, perceptron_problem
 from ...optimizers import zoo
 from ...problem import Problem
 from ...shadow import settled_state, shadow
-from ..evidence import Evidence, above, below, each_below, ordered, said
+from ..evidence import Evidence, above, below, ordered, said
 from ..ways import Way
 from . import Arrays, Data, Progress, style
 
@@ -105,11 +106,6 @@ SCALES = {
 }
 
 
-def work(settings: PerceptronRuns) -> int:
-    """How many epochs ``compute`` reports in all."""
-    return settings.epochs * sum(1 + len(case.lines()) for case in settings.cases)
-
-
 def problem_of(settings: PerceptronRuns, data: Data) -> tuple[Problem, Any]:
     """The loss on the first images, pixels from 0 to 1, and the float64 start."""
     images = data["mnist"].train_images[: settings.images]
@@ -123,18 +119,20 @@ def compute(settings: PerceptronRuns, data: Data, progress: Progress) -> dict[st
     arrays: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
         problem, start = problem_of(settings, data)
+        progress.total = settings.epochs * sum(1 + len(case.lines()) for case in settings.cases)
         for case in settings.cases:
             adam = zoo.adam(b1=settings.b1, b2=case.b2, eps=0.0, eps_root=case.eps_root)
             begun = 0
             if case.settled:
                 begun = settled_state(problem, adam, start, case.rate, order=SETTLED_ORDER)
             run = problem, adam, start, case.rate, settings.epochs
-            real = iterate(*run, start=begun, progress=progress)
+            real = iterate(*run, start=begun, progress=progress.update)
             places = start, jax.tree.map(jnp.asarray, real.last)
             arrays[f"{case.key}/loss"] = np.array([float(problem.value(place)) for place in places])
-            arrays[f"{case.key}/moved"] = largest_move(real.params)
+            rows = trees.flat_rows(real.params)
+            arrays[f"{case.key}/moved"] = np.abs(rows - rows[:1]).max(axis=1)
             for name, way in case.lines().items():
-                follow = shadow(*run, **way._asdict(), start=begun, progress=progress)
+                follow = shadow(*run, **way._asdict(), start=begun, progress=progress.update)
                 gap = compare(real, follow).max_norm
                 stop = -1 if follow.failed_at is None else follow.failed_at
                 line = f"{case.key}/{name}"
@@ -143,12 +141,6 @@ def compute(settings: PerceptronRuns, data: Data, progress: Progress) -> dict[st
                 arrays[f"{line}/verdict"] = np.asarray(follow.validity.level)
                 arrays[f"{line}/failed_at"] = np.asarray(stop)
     return arrays
-
-
-def largest_move(params) -> np.ndarray:
-    """max_j |θ_n − θ_0| for every n."""
-    leaves = [np.abs(leaf - leaf[:1]).reshape(len(leaf), -1) for leaf in jax.tree.leaves(params)]
-    return np.concatenate(leaves, axis=1).max(axis=1)
 
 
 def ends(arrays: Arrays, case: AdamCase) -> tuple[dict[str, float], dict[str, float]]:
@@ -165,7 +157,7 @@ def evidence(arrays: Arrays, settings: PerceptronRuns) -> list[Evidence]:
         if case.role != "fails":
             quiet[case.key] = ends(arrays, case)[1]["inertial"]
     claim = f"all other settings: the inertial flow follows; {OVER}"
-    return [*found, each_below(claim, list(quiet.values()), 0.1, ratios=quiet)]
+    return [*found, below(claim, list(quiet.values()), 0.1, ratios=quiet)]
 
 
 def _on_trial(arrays: Arrays, settings: PerceptronRuns, case: AdamCase) -> list[Evidence]:
@@ -190,7 +182,7 @@ def _on_trial(arrays: Arrays, settings: PerceptronRuns, case: AdamCase) -> list[
         "fails": [
             above(f"{where}: {paper} fails; {OVER}", ratio[TAYLOR], 1.0, **run),
             said(f"{where}: its own verdict says so", verdicts[TAYLOR], "does not hold"),
-            each_below(
+            below(
                 f"{where}: {bounded}; {OVER}", [ratio["displaced 2"], ratio["differences 2"]], 2.0
             ),
             below(
@@ -240,12 +232,13 @@ def draw(arrays: Arrays, settings: PerceptronRuns) -> Figure:
     figure, axes = plt.subplots(
         lines, columns, figsize=(style.PAGE, 2.1 * lines + 0.5), squeeze=False, sharex=True
     )
-    for index, (axis, case) in enumerate(zip(axes.flat, settings.cases, strict=False)):
+    for axis, case in zip(axes.flat, settings.cases, strict=False):
         _panel(axis, arrays, case)
         axis.set_title(
-            f"({chr(ord('a') + index)}) h = {_power(case.rate)}, ρ = {case.b2:g},\nε = "
+            f"h = {_power(case.rate)}, ρ = {case.b2:g},\nε = "
             f"{_power(case.eps_root)}{', settled' if case.settled else ''}"
         )
+    style.letter(list(axes.flat[: len(settings.cases)]))
     for axis in axes.flat[len(settings.cases) :]:
         axis.set_visible(False)
     for axis in axes[-1]:
@@ -274,9 +267,10 @@ def _panel(axis, arrays: Arrays, case: AdamCase) -> None:
     for name in case.lines():
         distance = arrays[f"{case.key}/{name}/distance"]
         family = name if name == FIRST else name.split()[0]
-        shown = np.where(distance > 0, distance, np.nan)
         dashes = "--" if name == "collocation 3" else "-"
-        axis.plot(epochs, shown, color=style.COLOURS[family], ls=dashes, label=name)
+        axis.plot(
+            epochs, style.positive(distance), color=style.COLOURS[family], ls=dashes, label=name
+        )
         low.append(distance[len(distance) // 4])
         high = max(high, distance[-1] if np.isfinite(distance[-1]) else high)
     axis.set(yscale="log", ylim=(max(min(low) / 4, 1e-12), high * 3), xlim=(0, len(moved) - 1))

@@ -41,7 +41,7 @@ class RunFigure:
     @functools.cached_property
     def SCALES(self) -> dict[str, Grid]:
         """Scale → grid."""
-        return grids.read(grids.grids()[self.grid])
+        return grids.read(self.grid)
 
     def runs(self, grid: Grid) -> list[Training]:
         """The runs that it shows."""
@@ -69,9 +69,9 @@ class RunFigure:
 
     def draw(self, arrays: Arrays, grid: Grid) -> Any:
         """The picture from the arrays."""
-        from .panels import draw
+        from . import panels
 
-        return draw(self.kind, self.swept(arrays, grid))
+        return getattr(panels, self.kind)(self.swept(arrays, grid))
 
 
 BOTH = ("rho", "beta")

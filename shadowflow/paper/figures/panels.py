@@ -18,11 +18,6 @@ MEASURES = ((PERTURBED, EPSILON_NORM), (PLAIN, ONE_NORM))
 SPREAD = 0.3  # of the seeds of a value, around its place
 
 
-def draw(kind: str, sweeps: Sequence[Swept]) -> Any:
-    """The picture of a figure of that kind."""
-    return {"maxima": maxima, "norms": norms, "curves": training}[kind](sweeps)
-
-
 def maxima(sweeps: Sequence[Swept]) -> Any:
     """A row per sweep: the largest norm, the norm at equal loss, the largest test accuracy."""
     size = style.PAGE, 2.35 * len(sweeps) + 0.3
@@ -99,7 +94,7 @@ def norms(sweeps: Sequence[Swept]) -> Any:
     return picture
 
 
-def training(sweeps: Sequence[Swept]) -> Any:
+def curves(sweeps: Sequence[Swept]) -> Any:
     """Loss and accuracy on the images to train and to test on, and the norms against the loss."""
     size = style.PAGE, 4.4 * len(sweeps)
     picture, axes = plt.subplots(2 * len(sweeps), 3, squeeze=False, figsize=size)

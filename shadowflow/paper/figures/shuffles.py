@@ -99,16 +99,11 @@ def size(count: int) -> int:
     return len(load_digits()[1]) // count
 
 
-def work(settings: BiasGrid) -> int:
-    """How many times ``compute`` reports progress."""
-    places = len(settings.seeds) * len(settings.stages)
-    return places * len(settings.batches) * len(settings.decays)
-
-
 def compute(settings: BiasGrid, data: Data, progress: Progress) -> dict[str, np.ndarray]:
     """Per stage: "loss" [starts], "noise" [starts, batches]; per line s and its standard error
     over shuffles, [starts, batches], and s of ``implicit_bias`` for the full batch, [starts]."""
     shape = len(settings.seeds), len(settings.batches)
+    progress.total = np.prod(shape) * len(settings.stages) * len(settings.decays)
     arrays: dict[str, np.ndarray] = {}
 
     def put(name: str, value: float, place: tuple[int, ...]) -> None:
@@ -128,10 +123,10 @@ def compute(settings: BiasGrid, data: Data, progress: Progress) -> dict[str, np.
                     found = _strength(settings, problem, params, frame, decays, seed)
                     for name, value in zip(("s", "error"), found, strict=True):
                         put(f"{key(stage, decays)}/{name}", value, (row, column))
-                    progress(1)
-            for decays in settings.decays:
-                plain = _plain(settings, whole, params, decays)
-                put(f"{key(stage, decays)}/plain", plain, (row,))
+                    if count == 1:
+                        plain = _plain(settings, whole, params, decays, frame)
+                        put(f"{key(stage, decays)}/plain", plain, (row,))
+                    progress.update(1)
     return arrays
 
 
@@ -218,16 +213,12 @@ def _strength(
     return float(found.mean), float(found.standard_error)
 
 
-def _plain(settings: BiasGrid, whole: Problem, params, decays: tuple[float, float]) -> float:
+def _plain(settings: BiasGrid, whole: Problem, params, decays, frame: Frame) -> float:
     """s for the full batch from ``implicit_bias``: as long a memory, no batches, no shuffles."""
     optimizer, last, eps = adam(settings, decays), past(decays) - 1, settings.eps_root
     found = implicit_bias(whole, optimizer, params, 1.0, start=last, eps_root=eps)
     assert found.one_norm is not None
-    gradient, product = whole.linearize(params)
-    root = jax.tree.map(lambda g: jnp.sqrt(g * g + eps), gradient)
-    slope = product(jax.tree.map(jnp.divide, gradient, root))
-    scale = float(trees.inner(slope, jax.tree.map(jnp.divide, slope, root)))
-    return -2 * found.one_norm.bias_rate / scale
+    return -found.one_norm.bias_rate / float(frame.scale)
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...files import write
 from ...style import COLOURS as COLOURS, MARK as MARK, context
@@ -31,6 +33,12 @@ def shades(count: int, name: str = "viridis") -> list[tuple[float, float, float,
     from matplotlib import colormaps
 
     return [colormaps[name](0.85 * index / max(1, count - 1)) for index in range(count)]
+
+
+def positive(values: Any) -> np.ndarray:
+    """The numbers that a logarithmic axis can show; NaN for all else, None among it."""
+    array = np.asarray(values, float)
+    return np.where(np.isfinite(array) & (array > 0), array, np.nan)
 
 
 def letter(axes: Sequence) -> None:
