@@ -26,9 +26,8 @@ from timing import Candidate, compiled, ratios
 
 import shadowflow as sf
 from shadowflow.lab.models import cross_entropy, mlp_apply, mlp_init
-from shadowflow.methods import METHODS
-from shadowflow.methods.plan import planned
-from shadowflow.start import followed
+from shadowflow.methods import METHODS, planned
+from shadowflow.running import followed
 
 SIZES, IMAGES, RATE = (784, 32, 32, 10), 10_000, 1e-4
 BATCHES = 20

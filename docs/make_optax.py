@@ -19,7 +19,7 @@ import optax.contrib
 
 import shadowflow as sf
 from shadowflow.optimizers import memory_probe
-from shadowflow.optimizers.derivative_check import NotDifferentiable, check_derivative
+from shadowflow.optimizers.memory_probe import NotDifferentiable, check_derivative
 
 SMALL = {
     "b1": 0.5,

@@ -1,4 +1,3 @@
-from .batch_memory import Truncation as Truncation
 from .batching import shuffled as shuffled, with_replacement as with_replacement
 from .diagnostics.bias import (
     ImplicitBias as ImplicitBias,
@@ -15,6 +14,7 @@ from .diagnostics.convergence import (
 from .diagnostics.curvature import Curvature as Curvature, curvature as curvature
 from .diagnostics.error_bar import ErrorBar as ErrorBar, error_bar as error_bar
 from .diagnostics.shuffle_mean import ShuffleMean as ShuffleMean, shuffle_mean as shuffle_mean
+from .ema_weights import Truncation as Truncation
 from .iterate import iterate as iterate
 from .optimizers.base import State as State, state_from_optax as state_from_optax
 from .optimizers.from_optax import from_optax as from_optax

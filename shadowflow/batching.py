@@ -78,16 +78,12 @@ def pad(batches: Sequence[PyTree]) -> tuple[PyTree, np.ndarray]:
     lengths = [size.pop() for size in sizes]
     longest = max(lengths)
 
-    def stack(*leaves):
-        filled = [
-            np.zeros((longest, *np.shape(leaf)[1:]), np.asarray(leaf).dtype) for leaf in leaves
-        ]
-        for row, leaf in zip(filled, leaves, strict=True):
-            row[: len(leaf)] = leaf
-        return np.stack(filled)
+    def filled(leaf):
+        return np.pad(leaf, [(0, longest - len(leaf)), *[(0, 0)] * (np.ndim(leaf) - 1)])
 
     weights = np.arange(longest)[None, :] < np.asarray(lengths)[:, None]
-    return jax.tree.map(stack, *batches), weights.astype(float)
+    stacked = jax.tree.map(lambda *leaves: np.stack([filled(leaf) for leaf in leaves]), *batches)
+    return stacked, weights.astype(float)
 
 
 def checked(batches: PyTree, traceable: bool) -> PyTree:

@@ -24,8 +24,7 @@ from . import checks, trees
 from .methods.collocation import begun
 from .optimizers.base import AbstractOptimizer, traced
 from .problem import Problem
-from .running import Trajectory, chunked, drive, trajectory
-from .start import FollowedRun, followed
+from .running import FollowedRun, Trajectory, chunked, drive, followed, trajectory
 
 
 class ExactStep(eqx.Module):

@@ -10,18 +10,45 @@ import base64
 import io
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import COLOURS, FAINT, INK, MARK, context
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FILE = Path(__file__).with_name("style.mplstyle")
+COLOURS = {
+    "first order": "#7f7f7f",
+    "taylor": "#d55e00",
+    "displaced": "#0072b2",
+    "linearized": "#56b4e9",
+    "differences": "#cc79a7",
+    "collocation": "#e69f00",
+    "inertial": "#009e73",
+}
+INK, FAINT, MARK = "#000000", "#7f7f7f", "#d55e00"
 SIZE, WIDE = (5.0, 3.2), (7.0, 3.4)  # inches; the second with room for a legend beside the axes
 LEVELS = ((0.1, "holds"), (0.4, "holds in part"), (np.inf, "does not hold"))
 LEAST_RATIO, MOST_COORDINATES, MOST_TICKS = 1e-4, 60, 7
+
+
+@contextmanager
+def context(*more: str | Path) -> Generator[None]:
+    """Matplotlib in the style of the pictures, and of the style files ``more`` on top of it.
+
+    Raises ImportError where matplotlib is not installed.
+    """
+    try:
+        from matplotlib import style
+    except ImportError as error:
+        raise ImportError(
+            "matplotlib: expected it to be installed, for pictures, but it is not; "
+            "pip install 'shadowflow[cli]'."
+        ) from error
+    with style.context([str(FILE), *map(str, more)]):
+        yield
 
 
 @contextmanager

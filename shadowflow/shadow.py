@@ -6,19 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from . import checks, ema_weights as mem, trees, trust
-from .batch_memory import Truncation, truncation_of
+from .ema_weights import Truncation, truncation_of
+from .methods import choose, planned, refuse_unfit
 from .methods.base import MemorylessMethod, ShadowPlan
 from .methods.collocation import past_state
-from .methods.plan import choose, planned, refuse_unfit
 from .optimizers import thresholds
 from .optimizers.base import SETTLED, AbstractOptimizer, State, step_number
 from .optimizers.from_optax import as_optimizer
 from .problem import Problem
-from .running import Trajectory, trajectory
-from .start import followed
+from .running import Trajectory, followed, trajectory
 from .trust import Validity
 
 
@@ -157,16 +157,23 @@ def shadowed(
     plan: ShadowPlan, curvature: float | None = None, save_every: int = 1, progress=None
 ) -> Shadow:
     """The shadow of a plan, judged."""
+    run, memoryless = plan.run, plan.eliminates
     driven, end = plan.driven(save_every, progress)
-    path = trajectory(driven, plan.run.first, plan.run.table, end)
-    judged = trust.judged(
-        plan.run,
-        path,
-        driven.records,
-        order=plan.order,
-        memoryless=plan.eliminates,
-        curvature=curvature,
-        remarks=plan.remarks,
+    path = trajectory(driven, run.first, run.table, end)
+    correction, plain, *lowered = ((), ()) if driven.records is None else driven.records
+    of_steps = [trust.lower_remark(plan.order, flags, run.first) for flags in lowered]
+    of_memory = trust.memory_remark(run, int(path.steps[-1]))
+    fastest = max(run.rates, default=0.0)
+    judged = trust.judge(
+        run.first + np.arange(len(correction)),
+        correction,
+        plain,
+        params=path.params,
+        rates=run.rates,
+        remarks=[*of_steps, of_memory, *plan.remarks],
+        failed_at=path.failed_at,
+        memoryless=memoryless,
+        past=trust.past_edge(run.optimizer, fastest, curvature, memoryless),
     )
     return Shadow(**vars(path), validity=judged, order=plan.order, truncation=plan.truncation)
 

@@ -100,9 +100,7 @@ def mapped(function: Callable, inputs: PyTree, traceable: bool) -> PyTree:
 
     In one traced loop; in a Python loop where it is not traceable and needs concrete arrays.
     """
-    if traceable:
-        return jax.lax.map(function, inputs)
-    return stack(function(row(inputs, i)) for i in range(_length(inputs)))
+    return scanned(lambda _, one: ((), function(one)), (), inputs, traceable)[1]
 
 
 def scanned(body: Callable, carry: PyTree, inputs: PyTree, traceable: bool) -> tuple:
@@ -110,11 +108,7 @@ def scanned(body: Callable, carry: PyTree, inputs: PyTree, traceable: bool) -> t
     if traceable:
         return jax.lax.scan(body, carry, inputs)
     records = []
-    for i in range(_length(inputs)):
+    for i in range(len(jax.tree.leaves(inputs)[0])):
         carry, record = body(carry, row(inputs, i))
         records.append(record)
     return carry, stack(records)
-
-
-def _length(stacked: PyTree) -> int:
-    return len(jax.tree.leaves(stacked)[0])

@@ -17,8 +17,7 @@ from . import plots
 from .optimizers import thresholds
 from .optimizers.base import AbstractOptimizer
 from .results import Result
-from .running import Trajectory
-from .start import FollowedRun
+from .running import FollowedRun
 
 HOLDS, PARTLY = 0.1, 0.4
 UNSETTLED = 0.05
@@ -50,9 +49,7 @@ class Validity(Result):
         """The verdict."""
         return self.verdict
 
-    def plot(self, axes=None):
-        """The correction relative to the first-order step, step by step."""
-        return plots.validity(self, axes)
+    plot = plots.validity
 
     @property
     def remark(self) -> str:
@@ -63,37 +60,6 @@ class Validity(Result):
     def verdict(self) -> str:
         """The reason and the remarks as sentences."""
         return " ".join(f"{text}." for text in (self.reason, *self.remarks))
-
-
-def judged(
-    run: FollowedRun,
-    path: Trajectory,
-    records: tuple | None,
-    *,
-    order: int,
-    memoryless: bool,
-    curvature: float | None,
-    remarks: Sequence[str],
-) -> Validity:
-    """The validity of a shadow: ``path``, with the records of its steps.
-
-    memoryless: whether it eliminates a memory; curvature: as in ``shadow``; remarks: what its
-    verdict says besides of the steps and of the memory.
-    """
-    correction, plain, *lowered = ((), ()) if records is None else records
-    of_steps = [lower_remark(order, flags, run.first) for flags in lowered]
-    fastest = max(run.rates, default=0.0)
-    return judge(
-        run.first + np.arange(len(correction)),
-        correction,
-        plain,
-        params=path.params,
-        rates=run.rates,
-        remarks=[*of_steps, memory_remark(run, int(path.steps[-1])), *remarks],
-        failed_at=path.failed_at,
-        memoryless=memoryless,
-        past=past_edge(run.optimizer, fastest, curvature, memoryless),
-    )
 
 
 def judge(

@@ -17,13 +17,14 @@ LAYERS = (
     {"diagnostics", "symbolic"},
     {"iterate", "shadow"},
     {"methods", "trust"},
-    {"start", "batch_memory"},
-    {"problem", "ema_weights", "running"},
+    {"running"},
+    {"ema_weights"},
+    {"problem"},
     {"batching"},
     {"optimizers"},
     {"results"},
     {"plots"},
-    {"trees", "checks", "files", "style"},
+    {"trees", "checks", "files"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
 MAY_IMPORT_ALL = {"cli", "paper"}  # `import shadowflow`: names from lab downwards

@@ -20,7 +20,7 @@ from ..optimizers.memory_probe import pointwise
 from ..optimizers.moments import identity, square
 from ..problem import Problem, compiled
 from ..results import Result
-from ..start import followed
+from ..running import followed
 from ..trust import Validity
 
 PLAIN, MEMORY, GRID = "memoryless", "memory", "discretization"
@@ -52,9 +52,7 @@ class Measure(Result):
             f"value {self.value:.4g}, changed by the bias at {self.bias_rate:+.3g} a unit of time"
         )
 
-    def plot(self, axes=None):
-        """The rate of each part of the bias, as bars."""
-        return plots.rates(self, axes)
+    plot = plots.rates
 
     @property
     def bias_rate(self) -> float:

@@ -13,14 +13,12 @@ from jaxtyping import PyTree
 
 from .. import checks, plots, trees
 from ..iterate import iterated
-from ..methods import METHODS
-from ..methods.plan import choose, planned, unfit
+from ..methods import METHODS, choose, planned, unfit
 from ..optimizers.base import SETTLED, AbstractOptimizer
 from ..problem import Problem
 from ..results import Result
-from ..running import Trajectory
+from ..running import FollowedRun, Trajectory, followed
 from ..shadow import Shadow, shadowed
-from ..start import FollowedRun, followed
 
 TOLERANCE, SHORTFALL = 0.15, 0.2
 HALVINGS = 3
@@ -50,9 +48,7 @@ class Comparison(Result):
             f"{self.moved[-1]:.2g} from the start"
         )
 
-    def plot(self, axes=None):
-        """The distance at each step, beside the way gone."""
-        return plots.comparison(self, axes)
+    plot = plots.comparison
 
 
 def compare(real: Trajectory, follow: Trajectory) -> Comparison:
@@ -134,9 +130,7 @@ class OrderTable(Result, list):
         """One line a row: what was measured, its slope, whether it is the declared order."""
         return "\n".join([self.summary, *map(_told, self)])
 
-    def plot(self, axes=None):
-        """The errors against the learning rates, beside their orders."""
-        return plots.convergence(self, axes)
+    plot = plots.convergence
 
 
 def _told(row: OrderRow) -> str:

@@ -14,13 +14,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .. import checks, plots, trees
-from ..methods import METHODS
-from ..methods.plan import choose, planned
+from ..methods import METHODS, choose, planned
 from ..optimizers.base import SETTLED, AbstractOptimizer, Start
 from ..problem import Problem
 from ..results import Result
+from ..running import followed
 from ..shadow import Shadow, shadowed
-from ..start import followed
 from ..trust import HOLDS
 from .convergence import compare
 
@@ -53,9 +52,7 @@ class ErrorBar(Result):
         """The verdict."""
         return self.verdict
 
-    def plot(self, axes=None):
-        """The estimated distance, with where it can be trusted."""
-        return plots.error_bar(self, axes)
+    plot = plots.error_bar
 
 
 def error_bar(

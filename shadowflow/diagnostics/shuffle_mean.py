@@ -22,13 +22,13 @@ from jaxtyping import Array, Int, PyTree
 from .. import checks, plots, trees, trust
 from ..ema_weights import Memory
 from ..iterate import ExactStep
+from ..methods import planned
 from ..methods.base import sizes
 from ..methods.collocation import begun
-from ..methods.plan import planned
 from ..optimizers.base import AbstractOptimizer, as_pytree, traced
 from ..problem import Problem
 from ..results import Result
-from ..start import followed
+from ..running import followed
 from ..trust import Validity
 
 MOST_ORDERS = math.factorial(6)
@@ -62,9 +62,7 @@ class ShuffleMean(Result):
         """The verdict."""
         return self.verdict
 
-    def plot(self, axes=None):
-        """The coordinates of the mean with their standard errors."""
-        return plots.shuffle_mean(self, axes)
+    plot = plots.shuffle_mean
 
     @property
     def verdict(self) -> str:

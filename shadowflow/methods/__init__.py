@@ -1,10 +1,18 @@
 """The ways to build the shadow of an optimizer, each declared as class data.
 
 A new way is a file here, with its class in ``METHODS``. The orders, kinds and needs declared are
-what the refusals print, the tests measure and the tables show.
+what the refusals print, the tests measure and the tables show. A method chosen for a run is a
+plan, checked before anything runs.
 """
 
-from .base import AbstractMethod
+from typing import Any
+
+from .. import checks
+from ..ema_weights import truncation_of
+from ..optimizers.base import AbstractOptimizer
+from ..problem import Problem
+from ..running import FollowedRun
+from .base import AbstractMethod, ShadowPlan
 from .collocation import Collocation
 from .differences import Differences
 from .displaced import Displaced, Linearized
@@ -22,3 +30,100 @@ METHODS: dict[str, AbstractMethod] = {
         Inertial(),
     )
 }
+
+
+def choose(method: str, kind: str | None, order) -> tuple[AbstractMethod, str]:
+    """The method and kind of these names; refuse those that it has not, naming what it has."""
+    checks.choice("method", method, METHODS)
+    found = METHODS[method]
+    kind = found.kinds[0] if kind is None else kind
+    checks.choice(f"kind (method {method!r})", kind, found.kinds)
+    if found.orders is not None:
+        checks.choice(f"order (method {method!r})", order, found.orders)
+    elif order != "auto":
+        checks.count(f"order (method {method!r}; or 'auto')", order, 1)
+    return found, kind
+
+
+def unfit(method: AbstractMethod, problem: Problem, optimizer: AbstractOptimizer) -> str:
+    """Why a method cannot follow this optimizer on this problem, and what to do; "" if it can."""
+    name, foreign = method.name, not optimizer.closed_form
+    if foreign and not method.follows_optax:
+        known = [name for name, other in METHODS.items() if other.follows_optax]
+        return (
+            f"method: expected one of {known} for the optax transformation {optimizer.name}, which "
+            f"has no moments, got {name!r}."
+        )
+    if problem.batched and foreign:
+        return (
+            f"problem: expected a full batch for the optax transformation {optimizer.name}, got "
+            "mini-batches; pass problem.full_batch(), or an Optimizer(moments, combine)."
+        )
+    if problem.batched and method.full_batch:
+        return (
+            f"method: expected one that takes mini-batches, got {name!r}: {method.full_batch}, or "
+            "problem.full_batch() for the full batch."
+        )
+    return ""
+
+
+def refuse_unfit(
+    method: AbstractMethod,
+    problem: Problem,
+    optimizer: AbstractOptimizer,
+    learning_rate,
+    spacing: float | None,
+    memory_tolerance: float | None,
+) -> None:
+    """ValueError where the method cannot have the optimizer, the problem or one of the options."""
+    if reason := unfit(method, problem, optimizer):
+        raise ValueError(reason)
+    if method.needs_constant_rate and callable(learning_rate):
+        raise ValueError(
+            f"learning_rate: expected a number for method={method.name!r}, got a schedule; use "
+            "method='displaced' or 'differences'."
+        )
+    if spacing is not None and not method.has_nodes:
+        raise ValueError(
+            f"spacing: expected None for method={method.name!r}, which has no nodes, got "
+            f"{spacing!r}; it belongs to method='collocation'."
+        )
+    if memory_tolerance is None:
+        return
+    checks.number("memory_tolerance", memory_tolerance, least=0, below=1)
+    if not problem.batched:
+        raise ValueError(
+            f"memory_tolerance: expected None for a full-batch problem, got {memory_tolerance!r}; "
+            "its weights have closed forms, so nothing needs to be dropped."
+        )
+
+
+def planned(
+    run: FollowedRun,
+    *,
+    method: str,
+    order: int | str,
+    kind: str | None = None,
+    spacing: float | None = None,
+    memory_tolerance: float | None = None,
+    keep: Any = None,
+) -> ShadowPlan:
+    """The ``ShadowPlan`` of a method for a run; ValueError for what it cannot have, and why."""
+    found, kind = choose(method, kind, order)
+    problem, optimizer = run.problem, run.optimizer
+    refuse_unfit(found, problem, optimizer, run.learning_rate, spacing, memory_tolerance)
+    if found.needs_settled and run.start.step == 0 and optimizer.remembers:
+        raise ValueError(
+            "start: expected 'settled', or a step by which the memory has settled, got 0: "
+            f"method={found.name!r} describes a settled memory; pass start='settled', with the run "
+            "begun in settled_state(…, order=…), or start from within a run."
+        )
+    if keep is not None and not found.keeps_moments:
+        raise ValueError(
+            f"keep: expected None for method={method!r}, got {keep!r}; only method='inertial' "
+            "keeps moments as states."
+        )
+    cut = None
+    if problem.batched:
+        cut = truncation_of(optimizer, run.params, memory_tolerance, run.first + run.steps)
+    return found.prepared(ShadowPlan(run, found, kind, order, spacing, cut, keep))

@@ -16,12 +16,10 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
-from ..batch_memory import Truncation
-from ..ema_weights import Memory
+from ..ema_weights import Memory, Truncation
 from ..optimizers.base import SETTLED, AbstractOptimizer, State, traced
 from ..problem import Problem
-from ..running import Chunk, Driven, chunked, drive
-from ..start import FollowedRun
+from ..running import Chunk, Driven, FollowedRun, chunked, drive
 from . import ode
 
 STRIDE = 128

@@ -22,7 +22,7 @@ from ..ema_weights import Memory
 from ..optimizers.base import SETTLED, State, complete, rate_at, traced
 from ..optimizers.moments import AbstractMoments, Moment
 from ..problem import Problem, compiled
-from ..start import FollowedRun
+from ..running import FollowedRun
 from . import optax_collocation
 from .base import (
     AbstractDirection,
@@ -33,7 +33,7 @@ from .base import (
     phase_of,
     sizes,
 )
-from .nodes import FULL, Rule, gradient, gradients_at, places, rule, weighted
+from .nodes import FULL, PathDirection, Rule, gradient, gradients_at, places, rule, weighted
 
 MOST = 6  # orders compared for "auto"
 
@@ -63,17 +63,9 @@ def directions_at(
     return jax.lax.map(one, (where, rule.ages))
 
 
-@eqx.filter_jit
-def shifted(rule: Rule, directions: PyTree) -> PyTree:
-    """The directions at the nodes of the same path, re-centred one step later."""
-    return weighted(rule.shift, directions)
+class CollocationDirection(MomentsDirection, PathDirection):
+    """The direction of order R of moments, averaged over their ages by Gauss rules."""
 
-
-class Nodes(eqx.Module):
-    """A problem and an optimizer at the nodes of a path."""
-
-    problem: Problem
-    optimizer: AbstractMoments
     rule: Rule
 
     def sweep(
@@ -87,17 +79,23 @@ class Nodes(eqx.Module):
         gradients = gradients_at(self.problem, where, here)
         return gradients, directions_at(self.rule, self.optimizer, where, gradients)
 
-    def cold(self, rate: Array, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        """(direction of first order, gradients, directions at the nodes), from nothing but θ.
+    @compiled
+    def path(self, rate: Array, params: PyTree) -> tuple[PyTree, Array, PyTree, PyTree]:
+        """As declared, from nothing but θ; what was read are the gradients.
 
         Begins with all past gradients equal to ∇E(θ), which is of order 1; R − 1 sweeps: order R.
-        1 + (R−1)² gradients.
         """
-        return _cold(self, rate, params)
-
-    def first_order(self, params: PyTree, here: PyTree) -> PyTree:
-        """The settled memoryless direction."""
-        return self.optimizer.memoryless_direction(params, here, jnp.inf)
+        here = gradient(self.problem, params)
+        first = self.optimizer.memoryless_direction(params, here, jnp.inf)
+        known = trees.repeated((here, first), self.rule.order)
+        again = lambda _, known: self.sweep(rate, params, here, known[1])
+        if self.problem.traceable:
+            known = jax.lax.fori_loop(0, self.rule.order - 1, again, known)
+        else:
+            for n in range(self.rule.order - 1):
+                known = again(n, known)
+        gradients, directions = known
+        return first, self.rule.slope, directions, gradients
 
     def past_moments(self, rate: Array, params: PyTree) -> tuple:
         """The settled moments just before the gradient at θ is read, to O(h^order).
@@ -105,36 +103,9 @@ class Nodes(eqx.Module):
         m_i(−1) = Σ_k (1−β_i) β_i^k ψ_i(g(θ(−1−k))); None for a moment without memory. order 1: all
         past gradients equal the present one.
         """
-        _, gradients, _ = self.cold(rate, params)
+        *_, gradients = self.path(rate, params)
         parts = zip(self.optimizer.moments, self.rule.past, self.rule.mass, strict=True)
         return tuple(average(*part, gradients) if part[0].has_memory else None for part in parts)
-
-
-@compiled
-def _cold(nodes: Nodes, rate: Array, params: PyTree):
-    here = gradient(nodes.problem, params)
-    first = nodes.first_order(params, here)
-    known = trees.repeated((here, first), nodes.rule.order)
-    again = lambda _, known: nodes.sweep(rate, params, here, known[1])
-    if nodes.problem.traceable:
-        return first, *jax.lax.fori_loop(0, nodes.rule.order - 1, again, known)
-    for n in range(nodes.rule.order - 1):
-        known = again(n, known)
-    return first, *known
-
-
-class CollocationDirection(MomentsDirection):
-    """The direction of order R as a pure function of θ, settled: 1 + (R−1)² gradients."""
-
-    rule: Rule
-
-    def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
-        """(first order, order R) of the direction: phase 0: (θ(0) − θ(1))/h; ½: −θ'(0)/h."""
-        nodes = Nodes(self.problem, self.optimizer, self.rule)
-        first, _, directions = nodes.cold(memory.rate, params)
-        if self.phase:
-            return first, weighted(self.rule.slope, directions)
-        return first, trees.row(directions, 0)
 
 
 class CollocationIteration(AbstractStepper):
@@ -144,23 +115,23 @@ class CollocationIteration(AbstractStepper):
     carry is (parameters, memory, directions at the nodes of the last path).
     """
 
-    nodes: Nodes
+    direction: CollocationDirection
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """The path through the start, by cold sweeps."""
         del state
-        return params, memory, self.nodes.cold(memory.rate, params)[2]
+        return params, memory, self.direction.path(memory.rate, params)[2]
 
     def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
         params, memory, directions = carry
         memory = memory.with_rate(rate)
         here = gradient(self.problem, params)
-        first = self.nodes.first_order(params, here)
-        _, directions = self.nodes.sweep(memory.rate, params, here, directions)
+        first = self.direction.optimizer.memoryless_direction(params, here, jnp.inf)
+        _, directions = self.direction.sweep(memory.rate, params, here, directions)
         chosen = trees.row(directions, 0)
         moved = trees.add(params, -rate, chosen)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, directions))
-        carry = moved, memory.advanced(), shifted(self.nodes.rule, directions)
+        carry = moved, memory.advanced(), weighted(self.direction.rule.shift, directions)
         return carry, sizes(first, chosen), finite
 
 
@@ -231,8 +202,8 @@ def past_state(
     if not optimizer.closed_form:
         walked = optax_collocation.walked(problem, optimizer, 0.0, order, spacing)
         return walked.past_state(rate, params)
-    made = Nodes(problem, traced(optimizer), rule(optimizer, order, spacing))
-    moments = made.past_moments(rate, params)
+    made = rule(optimizer, order, spacing)
+    moments = CollocationDirection(problem, traced(optimizer), 0.0, made).past_moments(rate, params)
     return State(moments, jnp.asarray(jnp.inf, trees.real_dtype()))
 
 
@@ -304,6 +275,6 @@ class Collocation(MemorylessMethod):
         run = plan.run
         if plan.kind == "flow" or not run.optimizer.closed_form:
             return super().bind(plan)
-        made = rule(run.optimizer, plan.order, plan.spacing)
-        problem = run.tabulated
-        return CollocationIteration(problem, Nodes(problem, traced(run.optimizer), made))
+        problem, made = run.tabulated, rule(run.optimizer, plan.order, plan.spacing)
+        direction = CollocationDirection(problem, traced(run.optimizer), 0.0, made)
+        return CollocationIteration(problem, direction)

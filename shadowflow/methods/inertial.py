@@ -165,8 +165,7 @@ class InertialFlow(AbstractStepper):
         moments = self._moments(state, reference, drift, s)
         now = State(moments, memory.count + jnp.asarray(s, trees.real_dtype()))
         if self.order > 2:
-            make = rules_of.early if isinstance(rule, rules_of.Early) else rules_of.late
-            direction, fresh = make(rule, self.problem, self.optimizer, memory.rate, params, now)
+            direction, fresh = rule(self, memory.rate, params, now)
         else:
             direction, fresh = self._half(memory, now, rule, params, s)
         pull = lambda extra, moment, psi, base: trees.scale(

@@ -16,6 +16,7 @@ that way q is read once more (so a nonlinear Φ has order 3 from a cold start, n
 import math
 from collections.abc import Callable, Sequence
 from decimal import Context, Decimal, localcontext
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -26,7 +27,6 @@ from jaxtyping import Array, PyTree
 from .. import trees
 from ..optimizers.base import State
 from ..optimizers.moments import AbstractMoments, decay_power
-from ..problem import Problem
 from .nodes import against_first, times, weighted
 
 EXPLICIT, BESIDE, KEPT = 7, 5, 4  # M; nodes beside s + M + ½; powers of s at least
@@ -82,6 +82,25 @@ class Late(eqx.Module):
     mean: Array
     pull: tuple
 
+    def __call__(self, flow: Any, rate: Array, params: PyTree, state: State) -> tuple:
+        """(L G, P q per moment) at s from R − 1 steps onward and one place back."""
+        order = self.mean.shape[0]
+        steps = march(flow, rate, params, state, order - 1)
+        back = lambda tree: weighted(self.back, tree)
+        count, before = state.step - 1, back(steps.places)
+        guess = read(flow.optimizer, state.moments, tuple(map(back, steps.fresh)), before, count)
+        before = trees.add(params, rate, guess)
+        fresh = flow.optimizer.transformed(flow.problem.gradient(before))
+        last = read(flow.optimizer, state.moments, fresh, before, count)
+        joined = lambda tree, one: jax.tree.map(
+            lambda many, v: jnp.concatenate([many, v[None]]), tree, one
+        )
+        pulls = tuple(
+            None if row is None else weighted(row, joined(many, one))
+            for row, many, one in zip(self.pull, steps.fresh, fresh, strict=True)
+        )
+        return weighted(self.mean, joined(steps.directions, last)), pulls
+
 
 class Early(eqx.Module):
     """Sums over the steps 0, …, STEPS − 1: ``pull`` P per moment, ``slope`` the derivatives of q
@@ -96,6 +115,32 @@ class Early(eqx.Module):
     powers: tuple
     more: tuple
     rising: bool = eqx.field(static=True)
+
+    def __call__(self, flow: Any, rate: Array, params: PyTree, state: State) -> tuple:
+        """(L G, P q per moment) at s from ``STEPS`` steps onward.
+
+        The slopes of θ and q over these steps bend too where the weights rise from 0. θ' there is
+        −h L G, and what the sums over places miss of it is a way along which q is read again.
+        """
+        steps = march(flow, rate, params, state, STEPS)
+        places, fresh = _first(steps.places), _first(steps.fresh)
+        way = weighted(self.slope, steps.places)
+        slope, missed = way, trees.zeros_like(fresh)
+        for again in (True, False) if self.rising else (False,):
+            changes, pulls = _changes(self, flow.optimizer, state, steps.fresh, missed)
+            slopes = tuple(weighted(self.slope, many) for many in steps.fresh)
+            tangents = changes, trees.add(slopes, 1, missed), slope
+            mean, bends = mean_after(self, flow.optimizer, steps, tangents)
+            if again:
+                slope = jax.tree.map(
+                    lambda v, w: trees.cast(-rate, v) * (v[None] + jnp.cumsum(w, axis=0) - w),
+                    mean,
+                    bends,
+                )
+                there = trees.add(places, 1, trees.subtract(slope, way))
+                read_at = lambda place: flow.optimizer.transformed(flow.problem.gradient(place))
+                missed = trees.subtract(trees.mapped(read_at, there, flow.problem.traceable), fresh)
+        return mean, pulls
 
 
 class Rules(eqx.Module):
@@ -182,15 +227,9 @@ class Steps(eqx.Module):
     count: Array
 
 
-def march(
-    problem: Problem,
-    optimizer: AbstractMoments,
-    rate: Array,
-    params: PyTree,
-    state: State,
-    length: int,
-) -> Steps:
-    """``length`` real steps: one gradient each."""
+def march(flow: Any, rate: Array, params: PyTree, state: State, length: int) -> Steps:
+    """``length`` real steps of what ``flow`` follows: one gradient each."""
+    problem, optimizer = flow.problem, flow.optimizer
 
     def one(carry, _):
         here, state = carry
@@ -212,67 +251,6 @@ def each(function: Callable, kept: tuple, *parts: Sequence) -> tuple:
 def read(optimizer: AbstractMoments, moments: tuple, fresh: tuple, params: PyTree, step) -> PyTree:
     """G: the direction from moments just updated in step ``step``."""
     return optimizer.direction(optimizer.read(moments, fresh, step), params, step)
-
-
-def late(
-    rules: Late,
-    problem: Problem,
-    optimizer: AbstractMoments,
-    rate: Array,
-    params: PyTree,
-    state: State,
-) -> tuple[PyTree, tuple]:
-    """(L G, P q per moment) at s from R − 1 steps onward and one place back."""
-    order = rules.mean.shape[0]
-    steps = march(problem, optimizer, rate, params, state, order - 1)
-    back = lambda tree: weighted(rules.back, tree)
-    count, before = state.step - 1, back(steps.places)
-    guess = read(optimizer, state.moments, tuple(map(back, steps.fresh)), before, count)
-    before = trees.add(params, rate, guess)
-    fresh = optimizer.transformed(problem.gradient(before))
-    last = read(optimizer, state.moments, fresh, before, count)
-    joined = lambda tree, one: jax.tree.map(
-        lambda many, v: jnp.concatenate([many, v[None]]), tree, one
-    )
-    pulls = tuple(
-        None if row is None else weighted(row, joined(many, one))
-        for row, many, one in zip(rules.pull, steps.fresh, fresh, strict=True)
-    )
-    return weighted(rules.mean, joined(steps.directions, last)), pulls
-
-
-def early(
-    rules: Early,
-    problem: Problem,
-    optimizer: AbstractMoments,
-    rate: Array,
-    params: PyTree,
-    state: State,
-) -> tuple[PyTree, tuple]:
-    """(L G, P q per moment) at s from ``STEPS`` steps onward.
-
-    The slopes of θ and q over these steps bend too where the weights rise from 0. θ' there is
-    −h L G, and what the sums over places miss of it is a way along which q is read again.
-    """
-    steps = march(problem, optimizer, rate, params, state, STEPS)
-    places, fresh = _first(steps.places), _first(steps.fresh)
-    way = weighted(rules.slope, steps.places)
-    slope, missed = way, trees.zeros_like(fresh)
-    for again in (True, False) if rules.rising else (False,):
-        changes, pulls = _changes(rules, optimizer, state, steps.fresh, missed)
-        slopes = tuple(weighted(rules.slope, many) for many in steps.fresh)
-        tangents = changes, trees.add(slopes, 1, missed), slope
-        mean, bends = mean_after(rules, optimizer, steps, tangents)
-        if again:
-            slope = jax.tree.map(
-                lambda v, w: trees.cast(-rate, v) * (v[None] + jnp.cumsum(w, axis=0) - w),
-                mean,
-                bends,
-            )
-            there = trees.add(places, 1, trees.subtract(slope, way))
-            read_at = lambda place: optimizer.transformed(problem.gradient(place))
-            missed = trees.subtract(trees.mapped(read_at, there, problem.traceable), fresh)
-    return mean, pulls
 
 
 def _first(tree: PyTree) -> PyTree:

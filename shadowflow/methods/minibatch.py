@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .. import batch_memory, trees
-from ..batch_memory import Fold
-from ..ema_weights import Memory, first_of
+from .. import ema_weights as mem, trees
+from ..ema_weights import Fold, Memory, first_of
 from ..optimizers.moments import AbstractMoments, safe_sqrt
 from .base import AbstractDirection
 from .present import Present
@@ -125,7 +124,7 @@ class BatchedDirection(AbstractDirection):
 
     def first_order(self, memory: Memory, params: PyTree) -> PyTree:
         """F_n(θ): one gradient per batch."""
-        fold = batch_memory.fold(self.problem, self.optimizer, memory)
+        fold = mem.fold(self.problem, self.optimizer, memory)
         gradients = self.problem.gradients(params, fold.batches)
         return present_of(self.optimizer, memory, fold, params, gradients).direction
 
@@ -141,7 +140,7 @@ class BatchedTaylor(BatchedDirection):
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
         """(first order, second order) of the direction."""
-        fold = batch_memory.fold(self.problem, self.optimizer, memory)
+        fold = mem.fold(self.problem, self.optimizer, memory)
         gradients, hvp = self.problem.linearize_each(params, fold.batches)
         _, _, now, ways = self.gathered(memory, fold, params, gradients)
         forward = trees.scale(self.phase * memory.rate, now.direction)
@@ -169,7 +168,7 @@ class BatchedDisplaced(BatchedDirection):
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
         """(first order, second order) of the direction."""
-        fold = batch_memory.fold(self.problem, self.optimizer, memory)
+        fold = mem.fold(self.problem, self.optimizer, memory)
         found = self.gathered(memory, fold, params, self.problem.gradients(params, fold.batches))
         ahead, now = self.ahead(memory), found.now
         there = trees.add(params, ahead, now.direction)

@@ -5,6 +5,7 @@ all nodes goes through unrounded.
 """
 
 import math
+from abc import abstractmethod
 
 import equinox as eqx
 import jax
@@ -13,8 +14,10 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import checks, trees
+from ..ema_weights import Memory
 from ..optimizers.moments import AbstractMoments, Moment
 from ..problem import Problem, compiled
+from .base import AbstractDirection
 
 FULL = jax.lax.Precision.HIGHEST  # accelerators would round the products of matrices otherwise
 
@@ -185,3 +188,16 @@ def gradients_at(problem: Problem, where: PyTree, here: PyTree) -> PyTree:
     rest = trees.row(where, slice(1, None))
     others = trees.mapped(lambda place: gradient(problem, place), rest, problem.traceable)
     return jax.tree.map(lambda g, more: jnp.concatenate([g[None], more]), here, others)
+
+
+class PathDirection(AbstractDirection):
+    """The direction of order R as a pure function of θ, settled: 1 + (R−1)² gradients."""
+
+    @abstractmethod
+    def path(self, rate: Array, params: PyTree) -> tuple[PyTree, Array, PyTree, PyTree]:
+        """(direction of first order, ``slope``, directions at the nodes, what was read there)."""
+
+    def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
+        """(first order, order R) of the direction: phase 0: (θ(0) − θ(1))/h; ½: −θ'(0)/h."""
+        first, slope, directions, _ = self.path(memory.rate, params)
+        return first, weighted(slope, directions) if self.phase else trees.row(directions, 0)

@@ -13,12 +13,10 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
-from ..ema_weights import Memory
 from ..optimizers.base import AbstractOptimizer, State
 from ..optimizers.memory_probe import mean_age, settling
 from ..problem import Problem
 from . import nodes
-from .base import AbstractDirection
 
 
 class Walk(eqx.Module):
@@ -97,27 +95,19 @@ def along(
     return found, final[1]
 
 
-class WalkedDirection(AbstractDirection):
-    """The direction of order R as a pure function of θ, settled: 1 + (R−1)² gradients."""
+class WalkedDirection(nodes.PathDirection):
+    """The direction of order R of any state map."""
 
     order: int = eqx.field(static=True)
     spacing: int | None = eqx.field(static=True)
 
-    def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
-        """(first order, order R) of the direction: phase 0: (θ(0) − θ(1))/h; ½: −θ'(0)/h."""
-        made = self.walk(params)
-        first, directions, _ = self.path(made, memory.rate, params)
-        if self.phase:
-            return first, nodes.weighted(made.slope, directions)
-        return first, trees.row(directions, 0)
+    def path(self, rate: Array, params: PyTree) -> tuple[PyTree, Array, PyTree, State]:
+        """As declared; what was read is the state before the last step.
 
-    def walk(self, params: PyTree) -> Walk:
-        """The matrices, as long as the optimizer takes to settle."""
+        The walk is as long as the optimizer takes to settle.
+        """
         length = settling(self.optimizer, params)
-        return walk(self.order, self.spacing or mean_age(length, params), length)
-
-    def path(self, made: Walk, rate: Array, params: PyTree) -> tuple[PyTree, PyTree, State]:
-        """(direction of first order, directions at the nodes, the state before the last step)."""
+        made = walk(self.order, self.spacing or mean_age(length, params), length)
         here = nodes.gradient(self.problem, params)
         everywhere = lambda tree: trees.repeated(tree, made.order)
         along_path = lambda *read: along(made, self.optimizer, rate, params, *read)
@@ -129,7 +119,7 @@ class WalkedDirection(AbstractDirection):
             where = nodes.places(made.places, rate, params, directions)
             gradients = nodes.gradients_at(self.problem, where, here)
             directions, state = along_path(gradients, directions, self.values(where))
-        return first, directions, state
+        return first, made.slope, directions, state
 
     def values(self, where: PyTree) -> Array | None:
         """The losses at the nodes, for an optimizer that reads them."""
@@ -139,7 +129,7 @@ class WalkedDirection(AbstractDirection):
 
     def past_state(self, rate: Array, params: PyTree) -> State:
         """The settled state just before the gradient at θ is read, its step ∞."""
-        _, _, state = self.path(self.walk(params), rate, params)
+        *_, state = self.path(rate, params)
         return State(state.moments, jnp.asarray(jnp.inf, trees.real_dtype()))
 
 

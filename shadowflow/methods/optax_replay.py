@@ -19,8 +19,7 @@ from jaxtyping import Array, PyTree
 from .. import trees
 from ..ema_weights import Memory
 from ..optimizers.base import AbstractOptimizer, State, rate_at
-from ..optimizers.derivative_check import check_derivative
-from ..optimizers.memory_probe import mean_age, positional, settling
+from ..optimizers.memory_probe import check_derivative, mean_age, positional, settling
 from .base import AbstractDirection
 
 

@@ -1,4 +1,7 @@
-"""How long a state map remembers: found by running it, from its states and steps alone."""
+"""What a state map is: how long it remembers, what it depends on, whether JAX differentiates it.
+
+Found by running it, from its states and steps alone.
+"""
 
 import functools
 import math
@@ -16,8 +19,12 @@ from .base import AbstractOptimizer, State
 
 LONGEST = 120_000  # steps that a state is given to forget
 CHUNK = 512
+MOST_KNOWN = 256  # answers that are remembered
 RATE = 1e-3  # of the probes' steps
 LOSS = 100.0  # the value of the loss where none is known
+STEPS = 4  # of the runs that a derivative is compared on
+WIDTHS = {32: (1e-1, 1e-2), 64: (1e-3, 1e-5)}  # of the difference, by the bits of a float
+TOLERANCE = 0.02
 SHOWN = 0.4  # of the digits that two states must share; averages get stuck in the rest
 
 
@@ -25,39 +32,29 @@ class NeverSettles(ValueError):
     """The state does not forget how it began."""
 
 
-class Hashed:
-    """An optimizer by its identity, for the tables of what was found."""
-
-    def __init__(self, optimizer: AbstractOptimizer):
-        self.optimizer = optimizer
-        self.key = jax.tree.structure(optimizer), tuple(map(id, jax.tree.leaves(optimizer)))
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Hashed) and self.key == other.key
-
-
 def probed(finding: Callable) -> Callable:
     """``found(optimizer, params)``: made once for an optimizer and shapes of its parameters.
 
     finding: ``finding(optimizer, draw)``; ``draw(random)`` gives normal numbers of these shapes.
     """
-
-    @functools.lru_cache(maxsize=256)
-    def made(hashed: Hashed, structure, shapes):
-        def draw(random: np.random.Generator) -> PyTree:
-            leaves = [jnp.asarray(random.normal(size=shape), dtype) for shape, dtype in shapes]
-            return jax.tree.unflatten(structure, leaves)
-
-        return finding(hashed.optimizer, draw)
+    known: dict = {}  # beside each answer its optimizer, so that no other gets the same identity
 
     @functools.wraps(finding)
     def found(optimizer: AbstractOptimizer, params: PyTree):
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params))
-        with jax.ensure_compile_time_eval():
-            return made(Hashed(optimizer), jax.tree.structure(params), shapes)
+        parts, kind = jax.tree.flatten(optimizer)
+        key = kind, tuple(map(id, parts)), jax.tree.structure(params), shapes
+
+        def draw(random: np.random.Generator) -> PyTree:
+            leaves = [jnp.asarray(random.normal(size=shape), dtype) for shape, dtype in shapes]
+            return jax.tree.unflatten(key[2], leaves)
+
+        if key not in known:
+            while len(known) >= MOST_KNOWN:
+                known.pop(next(iter(known)))
+            with jax.ensure_compile_time_eval():
+                known[key] = finding(optimizer, draw), optimizer
+        return known[key][0]
 
     return found
 
@@ -112,11 +109,11 @@ def _forgets(
     other = state
     for _ in range(3):
         strange = jax.tree.map(lambda g: jnp.asarray(random.normal(size=g.shape), g.dtype), grad)
-        other, _ = optimizer.update(other, strange, params, jnp.asarray(RATE), jnp.asarray(LOSS))
+        other, _ = stepped(optimizer, other, strange, params)
     last, done, pair, largest = 0, 0, (state, other), None
     least = trees.coarsest_eps(params) ** SHOWN
     while done < LONGEST:
-        pair, largest, gaps = _gaps(optimizer, pair, largest, params, grad, jnp.asarray(RATE))
+        pair, largest, gaps = _gaps(optimizer, pair, largest, params, grad)
         gaps = np.asarray(gaps)
         if not np.all(np.isfinite(gaps)):
             raise NeverSettles(
@@ -143,10 +140,13 @@ def _refusal(optimizer: AbstractOptimizer, reason: str) -> NeverSettles:
     )
 
 
+def stepped(optimizer: AbstractOptimizer, state: State, grad: PyTree, params: PyTree) -> tuple:
+    """(state, step taken) of a probe."""
+    return optimizer.update(state, grad, params, jnp.asarray(RATE), jnp.asarray(LOSS))
+
+
 @eqx.filter_jit
-def _gaps(
-    optimizer: AbstractOptimizer, pair: tuple, largest, params: PyTree, grad: PyTree, rate: Array
-):
+def _gaps(optimizer: AbstractOptimizer, pair: tuple, largest, params: PyTree, grad: PyTree):
     """The states after ``CHUNK`` steps, the largest size that each float leaf and step has had,
     and how far apart they were, over that size: the largest of all."""
     real = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -154,7 +154,7 @@ def _gaps(
 
     def one(carry, _):
         pair, largest = carry
-        taken = [optimizer.update(state, grad, params, rate, jnp.asarray(LOSS)) for state in pair]
+        taken = [stepped(optimizer, state, grad, params) for state in pair]
         pair, moves = zip(*taken, strict=True)
         one, other = (
             [leaf for leaf in jax.tree.leaves((move, state.moments)) if real(leaf)]
@@ -208,7 +208,7 @@ def _unlike(optimizer: AbstractOptimizer, params: PyTree, grad: PyTree) -> Array
     """The largest distance of a step from the first one, over its size."""
 
     def one(state, _):
-        return optimizer.update(state, grad, params, jnp.asarray(RATE), jnp.asarray(LOSS))
+        return stepped(optimizer, state, grad, params)
 
     _, moves = jax.lax.scan(one, optimizer.init(params, jnp.asarray(RATE)), None, length=CHUNK)
     gaps = [
@@ -233,7 +233,7 @@ def pointwise(optimizer: AbstractOptimizer, draw: Callable) -> bool:
     states = [optimizer.init(params, jnp.asarray(RATE)) for _ in range(2)]
     for _ in range(3):
         taken = [
-            optimizer.update(state, grad, params, jnp.asarray(RATE), jnp.asarray(LOSS))
+            stepped(optimizer, state, grad, params)
             for state, grad in zip(states, (some, mixed), strict=True)
         ]
         states, moves = zip(*taken, strict=True)
@@ -242,3 +242,64 @@ def pointwise(optimizer: AbstractOptimizer, draw: Callable) -> bool:
         if any(jnp.max(gap) > 64 * eps * jnp.max(jnp.abs(move)) for gap, move in leaves):
             return False
     return True
+
+
+class NotDifferentiable(ValueError):
+    """The derivative of the state map is zero, NaN or wrong."""
+
+
+def check_derivative(optimizer: AbstractOptimizer, params: PyTree) -> None:
+    """Raise NotDifferentiable unless jvp through ``update`` agrees with a central difference.
+
+    Four steps from a fresh state, their gradients and places normal numbers, displaced along other
+    normal numbers; the last step is compared to 2 % in norm, at the width that suits it better. A
+    derivative that is zero for all displacements of gradients is none.
+    """
+    reason = _reason(optimizer, params)
+    if reason:
+        raise NotDifferentiable(
+            f"method: expected a transformation that JAX differentiates for method='taylor', got "
+            f"{optimizer.name}, whose forward derivative {reason}; method='displaced' takes none."
+        )
+
+
+@probed
+def _reason(optimizer: AbstractOptimizer, draw: Callable) -> str:
+    """What is wrong with the derivative; "" for nothing."""
+    random = np.random.default_rng(0)
+    path = [draw(random) for _ in range(2 * STEPS)]
+    ways = [draw(random) for _ in range(2 * STEPS)]
+    stay = trees.zeros_like(ways[STEPS:])
+    bits = max(jnp.finfo(leaf.dtype).bits for leaf in jax.tree.leaves(path))
+    slope = _slope(optimizer, path, ways)
+    if not bool(trees.all_finite(slope)):
+        return "is NaN or infinite at random gradients"
+    if float(trees.norm(_slope(optimizer, path, [*ways[:STEPS], *stay]))) == 0:
+        return "does not see the gradients, as its steps have jumps instead of slopes"
+    gaps, sizes = [], [float(trees.norm(slope))]
+    for width in WIDTHS[max(32, bits)]:
+        ends = [_last(optimizer, path, ways, jnp.asarray(side * width)) for side in (1, -1)]
+        secant = trees.scale(0.5 / width, trees.subtract(*ends))
+        gaps.append(float(trees.norm(trees.subtract(secant, slope))))
+        sizes.append(float(trees.norm(secant)))
+    if not min(gaps) <= TOLERANCE * max(sizes):
+        return f"is {100 * min(gaps) / max(sizes):.1f} % off from finite differences"
+    return ""
+
+
+@eqx.filter_jit
+def _last(optimizer: AbstractOptimizer, path: list, ways: list, share: Array) -> PyTree:
+    """The last step of a run whose gradients and places are displaced by ``share`` times ways."""
+    seen = [trees.add(here, share, way) for here, way in zip(path, ways, strict=True)]
+    rate = jnp.asarray(RATE)
+    state = optimizer.init(seen[0], rate)
+    move = seen[0]
+    for grad, params in zip(seen[:STEPS], seen[STEPS:], strict=True):
+        state, move = optimizer.update(state, grad, params, rate, jnp.asarray(LOSS))
+    return trees.scale(1 / rate, move)
+
+
+@eqx.filter_jit
+def _slope(optimizer: AbstractOptimizer, path: list, ways: list) -> PyTree:
+    run = lambda share: _last(optimizer, path, ways, share)
+    return jax.jvp(run, (jnp.zeros(()),), (jnp.ones(()),))[1]

@@ -13,8 +13,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .. import checks, trees
-from .base import AbstractOptimizer, State, as_pytree, rate_at
-from .optax_states import averages_of
+from .base import AbstractOptimizer, State, as_pytree, averages_of, rate_at
 
 
 def identity(grad: Array) -> Array:

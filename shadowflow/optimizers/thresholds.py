@@ -6,14 +6,13 @@ P⁻¹H, so its modes z^n obey z − 1 + x Σ_i a_i (1 − β_i) z / (z − β_i
 read off this equation (THEORY §9).
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.polynomial import polynomial
+from numpy.polynomial import Polynomial
 
 from .. import checks, trees
 from .base import AbstractOptimizer
@@ -174,16 +173,11 @@ def flow_threshold(optimizer: AbstractOptimizer) -> Threshold:
     """
     response = linear_response(optimizer)
     above, below = _polynomials(response)
-    turns = polynomial.polysub(
-        polynomial.polymul(polynomial.polyder(above), below),
-        polynomial.polymul(above, polynomial.polyder(below)),
-    )
-    poles = _real_roots(below)
+    turns, poles = above.deriv() * below - above * below.deriv(), _real_roots(below)
     first = min([s for s in (*_real_roots(turns), *poles) if 0 < s < 1], default=1.0)
     if any(abs(first - pole) <= REAL * first for pole in poles):
         return response.threshold(math.inf)
-    reach = polynomial.polyval(first, above) / polynomial.polyval(first, below)
-    return response.threshold(float(reach))
+    return response.threshold(float(above(first) / below(first)))
 
 
 def stability_threshold(optimizer: AbstractOptimizer) -> Threshold:
@@ -227,7 +221,7 @@ def check_curvature(optimizer: AbstractOptimizer, value) -> None:
         )
 
 
-def _polynomials(response: Response) -> tuple[np.ndarray, np.ndarray]:
+def _polynomials(response: Response) -> tuple[Polynomial, Polynomial]:
     """(A, B) with x = A/B on the roots, by rising powers of s = (1 − z)/(1 + z).
 
     A = 2s Π f_i, B = (1+s) Σ a_i (1−β_i)(1−s) Π_{j≠i} f_j, f = (1−β) − (1+β)s. In s the unit
@@ -235,29 +229,26 @@ def _polynomials(response: Response) -> tuple[np.ndarray, np.ndarray]:
     apart in ratio, which polynomials resolve. A decay 0 has no factor: z/z cancels.
     """
     decays, shares, *_ = response
-    factors = {b: np.asarray([1 - b, -1 - b]) for b in decays if b != 0}
-    product = lambda without: functools.reduce(
-        polynomial.polymul, [factor for b, factor in factors.items() if b != without], np.ones(1)
+    factors = {b: Polynomial([1 - b, -1 - b]) for b in decays if b != 0}
+    product = lambda without: math.prod(factors[b] for b in factors if b != without)
+    below = sum(
+        Polynomial([a * (1 - b), -a * (1 - b)] if b else [a]) * product(b)
+        for b, a in zip(decays, shares, strict=True)
     )
-    below = np.zeros(1)
-    for b, a in zip(decays, shares, strict=True):
-        weight = a * (1 - b) * np.asarray([1.0, -1.0]) if b else np.asarray([a])
-        below = polynomial.polyadd(below, polynomial.polymul(weight, product(b)))
-    return polynomial.polymul([0.0, 2.0], product(None)), polynomial.polymul([1.0, 1.0], below)
+    return Polynomial([0, 2]) * product(None), Polynomial([1, 1]) * below
 
 
-def _crossings(response: Response) -> np.ndarray:
+def _crossings(response: Response) -> Polynomial:
     """The polynomial in s² whose negative roots are where A/B is real on the imaginary axis.
 
     With A = A_e(s²) + s A_o(s²), and B so too, Im(A B*) at s = iω is ω (A_o B_e − A_e B_o).
     """
-    above, below = _polynomials(response)
-    return polynomial.polysub(
-        polynomial.polymul(above[1::2], below[::2]), polynomial.polymul(above[::2], below[1::2])
-    )
+    above, below = (one.coef for one in _polynomials(response))
+    parts = lambda one: (Polynomial(one[::2]), Polynomial(one[1::2]))
+    (even, odd), (even_below, odd_below) = parts(above), parts(below)
+    return odd * even_below - even * odd_below
 
 
-def _real_roots(coefficients: np.ndarray) -> list[float]:
-    size = np.max(np.abs(coefficients))
-    roots = polynomial.polyroots(polynomial.polytrim(coefficients, 1e-15 * size))
+def _real_roots(found: Polynomial) -> list[float]:
+    roots = found.trim(1e-15 * np.max(np.abs(found.coef))).roots()
     return [float(r.real) for r in roots if abs(r.imag) <= REAL * abs(r)]

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from .. import checks
 from ..optimizers.moments import Optimizer
-from . import codegen, full_batch, mini_batch, penalty, printers, thresholds
+from . import consequences, equations, printers
 from .algebra import put, slope
 from .model import GRADIENT, PUSHED, RATE, THETA, Model
 from .sections import Section, tell
@@ -33,24 +33,24 @@ class Derivation:
     model: Model
 
     @functools.cached_property
-    def settled(self) -> full_batch.Settled:
-        return full_batch.Settled(self.model)
+    def settled(self) -> equations.Settled:
+        return equations.Settled(self.model)
 
     @functools.cached_property
-    def at_step(self) -> full_batch.AtStep:
-        return full_batch.at_step(self.model, self.settled)
+    def at_step(self) -> equations.AtStep:
+        return equations.at_step(self.model, self.settled)
 
     @functools.cached_property
-    def batched(self) -> mini_batch.Batched:
-        return mini_batch.batched(self.model)
+    def batched(self) -> equations.Batched:
+        return equations.batched(self.model)
 
     @functools.cached_property
-    def edges(self) -> thresholds.Edges:
-        return thresholds.edges_of(self.model, self.optimizer)
+    def edges(self) -> consequences.Edges:
+        return consequences.edges_of(self.model, self.optimizer)
 
     @functools.cached_property
-    def potential(self) -> penalty.Potential:
-        return penalty.potential_of(self.model, self.settled)
+    def potential(self) -> consequences.Potential:
+        return consequences.potential_of(self.model, self.settled)
 
     @property
     def symbols(self) -> dict[str, sp.Symbol]:
@@ -123,7 +123,7 @@ class Derivation:
         Its arguments are g, hd = HΦ, learning_rate, params where Φ reads them, and the
         hyper-parameters.
         """
-        return codegen.python(self.model, self.field)
+        return printers.python(self.model, self.field)
 
     def __str__(self) -> str:
         return self.text()

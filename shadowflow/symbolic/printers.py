@@ -1,4 +1,4 @@
-"""Formulas as text, LaTeX and MathML: SymPy's printers, with terms in the order of a paper."""
+"""Formulas as text, LaTeX, MathML and numpy: SymPy's printers, with terms in a paper's order."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from xml.dom.minidom import Document
 import sympy as sp
 from sympy.printing.latex import LatexPrinter
 from sympy.printing.mathml import MathMLPresentationPrinter
+from sympy.printing.numpy import NumPyPrinter
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.printer import Printer
 from sympy.printing.str import StrPrinter
 
-from .model import RATE
+from .model import GRADIENT, PUSHED, RATE, THETA, Model
 
 if TYPE_CHECKING:
     from .sections import Formula, Section
@@ -280,3 +281,36 @@ def _html_section(section: Section) -> str:
     if source := "\n".join(escape(_row(formula)) for formula in _formulas(section)):
         parts.append(f"<details><summary>LaTeX</summary><code>{source}</code></details>")
     return "\n".join([*parts, "</section>"])
+
+
+class Source(NumPyPrinter):
+    """NumPy's, with ``np.`` before its functions."""
+
+    def _module_format(self, fqn, register=True):
+        return super()._module_format(fqn, register).replace("numpy.", "np.")
+
+
+def python(model: Model, field: sp.Expr) -> str:
+    """The source of a function ``modified_field`` that gives ``field``, with its one import."""
+    taken = {GRADIENT: "g", PUSHED: "hd", RATE: "learning_rate", THETA: "params"}
+    taken |= {hyper.symbol: hyper.name for hyper in model.hypers}
+    names = {symbol: sp.Symbol(name, real=True) for symbol, name in taken.items()}
+    shared, (value,) = sp.cse(field.xreplace(names), symbols=sp.numbered_symbols("x"))
+    printer = Source()
+    lines = [f"    {symbol} = {printer.doprint(part)}" for symbol, part in shared]
+    body = "\n".join([*lines, f"    return {printer.doprint(value)}"])
+    params = ["params"] if model.reads_params else []
+    keywords = [f"{hyper.name}={hyper.value!r}" for hyper in model.hypers]
+    star = ["*"] if keywords else []
+    arguments = ", ".join(["g", "hd", "learning_rate", *params, *star, *keywords])
+    name = model.name.replace("\\", "\\\\").replace('"', "'")
+    return f'''{"import numpy as np" if "np." in body else ""}
+
+
+def modified_field({arguments}):
+    """d params / d time of {name}: settled memory, full batch.
+
+    g: the gradient; hd: the Hessian times the memoryless direction at g.
+    """
+{body}
+'''.lstrip()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sympy as sp
 
-from . import penalty
+from . import consequences
 from .algebra import put, slope, tidy
-from .full_batch import FACTOR, RATIO_NOW, direction_at, factor_at
+from .equations import FACTOR, RATIO_NOW, direction_at, factor_at
 from .model import GRADIENT, PAST, RATE, STEP, THETA
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _flow(d: Derivation, ratio, bias_coefficient, name) -> sp.Expr:
         name = bias_coefficient
     push = name * PUSHED
     if part.offset == 0:
-        push = penalty.product(name, potential.scale) * potential.growth
+        push = consequences.product(name, potential.scale) * potential.growth
     inner = ratio * GRADIENT + (HALF * push if bias_coefficient != 0 else 0)
     added = part.offset + HALF * slope(part.offset, THETA) * PHI
     return -d.model.restore(part.preconditioner) * inner - added
@@ -154,13 +154,13 @@ def _coefficient(d: Derivation) -> Items:
         told = [f"s → {plain(lim.bias_coefficient)} for {at}" for at, lim in limits.items() if lim]
         if told:
             yield f"At the numbers above: {', '.join(told)}."
-        turn = penalty.crossing(part, own)
+        turn = consequences.crossing(part, own)
         if turn is not None and (where := put(turn[1], own)).is_positive:
             size = float(sp.sqrt(where) if turn[0].is_Pow else where)
             yield Formula(
                 model.restore(turn[0]), turn[1], f"where s changes sign: |g| = {size:.3g}"
             )
-    for symbol, rise in penalty.responses(model, part):
+    for symbol, rise in consequences.responses(model, part):
         yield Formula(sp.Symbol(f"∂s/∂{symbol}"), model.restore(rise))
 
 
@@ -182,17 +182,17 @@ def _loss(d: Derivation) -> Items:
         kind = "" if part.linear else "up to the preconditioner "
         yield f"{kind}the correction is a gradient:".capitalize()
         yield Formula(DOT, -d.model.restore(part.preconditioner) * TILTED)
-        yield Formula(MODIFIED, penalty.modified_loss(potential, part.bias_coefficient))
+        yield Formula(MODIFIED, consequences.modified_loss(potential, part.bias_coefficient))
     elif part.alike is not None:
         yield (
             "θ′ is the memoryless direction of another loss, up to h² (the correction by itself is "
             "the gradient of no function in more than one dimension):"
         )
         yield Formula(DOT, -MEMORYLESS(TILTED))
-        yield Formula(MODIFIED, penalty.modified_loss(potential, part.alike))
+        yield Formula(MODIFIED, consequences.modified_loss(potential, part.alike))
     else:
         yield f"{depends}."
-        line = penalty.line_loss(part, potential)
+        line = consequences.line_loss(part, potential)
         if line is not None:
             yield "In one dimension, with g = E′, it is the derivative of E + (h/2) W:"
             yield Formula(sp.Symbol("W"), d.model.restore(line))
@@ -200,7 +200,7 @@ def _loss(d: Derivation) -> Items:
         if 0 not in decays and len(set(decays)) > 1:
             yield f"If {' = '.join(map(str, decays))}, then θ′ = −Φ(∇Ẽ) up to h², with"
             same = d.model.averages[0].factor
-            yield Formula(MODIFIED, penalty.modified_loss(potential, same))
+            yield Formula(MODIFIED, consequences.modified_loss(potential, same))
 
 
 def _limits(d: Derivation) -> Items:
@@ -208,7 +208,7 @@ def _limits(d: Derivation) -> Items:
     if not part.separable or _decay(d) is None:
         return
     if part.small is not None and part.small.preconditioner not in (None, 0):
-        factor, loss = penalty.small_loss(part.small, part.offset)
+        factor, loss = consequences.small_loss(part.small, part.offset)
         yield f"{_far(d, '≪', '0')}:"
         yield Formula(DOT, -factor * TILTED)
         yield Formula(MODIFIED, loss)
@@ -224,10 +224,10 @@ def _shifted(d: Derivation, bias_coefficient) -> Items:
     """−κ ∇Ẽ − λθ − (h/2) λΦ, where λθ is a part of Φ and s a constant."""
     rate = slope(d.settled.offset, THETA)
     flow = -d.model.restore(d.settled.preconditioner) * TILTED - rate * THETA - HALF * rate * PHI
-    loss = penalty.modified_loss(d.potential, bias_coefficient)
+    loss = consequences.modified_loss(d.potential, bias_coefficient)
     if rate != 0:
-        extra = rate * (penalty.TURNED - penalty.LOSS)
-        loss = penalty.LOSS + HALF * bias_coefficient * (d.potential.value + extra)
+        extra = rate * (consequences.TURNED - consequences.LOSS)
+        loss = consequences.LOSS + HALF * bias_coefficient * (d.potential.value + extra)
     yield Formula(DOT, flow)
     yield Formula(MODIFIED, loss)
 

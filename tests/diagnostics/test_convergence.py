@@ -12,8 +12,7 @@ import shadowflow as sf
 from shadowflow.diagnostics.convergence import _error, _row, _wanted
 from shadowflow.methods import METHODS
 from shadowflow.optimizers import zoo
-from shadowflow.running import Trajectory
-from shadowflow.start import followed
+from shadowflow.running import Trajectory, followed
 
 RATES = [0.1 * 2.0**-k for k in range(4, 8)]
 

@@ -12,7 +12,7 @@ from support.batch_problem import DATA, ORDER, PROBLEM, SURFACES, batch_loss
 from support.rows import fast
 from table import BILINEAR_START, EPS, PLACE, PLACES, ROWS, compiled
 
-from shadowflow import batch_memory, ema_weights as mem
+from shadowflow import ema_weights as mem
 from shadowflow.batching import shuffled, with_replacement
 from shadowflow.iterate import iterate
 from shadowflow.methods import METHODS, minibatch
@@ -285,14 +285,14 @@ def test_what_is_late_is_the_sum_of_what_is_missing():
 def test_the_truncation_s_bounds_hold_and_are_not_idle(row, tolerance):
     optimizer = ROWS[row](**({"b1": 0.8, "b2": 0.9} if "adam" in row else {"decay": 0.9}))
     n = 200
-    cut = batch_memory.truncation_of(optimizer, jnp.ones(1), tolerance, n + 1)
+    cut = mem.truncation_of(optimizer, jnp.ones(1), tolerance, n + 1)
     assert cut.steps < n and 0 < max(cut.dropped) <= tolerance
     problem = Problem(batch_loss, batches=DATA, schedule=shuffled(jax.random.key(0), 3))
     problem = problem.tabulated(n + 1)
     found = []
     for kept in (cut.steps, n + 1):
         memory = mem.at(optimizer, RATE, n, jnp.ones(1), kept)
-        fold = batch_memory.fold(problem, optimizer, memory)
+        fold = mem.fold(problem, optimizer, memory)
         gradients = problem.gradients(PLACE, fold.batches)
         bound = minibatch.BatchedTaylor(problem, optimizer, 0.5)
         past = bound.gathered(memory, fold, PLACE, gradients)
@@ -347,7 +347,7 @@ def test_more_batches_than_remembered_steps_are_folded_by_step():
     many = Problem(batch_loss, batches=data, schedule=numbers)
     optimizer = ROWS["adam-both"]()
     memory = mem.at(optimizer, RATE, 60, jnp.ones(1), 25)
-    fold = batch_memory.fold(many, optimizer, memory)
+    fold = mem.fold(many, optimizer, memory)
     assert fold.batches.shape == (25,) and np.array_equal(fold.batches, numbers[60:35:-1])
     few = np.unique(numbers[:61], return_inverse=True)[1]
     for method in BATCHED:

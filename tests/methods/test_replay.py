@@ -12,9 +12,9 @@ from support.rows import fast
 
 import shadowflow as sf
 from shadowflow import trees
-from shadowflow.optimizers.derivative_check import NotDifferentiable
 from shadowflow.optimizers.memory_probe import (
     NeverSettles,
+    NotDifferentiable,
     pointwise,
     positional,
     remembered,

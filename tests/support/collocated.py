@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from table import BILINEAR, BILINEAR_START, PLACE, with_leaves
 
-from shadowflow import ema_weights as mem, start, trees
-from shadowflow.methods import collocation, nodes
-from shadowflow.methods.plan import planned
+from shadowflow import ema_weights as mem, running, trees
+from shadowflow.methods import collocation, nodes, planned
 from shadowflow.running import chunked, drive
 
 
@@ -29,12 +28,12 @@ def distance(one, other) -> float:
 
 def followed(optimizer, order: int, rate: float, count: int, *, shift=True, spacing=None):
     """The iteration by one warm sweep a step; without ``shift``, from a path not re-centred."""
-    run = start.followed(BILINEAR, optimizer, BILINEAR_START, rate, count, "settled")
+    run = running.followed(BILINEAR, optimizer, BILINEAR_START, rate, count, "settled")
     plan = planned(run, method="collocation", order=order, kind="iteration", spacing=spacing)
     advance = plan.method.bind(plan)
     if not shift:
         still = nodes.against_first(np.eye(order))
-        advance = eqx.tree_at(lambda run: run.nodes.rule.shift, advance, still)
+        advance = eqx.tree_at(lambda run: run.direction.rule.shift, advance, still)
     memory = mem.ready(optimizer, rate, "settled", jnp.ones(1))
     carry = advance.init(BILINEAR_START, memory, None)
     chunks = chunked(advance, carry, np.full(count, rate), traceable=True)

@@ -15,8 +15,8 @@ from table import PLACE, PLACES, ROWS, SMOOTH, smooth_loss
 import shadowflow as sf
 from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.shadow import modified_field
-from shadowflow.symbolic import mini_batch, penalty
-from shadowflow.symbolic.full_batch import FACTOR, RATIO_NOW, RATIO_PAST, direction_at, factor_at
+from shadowflow.symbolic import consequences, equations
+from shadowflow.symbolic.equations import FACTOR, RATIO_NOW, RATIO_PAST, direction_at, factor_at
 from shadowflow.symbolic.model import GRADIENT as G, PAST, PUSHED, RATE as H, SIZE, STEP, THETA
 from shadowflow.symbolic.sections import Section
 
@@ -52,9 +52,9 @@ def test_adam_outside_has_the_brace_of_theorem_d_4():
 def test_the_limits_are_the_paper_s_5_and_7():
     part = sf.derive(sf.adam(eps=0.0, eps_root=1e-8)).settled
     same(part.large.bias_coefficient, C(B) - C(R))
-    factor, loss = penalty.small_loss(part.small, part.offset)
+    factor, loss = consequences.small_loss(part.small, part.offset)
     same(factor, 1 / sp.sqrt(E0))
-    same(loss, penalty.LOSS + H / (4 * sp.sqrt(E0)) * C(B) * penalty.SQUARE)
+    same(loss, consequences.LOSS + H / (4 * sp.sqrt(E0)) * C(B) * consequences.SQUARE)
 
 
 def test_rmsprop_is_adam_with_beta_0_and_uncorrected_weights():
@@ -76,10 +76,10 @@ def test_rmsprop_is_adam_with_beta_0_and_uncorrected_weights():
 def test_linear_optimizers_follow_the_gradient_flow_of_a_modified_loss(optimizer, loss):
     found = sf.derive(optimizer)
     part, potential = found.settled, found.potential
-    assert part.linear and part.constant and potential.symbol == penalty.SQUARE
+    assert part.linear and part.constant and potential.symbol == consequences.SQUARE
     same(
-        penalty.modified_loss(potential, part.bias_coefficient),
-        penalty.LOSS + loss * penalty.SQUARE,
+        consequences.modified_loss(potential, part.bias_coefficient),
+        consequences.LOSS + loss * consequences.SQUARE,
     )
     assert "The correction is a gradient" in found.text()
 
@@ -272,9 +272,9 @@ def test_the_mini_batch_form_is_the_numerical_field(row):
         for l in range(n + 1)
     ]
     values = {
-        mini_batch.FORCE: forces[n],
-        mini_batch.PUSHED: hessians[n] @ forces[n],
-        mini_batch.NOW: gradients[n],
+        equations.FORCE: forces[n],
+        equations.PUSHED_NOW: hessians[n] @ forces[n],
+        equations.NOW: gradients[n],
         THETA: theta,
     }
     values |= {past.moment: m for past, m in zip(part.pasts, moments(n), strict=True)}
@@ -325,7 +325,7 @@ def test_potential_and_one_dimensional_loss_have_the_right_slopes(row):
     y, numbers = part.y, derived(row).model.numbers()
     place = {**numbers, y: sp.Rational(3, 7)}
     assert abs(sp.N((sp.diff(part.potential, y) - part.driven).subs(place))) < 1e-12
-    line = penalty.line_loss(part, potential)
+    line = consequences.line_loss(part, potential)
     line = line.subs(potential.symbol, part.potential / (potential.scale if part.linear else 1))
     slope = sp.N((sp.diff(line, y) - part.bias_coefficient * part.driven).subs(place))
     assert abs(slope) < 1e-12
@@ -349,7 +349,7 @@ def test_one_decay_makes_adam_its_direction_on_another_loss():
 def test_the_limit_with_weight_decay_is_a_gradient():
     """κ and s constant: −κ (g + (h/2) s HΦ) − λ (θ + (h/2) Φ) = −∇Ẽ on a polynomial in two."""
     part = derived("adamw").settled
-    _, loss = penalty.small_loss(part.small, part.offset)
+    _, loss = consequences.small_loss(part.small, part.offset)
     x = sp.Matrix(sp.symbols("x y", real=True))
     energy = x[0] ** 3 * x[1] + x[0] * x[1] ** 2 + x[0] ** 2
     grad = sp.Matrix([sp.diff(energy, v) for v in x])
@@ -360,10 +360,10 @@ def test_the_limit_with_weight_decay_is_a_gradient():
     flow = -kappa * (grad + H / 2 * strength * hessian * direction) - pull * (x + H / 2 * direction)
     there = loss.subs(
         {
-            penalty.LOSS: energy,
-            penalty.SQUARE: grad.dot(grad),
-            penalty.PARAMETERS: x.dot(x),
-            penalty.TURNED: x.dot(grad),
+            consequences.LOSS: energy,
+            consequences.SQUARE: grad.dot(grad),
+            consequences.PARAMETERS: x.dot(x),
+            consequences.TURNED: x.dot(grad),
         }
     )
     for v, component in zip(x, flow, strict=True):
@@ -372,7 +372,7 @@ def test_the_limit_with_weight_decay_is_a_gradient():
 
 def test_the_sign_of_the_coefficient_turns_where_it_is_said():
     part = sf.derive(sf.adam(eps=0.0, eps_root=1e-8)).settled
-    place, where = penalty.crossing(part, {B: sp.Rational(9, 10), R: sp.Rational(99, 100)})
+    place, where = consequences.crossing(part, {B: sp.Rational(9, 10), R: sp.Rational(99, 100)})
     assert place == SIZE**2
     same(where, E0 * (1 + B) * (1 - R) / (2 * (R - B)))
     same(part.bias_coefficient.subs(SIZE, sp.sqrt(where)), 0)

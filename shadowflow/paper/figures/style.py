@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...files import write
-from ...style import COLOURS as COLOURS, MARK as MARK, context
+from ...plots import COLOURS as COLOURS, MARK as MARK, context
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

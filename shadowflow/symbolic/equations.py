@@ -1,4 +1,4 @@
-"""The modified equation on the full batch, one coordinate at a time: settled, and at step n.
+"""The modified equation, one coordinate at a time: settled, at step n, and on mini-batches.
 
 Settled: θ' = −Φ − (h/2) [ K(g) · HΦ + ∂_θΦ · Φ ],   K = Σ_i (1+β_i)/(1−β_i) ∂_iΦ ψ_i'(g).
 With Φ = u(g) + v(θ) and u = κ g that is θ' = −κ (g + (h/2) s HΦ) − v − (h/2) v' Φ, s = K/κ: the
@@ -7,10 +7,15 @@ bias coefficient. HΦ is ∇J with J = Σ_j ∫_0^{g_j} u, as far as u goes.
 At step n: θ' = −Φ_n − h Σ_i ∂_iΦ ψ_i' [ Σ_{l<n} a_i(l) HΦ_l + ½ W_i HΦ_n ] − (h/2) ∂_θΦ · Φ_n,
 where Φ_l is the memoryless direction at step l and a_i(l) = Σ_{k≤l} w_{i,n,k} the weight of what
 is older.
+
+On mini-batches at step n, the paper's (9): θ' = −Φ − h Σ_i ∂_iΦ · c_i (P_i + ½ P̄_i)
+− (h/2) ∂_θΦ · Φ, where ψ_i' = c_i φ_i and
+P_i = Σ_k w_k φ_i(g_k) (H_k Σ_{l=k}^{n−1} F_l), P̄_i = Σ_k w_k φ_i(g_k) (H_k F_n).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,10 +33,24 @@ from .algebra import (
     vanishes,
     without_abs,
 )
-from .model import PAST, STEP, THETA, Model, apart_from_theta
+from .model import (
+    GRADIENT,
+    MIXED,
+    PAST,
+    STEP,
+    SUBSCRIPTS,
+    THETA,
+    Average,
+    Model,
+    apart_from_theta,
+)
 
 FACTOR: Any = sp.Function("c_n")
 RATIO_NOW, RATIO_PAST = sp.symbols("r_n r_l", positive=True)
+INDEX, OLDER = sp.symbols("k l", integer=True)
+FORCE, PUSHED_NOW, NOW = sp.Symbol("F_n"), sp.Symbol("H_n F_n"), sp.Symbol("g_n", real=True)
+PAST_GRADIENT, HESSIAN, LATE, PAST_FORCE = sp.symbols("g_k H_k F_n F_l", commutative=False)
+LETTERS = {"g": ("M", "L", "b"), "g²": ("V", "P", "r"), "": ("W", "Q", "w")}
 
 
 class Limit(NamedTuple):
@@ -205,3 +224,99 @@ def _ratio(now, late, y: sp.Symbol) -> sp.Expr | None:
         return sp.Integer(0) if now == 0 else None
     there = (now / late).subs(y, 1)
     return tidy(there) if vanishes(now / late - there) and not there.has(THETA) else None
+
+
+class PastMoment(NamedTuple):
+    """A moment on mini-batches: its symbol, those of P and P̄, c in ψ' = c φ, what they stand for.
+
+    Without memory P is 0 and P̄ the product itself.
+    """
+
+    moment: sp.Symbol
+    moving: sp.Expr
+    still: sp.Expr
+    scale: sp.Expr
+    definitions: list[tuple[sp.Symbol, sp.Expr]]
+
+
+class Batched(NamedTuple):
+    """direction: Φ(M, V, …); correction: what multiplies h; definitions: symbol → expression.
+
+    Among the definitions are the abbreviations R and D of ``direction`` and ``correction``.
+    """
+
+    direction: sp.Expr
+    correction: sp.Expr
+    definitions: list[tuple[sp.Symbol, sp.Expr]]
+    pasts: list[PastMoment]
+
+
+def batched(model: Model) -> Batched:
+    """The mini-batch form; for Adam h [M(2P+P̄)/(2R³) − (2L+L̄)/(2R)] behind −M/R."""
+    pasts, seen = [], Counter()
+    for average in model.averages:
+        seen[average.kind] += average.decay != 0
+        many = seen[average.kind]
+        pasts.append(_past(average, str(many).translate(SUBSCRIPTS) if many > 1 else ""))
+    moments = [past.moment for past in pasts]
+    answer = model.answer(moments, STEP)
+    terms = [
+        -past.scale * rise * (2 * past.moving + past.still) / 2
+        for past, rise in zip(pasts, answer.partials, strict=True)
+    ]
+    terms.append(-tidy(slope(answer.direction, THETA)) * FORCE / 2)
+    (direction, *terms), roots = _abbreviated([answer.direction, *terms], (*moments, MIXED))
+    correction = sp.Add(*terms)
+    shown, used = [], direction.free_symbols | correction.free_symbols
+    meanings = [meaning for past in pasts for meaning in past.definitions]
+    for symbol, value in (*answer.mixture.items(), *roots.items(), *meanings):
+        if symbol in used:
+            shown.append((symbol, value))
+            used = used | value.free_symbols
+    return Batched(direction, correction, shown, pasts)
+
+
+def _past(average: Average, mark: str) -> PastMoment:
+    """A moment; ``mark`` is the number behind its letters."""
+    value, letter, weight = LETTERS[average.kind]
+    scale, inner = slope(average.transform(GRADIENT), GRADIENT).as_coeff_Mul()
+    moment = sp.Symbol(value + mark, real=True)
+    if average.decay == 0:
+        still = inner.subs(GRADIENT, NOW) * PUSHED_NOW
+        if average.kind == "g":
+            return PastMoment(NOW, sp.Integer(0), still, scale, [])
+        return PastMoment(moment, sp.Integer(0), still, scale, [(moment, average.transform(NOW))])
+    moving, still = sp.Symbol(letter + mark), sp.Symbol(letter + "\u0304" + mark)
+    share = sp.Symbol(f"{weight}{mark}_k")
+    here = lambda expression: expression.subs(GRADIENT, PAST_GRADIENT)
+    total = lambda expression: sp.Sum(share * expression, (INDEX, 0, STEP))
+    older = sp.Sum(PAST_FORCE, (OLDER, INDEX, STEP - 1))
+    size = (1 - average.decay) * average.decay ** (STEP - INDEX)
+    definitions = [
+        (moment, total(here(average.transform(GRADIENT)))),
+        (moving, total(here(inner) * HESSIAN * older)),
+        (still, total(here(inner) * HESSIAN * LATE)),
+        (share, size / (1 - average.decay ** (STEP + 1)) if average.corrected else size),
+    ]
+    return PastMoment(moment, moving, still, scale, definitions)
+
+
+def _abbreviated(expressions: list, moments) -> tuple[list, dict[sp.Symbol, sp.Expr]]:
+    """With R for square roots of moments, D for sums of them and numbers; what these stand for."""
+    roots: dict[sp.Symbol, sp.Expr] = {}
+    half = lambda e: e.is_Pow and e.exp.is_Rational and e.exp.q == 2 and e.base.has(*moments)
+    bases = {p.base for e in expressions for p in e.atoms(sp.Pow) if half(p)}
+    for index, base in enumerate(sorted(bases, key=str), 1):
+        mark = str(index).translate(SUBSCRIPTS) if index > 1 else ""
+        root = sp.Symbol("R" + mark, positive=True)
+        roots[root] = sp.sqrt(base)
+        expressions = [e.subs(sp.sqrt(base), root) for e in expressions]
+        if not base.is_Symbol:
+            expressions = [e.subs(base, root**2) for e in expressions]
+        sums = {a for e in expressions for a in e.atoms(sp.Add) if root in a.args}
+        sums = {a for a in sums if not a.has(*moments, THETA)}
+        for total in sorted(sums, key=str)[:1]:
+            short = sp.Symbol("D" + mark, positive=True)
+            roots[short] = total
+            expressions = [e.subs(total, short) for e in expressions]
+    return expressions, roots
