@@ -97,7 +97,7 @@ def methods() -> str:
                 ("Hessian-vector products", method.needs_hvp),
                 ("the full batch", method.full_batch),
                 ("a settled memory", method.needs_settled),
-                ("a constant learning rate", method.needs_constant_rate),
+                ("a constant learning rate", method.needs_settled),
             )
             if wanted
         ]

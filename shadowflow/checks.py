@@ -18,26 +18,19 @@ def number(name: str, value, *, least=None, below=None, above=None) -> None:
     """Refuse a value that is not finite or outside the stated range; a traced value passes."""
     if not is_concrete(value):
         return
-    limits = [
-        *([f"at least {least}"] if least is not None else []),
-        *([f"above {above}"] if above is not None else []),
-        *([f"below {below}"] if below is not None else []),
-    ]
-    allowed = f"a finite number {' and '.join(limits)}".rstrip()
+    limits = {"at least": least, "above": above, "below": below}
+    limits = {word: limit for word, limit in limits.items() if limit is not None}
+    stated = " and ".join(f"{word} {limit}" for word, limit in limits.items())
+    allowed = f"a finite number {stated}".rstrip()
     try:
         if np.asarray(value).dtype.kind in "USO":
             raise TypeError
         numbers = np.asarray(value, dtype=float)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected {allowed}, got {value!r}.") from None
-    inside = np.isfinite(numbers)
-    if least is not None:
-        inside &= numbers >= least
-    if above is not None:
-        inside &= numbers > above
-    if below is not None:
-        inside &= numbers < below
-    if isinstance(value, bool) or not np.all(inside):
+    kept = {"at least": np.greater_equal, "above": np.greater, "below": np.less}
+    inside = [kept[word](numbers, limit) for word, limit in limits.items()]
+    if isinstance(value, bool) or not np.all([np.isfinite(numbers), *inside]):
         raise ValueError(f"{name}: expected {allowed}, got {value!r}.")
 
 
@@ -110,9 +103,10 @@ def params(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, tree)
 
 
-def pointwise(name: str, call: Callable, leaf: jax.ShapeDtypeStruct) -> None:
-    """Refuse ``call`` unless it returns one array of ``leaf``'s shape and dtype."""
-    out = jax.eval_shape(call)
+def pointwise(name: str, call: Callable) -> None:
+    """Refuse ``call`` unless it returns one array of the shape and dtype of its argument."""
+    leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    out = jax.eval_shape(call, leaf)
     shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
     if shape != leaf.shape or dtype != leaf.dtype:
         got = f"shape {shape} and dtype {dtype}" if shape is not None else repr(out)

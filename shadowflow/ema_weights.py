@@ -22,8 +22,8 @@ from jaxtyping import Array, PyTree
 from . import trees
 from .optimizers.base import AbstractOptimizer, rate_at, traced
 from .optimizers.moments import AbstractMoments, decay_power, safe_sqrt
+from .plots import Result
 from .problem import Problem
-from .results import Result
 
 
 class Memory(eqx.Module):

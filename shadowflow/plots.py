@@ -1,4 +1,4 @@
-"""Pictures of results, one function each: the result, and matplotlib axes to draw on or None.
+"""What results share, and their pictures, one function each: the result, and axes or None.
 
 Without axes a new figure is made by pyplot, in the style of all pictures here. Every function
 returns the axes; ``axes.figure.savefig("picture.png")`` writes the picture.
@@ -7,6 +7,7 @@ returns the axes; ``axes.figure.savefig("picture.png")`` writes the picture.
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -72,6 +73,44 @@ def inline(draw: Callable[[Axes], Any]) -> str:
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
     return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+class Result:
+    """A result that says what it is in one line, in words and, where it has ``plot``, in a picture.
+
+    A subclass has ``summary``, one line, or a ``verdict`` in the place of it; it may have
+    ``describe()``, several lines of words, and ``plot(axes=None)``, which draws on matplotlib axes
+    and returns them. A dataclass needs ``repr=False``, so that its repr is this one.
+
+    >>> class Distance(Result):
+    ...     summary = "0.5 after 10 steps"
+    >>> Distance()
+    Distance(0.5 after 10 steps)
+    """
+
+    @property
+    def summary(self) -> str:
+        """What it is, in one line: the verdict, where no other line is."""
+        return self.verdict  # ty: ignore[missing-attribute]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.summary})"
+
+    def describe(self) -> str:
+        """The result in words: the verdict, where there are no more."""
+        return getattr(self, "verdict", self.summary)
+
+    def _repr_html_(self) -> str:
+        words = f"<pre>{html.escape(self.describe())}</pre>"
+        draw = getattr(self, "plot", None)
+        if draw is None:
+            return words
+        try:
+            picture = inline(draw)
+        except ImportError:  # without matplotlib the words alone
+            return words
+        name = html.escape(type(self).__name__, quote=True)
+        return f'{words}<img alt="{name}" src="data:image/png;base64,{picture}">'
 
 
 def trajectory(path, axes: Axes | None = None) -> Axes:

@@ -175,9 +175,12 @@ class Problem(eqx.Module):
         """The same, its schedule looked up and checked for steps 0 … steps − 1."""
         if not self.batched:
             return self
-        table = bt.table(self.schedule, self.count, steps)
+        return self.scheduled(bt.table(self.schedule, self.count, steps))
+
+    def scheduled(self, schedule) -> "Problem":
+        """The same with another schedule, taken as it is."""
         is_none = lambda leaf: leaf is None
-        return eqx.tree_at(lambda problem: problem.schedule, self, table, is_leaf=is_none)
+        return eqx.tree_at(lambda problem: problem.schedule, self, schedule, is_leaf=is_none)
 
     def _inputs(self, batch) -> tuple:
         if self.batched and batch is None:

@@ -15,8 +15,8 @@ from . import checks, ema_weights as mem, plots, trees
 from .ema_weights import Memory
 from .optimizers.base import Start, started
 from .optimizers.from_optax import as_optimizer
+from .plots import Result
 from .problem import Problem, checked
-from .results import Result
 
 CHUNK_STEPS = 64
 CHUNK_BYTES = 2**27

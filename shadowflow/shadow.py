@@ -12,13 +12,13 @@ from jaxtyping import Array, PyTree
 from . import checks, ema_weights as mem, trees, trust
 from .ema_weights import Truncation, truncation_of
 from .methods import choose, planned, refuse_unfit
-from .methods.base import MemorylessMethod, ShadowPlan
+from .methods.base import MemorylessMethod, ShadowPlan, phase_of
 from .methods.collocation import past_state
 from .optimizers import thresholds
 from .optimizers.base import SETTLED, AbstractOptimizer, State, step_number
 from .optimizers.from_optax import as_optimizer
 from .problem import Problem
-from .running import Trajectory, followed, trajectory
+from .running import Trajectory, drive, followed, trajectory
 from .trust import Validity
 
 
@@ -158,7 +158,10 @@ def shadowed(
 ) -> Shadow:
     """The shadow of a plan, judged."""
     run, memoryless = plan.run, plan.eliminates
-    driven, end = plan.driven(save_every, progress)
+    driven = drive(plan.chunks(), run.params, run.steps, save_every, progress)
+    end = None
+    if plan.method.keeps_moments:
+        end = run.optimizer.given(run.start.state if driven.carry is None else driven.carry[1])
     path = trajectory(driven, run.first, run.table, end)
     correction, plain, *lowered = ((), ()) if driven.records is None else driven.records
     of_steps = [trust.lower_remark(plan.order, flags, run.first) for flags in lowered]
@@ -195,14 +198,19 @@ class Field:
     tolerance: float | None
 
     def __call__(self, step: Any, params: PyTree) -> PyTree:
-        step = self._step(step)
+        step = step_number("step", step, self.problem.batched)
+        if self.method.needs_settled and not isinstance(step, str):
+            raise ValueError(
+                f"step: expected 'settled' for method={self.method.name!r}, got {step}; before the "
+                "memory has settled use method='displaced' or 'taylor'."
+            )
         params, problem = jax.tree.map(jnp.asarray, params), self.problem
         kept = self.truncation(step, params).steps if problem.batched else None
         if problem.batched and isinstance(step, int):
             problem = problem.tabulated(step + 1)
         memory = mem.at(self.optimizer, self.learning_rate, step, params, kept)
         direction = self.method.direction(
-            problem, self.optimizer, None, order=self.order, kind=self.kind, spacing=self.spacing
+            problem, self.optimizer, phase_of(self.kind), order=self.order, spacing=self.spacing
         )
         scale = -memory.rate if self.kind == "iteration" else -1.0
         if self.order == 1:
@@ -220,16 +228,6 @@ class Field:
         """What of the past is told apart at ``step``, with the bound of what is dropped."""
         steps = step + 1 if isinstance(step, int) else None
         return truncation_of(self.optimizer, params, self.tolerance, steps)
-
-    def _step(self, step: Any) -> Any:
-        """A step as the memory takes it: an int, an array or "settled"."""
-        step = step_number("step", step, self.problem.batched)
-        if self.method.needs_settled and not isinstance(step, str):
-            raise ValueError(
-                f"step: expected 'settled' for method={self.method.name!r}, got {step}; before the "
-                "memory has settled use method='displaced' or 'taylor'."
-            )
-        return step
 
 
 def _field(

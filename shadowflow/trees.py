@@ -64,6 +64,11 @@ def norm(tree: PyTree) -> Array:
     return jnp.sqrt(inner(tree, tree))
 
 
+def sizes(first: PyTree, second: PyTree) -> tuple[Array, Array]:
+    """(|second − first|, |first|): the correction and the first-order step of a record."""
+    return norm(subtract(second, first)), norm(first)
+
+
 def all_finite(tree: PyTree) -> Array:
     """True where every coordinate of every leaf is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

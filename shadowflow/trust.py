@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from . import plots
 from .optimizers import thresholds
 from .optimizers.base import AbstractOptimizer
-from .results import Result
+from .plots import Result
 from .running import FollowedRun
 
 HOLDS, PARTLY = 0.1, 0.4
@@ -44,10 +44,6 @@ class Validity(Result):
     def summary(self) -> str:
         """The reason, which begins with the level."""
         return self.reason
-
-    def describe(self) -> str:
-        """The verdict."""
-        return self.verdict
 
     plot = plots.validity
 
@@ -100,14 +96,8 @@ def judge(
     if past[1]:
         level = "does not hold" if "does not hold" in (level, past[0]) else past[0]
         reason = f"{past[1]}; {reason}"
-    return Validity(
-        np.asarray(steps),
-        ratio,
-        running,
-        level,
-        f"{OPENINGS[level]}: {reason}" if level in OPENINGS else reason,
-        tuple(filter(None, remarks)),
-    )
+    told = f"{OPENINGS[level]}: {reason}" if level in OPENINGS else reason
+    return Validity(np.asarray(steps), ratio, running, level, told, tuple(filter(None, remarks)))
 
 
 def _level(steps: np.ndarray, ratio: np.ndarray, memoryless: bool) -> tuple[str, str]:

@@ -22,7 +22,6 @@ LAYERS = (
     {"problem"},
     {"batching"},
     {"optimizers"},
-    {"results"},
     {"plots"},
     {"trees", "checks", "files"},
 )

@@ -11,7 +11,7 @@ import pytest
 from matplotlib import pyplot
 
 from shadowflow import plots
-from shadowflow.results import Result
+from shadowflow.plots import Result
 
 matplotlib.use("Agg")
 STEPS = np.arange(6)

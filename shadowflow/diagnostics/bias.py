@@ -12,14 +12,14 @@ from jaxtyping import Array, PyTree
 
 from .. import checks, ema_weights as mem, plots, trees, trust
 from ..ema_weights import Memory
+from ..methods.base import Present
 from ..methods.optax_replay import Replay
-from ..methods.present import Present
 from ..methods.taylor import Expansion, TaylorDirection
 from ..optimizers.base import AbstractOptimizer, traced
 from ..optimizers.memory_probe import pointwise
 from ..optimizers.moments import identity, square
+from ..plots import Result
 from ..problem import Problem, compiled
-from ..results import Result
 from ..running import followed
 from ..trust import Validity
 
@@ -61,19 +61,16 @@ class Measure(Result):
 
     @property
     def effect(self) -> str:
-        """What the bias as a whole does: the words of ``effect``."""
+        """What the bias as a whole does, in words."""
         return self.effect_of(self.bias_rate)
 
     def effect_of(self, rate: float) -> str:
         """The word for one of the rates; one below ``rounding`` changes nothing."""
-        return effect(rate if abs(rate) > self.rounding or not np.isfinite(rate) else 0.0)
-
-
-def effect(rate: float) -> str:
-    """The word for a rate of change that a part of the bias causes."""
-    if not np.isfinite(rate):
-        return "has no finite effect on"
-    return "does not change" if rate == 0 else "penalizes" if rate < 0 else "anti-penalizes"
+        if not np.isfinite(rate):
+            return "has no finite effect on"
+        if not abs(rate) > self.rounding:
+            return "does not change"
+        return "penalizes" if rate < 0 else "anti-penalizes"
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,7 +137,7 @@ def implicit_bias(
     params: PyTree,
     learning_rate,
     *,
-    start: Any,
+    start: Any = None,
     eps_root: float | None = None,
 ) -> ImplicitBias:
     """The decomposition of the modified equation (second order, Taylor form) at ``params``.
@@ -161,6 +158,12 @@ def implicit_bias(
     >>> {name: round(float(part[0]), 3) for name, part in bias.parts.items()}
     {'memoryless': -2.0, 'momentum': -0.4, 'discretization': -0.2}
     """
+    if start is None:
+        raise ValueError(
+            "start: expected the number of a step, 'settled' or a State, got None; pass start=0 "
+            "for the first step of a cold start or start='settled' for a long run, as these two "
+            "answer different questions, often with opposite signs."
+        )
     run = followed(problem, optimizer, params, learning_rate, 0, start)
     if problem.batched:
         raise ValueError(
@@ -172,8 +175,8 @@ def implicit_bias(
     memory = mem.ready(run.optimizer, learning_rate, run.start.step, run.params)
     analyse = _analyse if optimizer.closed_form else _of_state_map
     found = analyse(problem, traced(run.optimizer), memory, run.params, traced(eps_root))
-    order = names(optimizer) if optimizer.closed_form else [PLAIN, MEMORY, GRID]
-    parts = {name: found.parts[name] for name in order}
+    memories = labels(optimizer).values() if optimizer.closed_form else [MEMORY]
+    parts = {name: found.parts[name] for name in (PLAIN, *memories, GRID)}
     remarks = [trust.memory_remark(run, run.first)]
     if found.potential is None:
         remarks.append(
@@ -251,21 +254,16 @@ def labels(optimizer: AbstractOptimizer) -> dict[int, str]:
     return names
 
 
-def names(optimizer: AbstractOptimizer) -> list[str]:
-    """The names of the parts, in the order in which they are told."""
-    return [PLAIN, *labels(optimizer).values(), GRID]
-
-
 def parts_of(expansion: Expansion) -> dict[str, PyTree]:
     """Name → contribution to d params / d time: the modified equation taken apart."""
     now, nothing = expansion.now, trees.zeros_like(expansion.now.params)
     parts = {PLAIN: trees.scale(-1, now.direction)}
+    every, ways = range(len(now.moments)), expansion.ways
     for i, name in labels(now.optimizer).items():
-        way = expansion.ways[i]
-        moments = tuple(now.moved_moment(k, way) if k == i else nothing for k in now.indices)
+        moments = tuple(now.moved_moment(k, ways[k]) if k == i else nothing for k in every)
         parts[name] = trees.scale(-1, now.moved_direction(moments, nothing))
     forward = trees.scale(0.5, expansion.forward)
-    moments = tuple(now.moved_moment(k, forward) for k in now.indices)
+    moments = tuple(now.moved_moment(k, forward) for k in every)
     ahead = trees.scale(now.memory.rate / 2, now.direction)
     return {**parts, GRID: trees.scale(-1, now.moved_direction(moments, ahead))}
 
@@ -312,21 +310,19 @@ def _integral(phi: Callable, offset: PyTree, gradient: PyTree) -> PyTree:
     Φ turns within |y| ~ eps, of any size below g: halving intervals meet it at every scale.
     """
     kind = jnp.finfo(trees.finest_dtype(gradient))
-    count = GAUSS_POINTS[max(32, kind.bits)]
-    points, weights = np.polynomial.legendre.leggauss(count)
+    points, weights = np.polynomial.legendre.leggauss(GAUSS_POINTS[max(32, kind.bits)])
     levels = int(-np.log2(float(kind.eps)))
-    dtype = trees.real_dtype()
-    nodes = jnp.asarray(1 + (1 + points) / 2, dtype)
-    shares = jnp.asarray(weights / 2, dtype)
+    widths = 0.5 ** np.arange(1.0, levels + 1)
+    rule = np.outer(widths, 1 + (1 + points) / 2).ravel(), np.outer(widths, weights / 2).ravel()
 
-    def add_node(index, total):
-        level, point = jnp.divmod(index, count)
-        width = 0.5 ** (level + 1).astype(dtype)
-        y = trees.scale(width * nodes[point], gradient)
+    def add_node(total, node):
+        place, share = node
+        y = trees.scale(place, gradient)
         rise = jax.tree.map(jnp.multiply, trees.subtract(phi(y), offset), gradient)
-        return trees.add(total, width * shares[point], rise)
+        return trees.add(total, share, rise), None
 
-    return jax.lax.fori_loop(0, levels * count, add_node, trees.zeros_like(gradient))
+    rule = jax.tree.map(lambda row: jnp.asarray(row, trees.real_dtype()), rule)
+    return jax.lax.scan(add_node, trees.zeros_like(gradient), rule)[0]
 
 
 def _coefficient(now: Present, driven: PyTree) -> PyTree | None:
@@ -341,7 +337,7 @@ def _coefficient(now: Present, driven: PyTree) -> PyTree | None:
         moments = tuple(now.moved_moment(i, tangent) for i, tangent in enumerate(tangents))
         return now.moved_direction(moments, nothing)
 
-    total = slope([1.0 for _ in now.indices])
+    total = slope([1.0 for _ in now.moments])
     rate = jnp.where(memory.rate > 0, memory.rate, 1.0)
     aged = slope([time / rate + 0.5 for time in memory.mean_times()])
 

@@ -15,8 +15,8 @@ from .. import checks, plots, trees
 from ..iterate import iterated
 from ..methods import METHODS, choose, planned, unfit
 from ..optimizers.base import SETTLED, AbstractOptimizer
+from ..plots import Result
 from ..problem import Problem
-from ..results import Result
 from ..running import FollowedRun, Trajectory, followed
 from ..shadow import Shadow, shadowed
 
@@ -273,16 +273,6 @@ def _row(method, kind, order, start, rates, errors, floor: float, follow: Shadow
     above = np.inf if METHODS[method].orders is None else TOLERANCE
     below = shortfall if METHODS[method].orders is None else TOLERANCE
     holds = max(errors) <= floor or (miss is not None and -below <= miss <= above)
-    return OrderRow(
-        method,
-        kind,
-        order,
-        "cold" if start == 0 else "settled",
-        tuple(rates),
-        tuple(errors),
-        tuple(float(s) for s in slopes),
-        slope,
-        float(floor),
-        bool(holds),
-        follow.validity.level,
-    )
+    begun, level = "cold" if start == 0 else "settled", follow.validity.level
+    found = tuple(rates), tuple(errors), tuple(map(float, slopes)), slope, float(floor)
+    return OrderRow(method, kind, order, begun, *found, bool(holds), level)

@@ -1,7 +1,5 @@
 """The largest curvature along a run, in the matrix that an optimizer's thresholds are stated in."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

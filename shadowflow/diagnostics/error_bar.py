@@ -9,15 +9,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from .. import checks, plots, trees
 from ..methods import METHODS, choose, planned
 from ..optimizers.base import SETTLED, AbstractOptimizer, Start
+from ..plots import Result
 from ..problem import Problem
-from ..results import Result
 from ..running import followed
 from ..shadow import Shadow, shadowed
 from ..trust import HOLDS
@@ -46,11 +45,6 @@ class ErrorBar(Result):
     neighbour: str
     verdict: str
     follow: Shadow
-
-    @property
-    def summary(self) -> str:
-        """The verdict."""
-        return self.verdict
 
     plot = plots.error_bar
 
@@ -151,36 +145,19 @@ def _bar(follow: Shadow, others: list[Shadow], name: str, flow: bool) -> ErrorBa
         ratio = gap.two_norm[: len(below)] / np.where(below > 0, below, np.inf)
         share[: len(below)] = np.minimum(1.0, ratio)
     steps = gap.steps - gap.steps[0]
-    eps, size, largest = _scale(follow)
-    rounding = eps * (BIASED * steps if flow else ROUNDING * np.sqrt(steps))
-    two, most = share * gap.two_norm + rounding * size, share * gap.max_norm + rounding * largest
+    last, eps = trees.flat_rows(trees.row(follow.params, [-1])), trees.coarsest_eps(follow.params)
+    size, largest = np.linalg.norm(last), np.max(np.abs(last), initial=0.0)
+    parts = eps * (BIASED * steps if flow else ROUNDING * np.sqrt(steps))
+    rounding = parts * size
+    two, most = share * gap.two_norm + rounding, share * gap.max_norm + parts * largest
     ratio = others[0].validity.running_max
     seen = np.clip(steps - 1, 0, max(len(ratio) - 1, 0))
     held = ratio[seen] <= HOLDS if len(ratio) else np.ones(len(steps), bool)
     near = (two <= SHARE * gap.moved) | (steps == 0)
     trusted = np.logical_and.accumulate(np.isfinite(two) & held & near)
     whole = len(steps) == len(follow.steps) and follow.failed_at is None
-    return ErrorBar(
-        gap.steps,
-        most,
-        two,
-        rounding * size,
-        trusted,
-        name,
-        _verdict(gap.steps, two, rounding * size, trusted, held, name, whole),
-        follow,
-    )
-
-
-def _scale(follow: Shadow) -> tuple[float, float, float]:
-    """(eps, |θ| in the two-norm, in the max-norm) of a shadow."""
-    leaves = jax.tree.leaves(follow.last)
-    two = float(np.sqrt(sum(np.sum(np.square(leaf, dtype=float)) for leaf in leaves)))
-    return (
-        trees.coarsest_eps(leaves),
-        two,
-        max(float(np.max(np.abs(leaf), initial=0.0)) for leaf in leaves),
-    )
+    verdict = _verdict(gap.steps, two, rounding, trusted, held, name, whole)
+    return ErrorBar(gap.steps, most, two, rounding, trusted, name, verdict, follow)
 
 
 def _verdict(steps, two, rounding, trusted, held, name: str, whole: bool) -> str:

@@ -17,17 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 from jaxtyping import Array, Int, PyTree
 
 from .. import checks, plots, trees, trust
 from ..ema_weights import Memory
 from ..iterate import ExactStep
 from ..methods import planned
-from ..methods.base import sizes
 from ..methods.collocation import begun
 from ..optimizers.base import AbstractOptimizer, as_pytree, traced
+from ..plots import Result
 from ..problem import Problem
-from ..results import Result
 from ..running import followed
 from ..trust import Validity
 
@@ -56,11 +56,6 @@ class ShuffleMean(Result):
     failed_at: int | None
     validity: Validity | None
     sampling: str
-
-    @property
-    def summary(self) -> str:
-        """The verdict."""
-        return self.verdict
 
     plot = plots.shuffle_mean
 
@@ -99,7 +94,7 @@ def over_shuffles(
     _refuse_full_batch(problem)
     first = checks.count("first", first)
     orders, draws, exact = _orders(problem.count, epochs, samples, seed)
-    call = _Plain(problem, as_pytree(function))
+    call = Partial(_plain, problem, as_pytree(function))
     mean, error, _ = _average(call, _after(problem, first, orders), draws, problem)
     said = _said(problem.count, epochs, draws, exact, error)
     return ShuffleMean(mean, error, len(orders), exact, None, None, said)
@@ -158,9 +153,9 @@ def shuffle_mean(
     schedules, last = _after(problem, run.first, orders), run.first + run.steps
     carry, rates, begin = (run.params, begun(run)), jnp.asarray(run.rates), run.first
     if kind == ITERATES:
-        call = _Ends(ExactStep(problem, traced(run.optimizer)), carry, rates)
+        call = Partial(_ends, ExactStep(problem, traced(run.optimizer)), carry, rates)
     else:
-        run = dataclasses.replace(run, problem=_scheduled(problem, jnp.asarray(schedules[0])))
+        run = dataclasses.replace(run, problem=problem.scheduled(jnp.asarray(schedules[0])))
         of_shadow = "flow" if kind == FIELD else kind
         plan = planned(
             run, method=method, order=order, kind=of_shadow, memory_tolerance=memory_tolerance
@@ -170,9 +165,9 @@ def shuffle_mean(
             begin = last - problem.count
             steps = jnp.arange(begin, last, dtype=jnp.int32)
             memories = jax.vmap(lambda step: run.memory(step, plan.kept))(steps)
-            call = _Fields(stepper, run.params, memories)
+            call = Partial(_fields, stepper, run.params, memories)
         else:
-            call = _Ends(stepper, (run.params, run.memory(begin, plan.kept)), rates)
+            call = Partial(_ends, stepper, (run.params, run.memory(begin, plan.kept)), rates)
     mean, error, records = _average(call, schedules, draws, problem)
     failed, judged = _judged(records, begin, run.params, run.table)
     said = _said(problem.count, epochs, draws, exact, error)
@@ -208,15 +203,10 @@ def _after(problem: Problem, first: int, orders: np.ndarray) -> np.ndarray:
     return np.concatenate([np.broadcast_to(past, (len(orders), first)), orders], axis=1)
 
 
-def _scheduled(problem: Problem, schedule) -> Problem:
-    is_none = lambda leaf: leaf is None
-    return eqx.tree_at(lambda problem: problem.schedule, problem, schedule, is_leaf=is_none)
-
-
 def _shuffled(stepper: Any, schedule) -> Any:
     """The same step of another order of the batches: every problem in it gets the schedule."""
     is_problem = lambda node: isinstance(node, Problem)
-    change = lambda node: _scheduled(node, schedule) if is_problem(node) else node
+    change = lambda node: node.scheduled(schedule) if is_problem(node) else node
     return jax.tree.map(change, stepper, is_leaf=is_problem)
 
 
@@ -231,52 +221,34 @@ def _said(count: int, epochs: int, draws: int, exact: bool, error: PyTree) -> st
     )
 
 
-class _Plain(eqx.Module):
-    """schedule → (a function of the problem, no records)."""
-
-    problem: Problem
-    function: Callable
-
-    def __call__(self, schedule: Int[Array, " steps"]) -> tuple[PyTree, tuple]:
-        return self.function(_scheduled(self.problem, schedule)), ()
+def _plain(problem: Problem, function: Callable, schedule) -> tuple[PyTree, tuple]:
+    """(A function of the problem with this schedule, no records)."""
+    return function(problem.scheduled(schedule)), ()
 
 
-class _Ends(eqx.Module):
-    """schedule → (parameters after all steps, (record, finite) per step)."""
+def _ends(stepper: Any, carry: tuple, rates: Array, schedule) -> tuple[PyTree, tuple]:
+    """(Parameters after all steps, (record, finite) per step)."""
+    advance = _shuffled(stepper, schedule)
 
-    stepper: Any
-    carry: tuple
-    rates: Array
+    def body(carry, rate):
+        carry, record, finite = advance(carry, rate)
+        return carry, (record, finite)
 
-    def __call__(self, schedule: Int[Array, " steps"]) -> tuple[PyTree, tuple]:
-        advance = _shuffled(self.stepper, schedule)
-
-        def body(carry, rate):
-            carry, record, finite = advance(carry, rate)
-            return carry, (record, finite)
-
-        carry, records = trees.scanned(body, self.carry, self.rates, advance.problem.traceable)
-        return carry[0], records
+    carry, records = trees.scanned(body, carry, rates, advance.problem.traceable)
+    return carry[0], records
 
 
-class _Fields(eqx.Module):
-    """schedule → (mean over the memories of the field at ``params``, (sizes, finite) of each)."""
+def _fields(stepper: Any, params: PyTree, memories: Memory, schedule) -> tuple[PyTree, tuple]:
+    """(Mean over the memories of the field at ``params``, (sizes, finite) of each)."""
+    stepper = _shuffled(stepper, schedule)
+    share = -1 / memories.rate.shape[0]
 
-    stepper: Any
-    params: PyTree
-    memories: Memory
+    def body(total, memory):
+        pair = stepper.direction(memory, params)
+        field = pair[0] if stepper.order == 1 else pair[1]
+        return trees.add(total, share, field), (trees.sizes(*pair), trees.all_finite(field))
 
-    def __call__(self, schedule: Int[Array, " steps"]) -> tuple[PyTree, tuple]:
-        stepper = _shuffled(self.stepper, schedule)
-        share = -1 / self.memories.rate.shape[0]
-
-        def body(total, memory):
-            pair = stepper.direction(memory, self.params)
-            field = pair[0] if stepper.order == 1 else pair[1]
-            return trees.add(total, share, field), (sizes(*pair), trees.all_finite(field))
-
-        nothing = trees.zeros_like(self.params)
-        return trees.scanned(body, nothing, self.memories, stepper.problem.traceable)
+    return trees.scanned(body, trees.zeros_like(params), memories, stepper.problem.traceable)
 
 
 def _average(function: Callable, schedules: np.ndarray, draws: int, problem: Problem) -> tuple:

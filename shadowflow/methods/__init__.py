@@ -1,6 +1,6 @@
 """The ways to build the shadow of an optimizer, each declared as class data.
 
-A new way is a file here, with its class in ``METHODS``. The orders, kinds and needs declared are
+A new way is a class in a file here, named in ``METHODS``. The orders, kinds and needs declared are
 what the refusals print, the tests measure and the tables show. A method chosen for a run is a
 plan, checked before anything runs.
 """
@@ -14,21 +14,13 @@ from ..problem import Problem
 from ..running import FollowedRun
 from .base import AbstractMethod, ShadowPlan
 from .collocation import Collocation
-from .differences import Differences
-from .displaced import Displaced, Linearized
+from .displaced import Differences, Displaced, Linearized
 from .inertial import Inertial
 from .taylor import Taylor
 
 METHODS: dict[str, AbstractMethod] = {
     method.name: method
-    for method in (
-        Taylor(),
-        Displaced(),
-        Linearized(),
-        Differences(),
-        Collocation(),
-        Inertial(),
-    )
+    for method in (Taylor(), Displaced(), Linearized(), Differences(), Collocation(), Inertial())
 }
 
 
@@ -78,7 +70,7 @@ def refuse_unfit(
     """ValueError where the method cannot have the optimizer, the problem or one of the options."""
     if reason := unfit(method, problem, optimizer):
         raise ValueError(reason)
-    if method.needs_constant_rate and callable(learning_rate):
+    if method.needs_settled and callable(learning_rate):
         raise ValueError(
             f"learning_rate: expected a number for method={method.name!r}, got a schedule; use "
             "method='displaced' or 'differences'."

@@ -5,7 +5,7 @@ its flow are run here. A method that carries something from step to step makes i
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,14 +16,83 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
-from ..ema_weights import Memory, Truncation
+from ..ema_weights import Memory, Truncation, line_mean, mean_displacements
 from ..optimizers.base import SETTLED, AbstractOptimizer, State, traced
+from ..optimizers.moments import AbstractMoments
 from ..problem import Problem
-from ..running import Chunk, Driven, FollowedRun, chunked, drive
+from ..running import Chunk, FollowedRun, chunked
 from . import ode
 
 STRIDE = 128
 LANDING = 5  # from this order on a step of the solver ends at every step of the optimizer
+
+
+class Present(eqx.Module):
+    """The gradient at θ, the moments had it always been so, and the direction F_n(θ).
+
+    The methods start from it: the memory has read its gradients along the way it came, and what
+    that changes of the moments and of the direction is found here.
+    """
+
+    optimizer: AbstractMoments
+    memory: Memory
+    params: PyTree
+    gradient: PyTree
+    moments: tuple
+    direction: PyTree
+
+    @property
+    def straight(self) -> bool:
+        """Whether all past directions are the present one, so that the way back is straight."""
+        return self.memory.settled or self.optimizer.time_invariant(self.params)
+
+    def at_step(self, step) -> PyTree:
+        """F_l(θ), the memoryless direction of another step at the same place."""
+        return self.optimizer.memoryless_direction(self.params, self.gradient, step)
+
+    def displacements(self) -> tuple:
+        """Per moment the mean way it looks back along, −(θ_n − θ_k) averaged with its weights."""
+        if self.straight:
+            return tuple(trees.scale(time, self.direction) for time in self.memory.mean_times())
+        return mean_displacements(self.optimizer, self.memory, self.at_step)
+
+    def moved_moment(self, index: int, tangent: PyTree) -> PyTree:
+        """The change of a moment for a change of its gradients: W ψ'(g) · tangent."""
+        moment = self.optimizer.moments[index]
+        slope = lambda g, t: jax.jvp(moment.transform, (g,), (t,))[1]
+        change = jax.tree.map(slope, self.gradient, tangent)
+        return trees.scale(moment.total_weight(self.memory.count), change)
+
+    def moved_direction(self, moments: tuple, params: PyTree) -> PyTree:
+        """dΦ for changes of the moments and of the parameters that Φ sees."""
+        call: Any = lambda ms, p: self.optimizer.direction(ms, p, self.memory.count)
+        return jax.jvp(call, (self.moments, self.params), (moments, params))[1]
+
+    def averaged(self, index: int, slope: PyTree, ahead: Array | float = 0.0) -> PyTree:
+        """A moment that read its gradients on the line g + time back · slope.
+
+        W · the mean of ψ over the moment's ages, all of them longer by ``ahead``.
+        """
+        return self.averaged_at(index, slope, self.memory.gauss_rule(index)[0] + ahead)
+
+    def averaged_at(self, index: int, slope: PyTree, nodes: Array) -> PyTree:
+        """The same with the gradients of its ages at g + nodes · slope."""
+        moment, mass = self.optimizer.moments[index], self.memory.gauss_rule(index)[1]
+        mean = line_mean(moment.transform, self.gradient, slope, nodes, mass)
+        return trees.scale(moment.total_weight(self.memory.count), mean)
+
+    def on_line(self, slope: PyTree, ahead: Array | float = 0.0) -> PyTree:
+        """The direction of moments that all read the same line, from ``ahead`` further on."""
+        moments = tuple(self.averaged(i, slope, ahead) for i in range(len(self.moments)))
+        there = trees.add(self.params, ahead, self.direction)
+        return self.optimizer.direction(moments, there, self.memory.count)
+
+
+def present(optimizer: AbstractMoments, memory: Memory, params: PyTree, gradient) -> Present:
+    """The ``Present`` of an optimizer at ``params``: F_n(θ) = Φ(W_1 ψ_1(g), …, W_I ψ_I(g))."""
+    moments = optimizer.memoryless_moments(gradient, memory.count)
+    direction = optimizer.direction(moments, params, memory.count)
+    return Present(optimizer, memory, params, gradient, moments, direction)
 
 
 class AbstractDirection(eqx.Module):
@@ -80,11 +149,6 @@ class AbstractStepper(eqx.Module):
         return chunked(self, carry, rates, self.problem.traceable)
 
 
-def sizes(first: PyTree, second: PyTree) -> tuple:
-    """(|second − first|, |first|): the record of a step."""
-    return trees.norm(trees.subtract(second, first)), trees.norm(first)
-
-
 class Iteration(AbstractStepper):
     """θ ← θ − h · direction(θ); the carry is (θ, memory)."""
 
@@ -102,7 +166,7 @@ class Iteration(AbstractStepper):
         pair = self.direction(memory, params)
         moved = trees.add(params, -rate, pair[0] if self.order == 1 else pair[1])
         finite = self.finite(memory, params, moved)
-        return (moved, memory.advanced()), sizes(*pair), finite
+        return (moved, memory.advanced()), trees.sizes(*pair), finite
 
     def finite(self, memory: Memory, params: PyTree, moved: PyTree) -> Array:
         """Whether the loss that the step sees and the place that it reaches are finite."""
@@ -121,7 +185,7 @@ class Flow(Iteration):
         params, memory = carry
         memory, traceable = memory.with_rate(rate), self.problem.traceable
         if self.order == 1:
-            record = sizes(*self.direction(memory, params))
+            record = trees.sizes(*self.direction(memory, params))
             field = lambda s, y: trees.scale(-rate, self.direction.first_order(memory, y))
             moved = ode.one_step(field, params, traceable=traceable)
         else:
@@ -131,7 +195,7 @@ class Flow(Iteration):
                 field, (params, nothing, nothing), traceable=traceable, high_order=self.order > 2
             )
             safe = jnp.where(rate > 0, rate, 1.0)
-            record = tuple(size / safe for size in sizes(first, second))
+            record = tuple(size / safe for size in trees.sizes(first, second))
         return (moved, memory.advanced()), record, self.finite(memory, params, moved)
 
     def paired(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
@@ -169,14 +233,14 @@ def _stride(flow: Flow, memory: Memory, params: PyTree, steps: Array) -> tuple:
         field = lambda y: trees.scale(-memory.rate, flow.direction.first_order(memory, y))
         path = ode.over_many(field, params, steps)
         starts = jax.tree.map(lambda leaf: leaf[:-1], path)
-        pair = lambda y: sizes(*flow.paired(memory, y)[:0:-1])
+        pair = lambda y: trees.sizes(*flow.paired(memory, y)[:0:-1])
         correction, plain = jax.lax.map(pair, starts)
     else:
         field = lambda y: flow.paired(memory, y[0])
         start = (params, trees.zeros_like(params), trees.zeros_like(params))
         path, *ways = ode.over_many(field, start, steps, landing=flow.order >= LANDING)
         second, first = (jax.tree.map(lambda leaf: jnp.diff(leaf, axis=0), way) for way in ways)
-        correction, plain = jax.vmap(sizes)(first, second)
+        correction, plain = jax.vmap(trees.sizes)(first, second)
     values = jax.lax.map(flow.problem.value, path)
     return path, values, (correction / memory.rate, plain / memory.rate)
 
@@ -215,15 +279,6 @@ class ShadowPlan:
         cut = "" if self.truncation is None else self.truncation.remark
         return [self.remark, self.method.remark(self), cut]
 
-    def driven(self, save_every: int, progress: Callable | None) -> tuple[Driven, State | None]:
-        """All steps, and the optimizer's state after them, where the method carries it."""
-        run = self.run
-        driven = drive(self.chunks(), run.params, run.steps, save_every, progress)
-        if not self.method.keeps_moments:
-            return driven, None
-        end = run.start.state if driven.carry is None else driven.carry[1]
-        return driven, run.optimizer.given(end)
-
     def chunks(self) -> Iterator[Chunk]:
         """The run, chunk by chunk: step by step while the steps' numbers matter, then settled."""
         run, stepper = self.run, self.method.bind(self)
@@ -258,7 +313,7 @@ class AbstractMethod:
     kinds: "flow" (an ODE), "iteration" (a step), or both; the first one is taken by default.
     summary: one line for tables.
     needs_hvp: whether it takes Hessian-vector products, beside gradients.
-    needs_settled, needs_constant_rate: whether it needs a settled memory, a constant learning rate.
+    needs_settled: whether it needs a settled memory, and so a constant learning rate.
     full_batch: why it needs the full batch; "" where it takes mini-batches.
     follows_optax: whether it follows any optax transformation.
     keeps_moments: whether it carries the optimizer's state.
@@ -272,7 +327,6 @@ class AbstractMethod:
     summary: ClassVar[str]
     needs_hvp: ClassVar[bool] = False
     needs_settled: ClassVar[bool] = False
-    needs_constant_rate: ClassVar[bool] = False
     full_batch: ClassVar[str] = ""
     follows_optax: ClassVar[bool] = False
     keeps_moments: ClassVar[bool] = False
@@ -317,22 +371,20 @@ class MemorylessMethod(AbstractMethod):
         self,
         problem: Problem,
         optimizer: AbstractOptimizer,
-        start: State | None,
+        phase: float,
         *,
-        order: int | str,
-        kind: str,
+        order: int | str = 2,
         spacing: float | None = None,
+        start: State | None = None,
     ) -> AbstractDirection:
-        """The direction of an order and kind."""
+        """The direction of an order in a phase; start: the state in which the run began."""
 
     def bind(self, plan: ShadowPlan) -> AbstractStepper:
-        """Its direction, run as an iteration or as a flow."""
-        run, order, kind = plan.run, plan.order, plan.kind
+        run, order, phase = plan.run, plan.order, phase_of(plan.kind)
         problem, optimizer, start = run.tabulated, traced(run.optimizer), run.start.state
-        made = self.direction(
-            problem, optimizer, start, order=order, kind=kind, spacing=plan.spacing
-        )
-        return (Iteration if kind == "iteration" else Flow)(problem, made, order)
+        spacing = plan.spacing
+        made = self.direction(problem, optimizer, phase, order=order, spacing=spacing, start=start)
+        return (Flow if phase else Iteration)(problem, made, order)
 
 
 def phase_of(kind: str) -> float:

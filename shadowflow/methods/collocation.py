@@ -6,6 +6,9 @@ at the R nodes s_j = −σ j. A sweep takes the directions Φ at the nodes, find
 makes these steps, reads the gradients at its nodes and averages their polynomial over the
 ages by Gauss rules: new directions, better by one order. A path is stored as its R directions;
 everything else about it is linear in them, by matrices that the host makes once.
+
+Of any other state map no moments are averaged: the optimizer itself runs along the path, from so
+far back that it has forgotten where it began. Gradients are computed at the nodes and interpolated.
 """
 
 import dataclasses
@@ -15,25 +18,19 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
 from ..ema_weights import Memory
-from ..optimizers.base import SETTLED, State, complete, rate_at, traced
+from ..optimizers.base import SETTLED, AbstractOptimizer, State, complete, rate_at, traced
+from ..optimizers.memory_probe import mean_age, settling
 from ..optimizers.moments import AbstractMoments, Moment
 from ..problem import Problem, compiled
 from ..running import FollowedRun
-from . import optax_collocation
-from .base import (
-    AbstractDirection,
-    AbstractStepper,
-    MemorylessMethod,
-    MomentsDirection,
-    ShadowPlan,
-    phase_of,
-    sizes,
-)
-from .nodes import FULL, PathDirection, Rule, gradient, gradients_at, places, rule, weighted
+from . import nodes
+from .base import AbstractStepper, MemorylessMethod, MomentsDirection, ShadowPlan, phase_of
+from .nodes import PathDirection, Rule, rule, weighted
 
 MOST = 6  # orders compared for "auto"
 
@@ -43,7 +40,7 @@ def average(moment: Moment, ages: Array, mass: Array, gradients: PyTree) -> PyTr
 
     def mean(g):
         terms = jax.vmap(moment.transform)(g)
-        return jnp.tensordot(trees.cast(mass, terms), terms, axes=1, precision=FULL)
+        return jnp.tensordot(trees.cast(mass, terms), terms, axes=1, precision=nodes.FULL)
 
     return jax.tree.map(mean, weighted(ages, gradients))
 
@@ -75,8 +72,8 @@ class CollocationDirection(MomentsDirection, PathDirection):
 
         Their order is that of the given ones and one more, up to R. ``here`` is ∇E(θ).
         """
-        where = places(self.rule.places, rate, params, directions)
-        gradients = gradients_at(self.problem, where, here)
+        where = nodes.places(self.rule.places, rate, params, directions)
+        gradients = nodes.gradients_at(self.problem, where, here)
         return gradients, directions_at(self.rule, self.optimizer, where, gradients)
 
     @compiled
@@ -85,7 +82,7 @@ class CollocationDirection(MomentsDirection, PathDirection):
 
         Begins with all past gradients equal to ∇E(θ), which is of order 1; R − 1 sweeps: order R.
         """
-        here = gradient(self.problem, params)
+        here = nodes.gradient(self.problem, params)
         first = self.optimizer.memoryless_direction(params, here, jnp.inf)
         known = trees.repeated((here, first), self.rule.order)
         again = lambda _, known: self.sweep(rate, params, here, known[1])
@@ -125,17 +122,127 @@ class CollocationIteration(AbstractStepper):
     def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
         params, memory, directions = carry
         memory = memory.with_rate(rate)
-        here = gradient(self.problem, params)
+        here = nodes.gradient(self.problem, params)
         first = self.direction.optimizer.memoryless_direction(params, here, jnp.inf)
         _, directions = self.direction.sweep(memory.rate, params, here, directions)
         chosen = trees.row(directions, 0)
         moved = trees.add(params, -rate, chosen)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, directions))
         carry = moved, memory.advanced(), weighted(self.direction.rule.shift, directions)
-        return carry, sizes(first, chosen), finite
+        return carry, trees.sizes(first, chosen), finite
 
 
-class BestOrder(AbstractDirection):
+class Walk(nodes.Path):
+    """The matrices of an order, also those of the steps walked.
+
+    ``weights``, ``ways`` [T, R]: per step from the oldest to the present, on (v_0, v_1 − v_0, …):
+    the interpolated gradient from those at the nodes, and (θ − θ(s)) / h from the directions.
+    """
+
+    weights: Array
+    ways: Array
+    spacing: int = eqx.field(static=True)
+
+    @eqx.filter_jit
+    def along(
+        self, optimizer: AbstractOptimizer, rate: Array, params: PyTree, *read: PyTree
+    ) -> tuple[PyTree, State]:
+        """(directions at the nodes, the state before the present gradient is read).
+
+        read: the gradients, directions and perhaps the losses at the nodes of the path.
+        """
+        gradients, directions, values = map(nodes.relative, read)
+
+        def place(row):
+            return trees.add(params, -rate, nodes.times(row, directions))
+
+        def one(carry, rows):
+            state, _, _ = carry
+            grad, worth = nodes.times(rows[0], (gradients, values))
+            after, move = optimizer.update(state, grad, place(rows[1]), rate, worth)
+            return (after, state, trees.scale(-1 / rate, move)), None
+
+        rows = self.weights, self.ways
+        first = optimizer.init(place(self.ways[0]), rate)
+        begin = first, first, trees.zeros_like(params)
+        oldest = rows[0].shape[0] - self.spacing * (self.order - 1)
+        carry, _ = jax.lax.scan(one, begin, jax.tree.map(lambda row: row[:oldest], rows))
+
+        def segment(carry, rows):
+            carry, _ = jax.lax.scan(one, carry, rows)
+            return carry, carry[2]
+
+        cut = lambda row: row[oldest:].reshape(self.order - 1, self.spacing, self.order)
+        final, later = jax.lax.scan(segment, carry, jax.tree.map(cut, rows))
+        found = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[::-1], carry[2], later)
+        return found, final[1]
+
+
+def walk(order: int, spacing: int, settling: int) -> Walk:
+    """The ``Walk`` of order R with nodes ``spacing`` steps apart, the oldest one settled.
+
+    >>> walk(2, 1, 3).weights.shape  # three steps to settle, two nodes
+    (5, 2)
+    """
+    step, inverse = 1 / spacing, nodes.summation(order, 1 / spacing)
+    times = np.arange(-(settling + spacing * (order - 1)), 1) * step
+    powers = lambda at: at[:, None] ** np.arange(1, order + 1)
+    ways = powers(times) @ inverse / step
+    return Walk(
+        nodes.against_first(powers(-np.arange(float(order))) @ inverse / step),
+        nodes.against_first(inverse[0]),
+        nodes.against_first(nodes.lagrange(order, times)),
+        nodes.against_first(ways),
+        spacing,
+    )
+
+
+class WalkedDirection(PathDirection):
+    """The direction of order R of any state map."""
+
+    order: int = eqx.field(static=True)
+    spacing: float | None = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.spacing is not None and (not float(self.spacing).is_integer() or self.spacing < 1):
+            raise ValueError(
+                f"spacing: expected whole steps for the optax transformation {self.optimizer.name},"
+                f" which is run step by step, got {self.spacing!r}."
+            )
+
+    def path(self, rate: Array, params: PyTree) -> tuple[PyTree, Array, PyTree, State]:
+        """As declared; what was read is the state before the last step.
+
+        The walk is as long as the optimizer takes to settle.
+        """
+        length = settling(self.optimizer, params)
+        made = walk(self.order, int(self.spacing or mean_age(length, params)), length)
+        here = nodes.gradient(self.problem, params)
+        everywhere = lambda tree: trees.repeated(tree, made.order)
+        along_path = lambda *read: made.along(self.optimizer, rate, params, *read)
+        still = everywhere(trees.zeros_like(params))
+        directions, state = along_path(everywhere(here), still, self.values(everywhere(params)))
+        first = trees.row(directions, 0)
+        directions = everywhere(first)
+        for _ in range(made.order - 1):
+            where = nodes.places(made.places, rate, params, directions)
+            gradients = nodes.gradients_at(self.problem, where, here)
+            directions, state = along_path(gradients, directions, self.values(where))
+        return first, made.slope, directions, state
+
+    def values(self, where: PyTree) -> Array | None:
+        """The losses at the nodes, for an optimizer that reads them."""
+        if not self.optimizer.reads_value:
+            return None
+        return trees.mapped(self.problem.value, where, traceable=False)
+
+    def past_state(self, rate: Array, params: PyTree) -> State:
+        """The settled state just before the gradient at θ is read, its step ∞."""
+        *_, state = self.path(rate, params)
+        return State(state.moments, jnp.asarray(jnp.inf, trees.real_dtype()))
+
+
+class BestOrder(MomentsDirection):
     """The orders 1 to R side by side, and of them the one whose neighbour is nearest.
 
     With e_r = |F_{r+1} − F_r| for r = 1 … R − 1, an estimate of the error of order r as long as it
@@ -200,7 +307,7 @@ def past_state(
     """The settled state just before the gradient at θ is read, its step ∞, to O(h^order)."""
     rate = rate_at(learning_rate, 0)
     if not optimizer.closed_form:
-        walked = optax_collocation.walked(problem, optimizer, 0.0, order, spacing)
+        walked = WalkedDirection(problem, optimizer, 0.0, order, spacing)
         return walked.past_state(rate, params)
     made = rule(optimizer, order, spacing)
     moments = CollocationDirection(problem, traced(optimizer), 0.0, made).past_moments(rate, params)
@@ -216,8 +323,7 @@ def begun(
     """
     problem, optimizer, params, rate = run.problem, run.optimizer, run.params, run.learning_rate
     if run.start.state is not None:
-        state = run.start.state
-        return complete(state, optimizer, params, keep or [True] * len(state.moments))
+        return complete(run.start.state, optimizer, params, keep)
     if run.start.settled:
         return past_state(problem, optimizer, params, rate, order, spacing)
     if run.first > 0:
@@ -236,7 +342,6 @@ class Collocation(MemorylessMethod):
     orders = None
     summary = "any order: a polynomial path that solves the optimizer's equation at nodes"
     needs_settled = True
-    needs_constant_rate = True
     follows_optax = True
     has_nodes = True
     full_batch = (
@@ -244,13 +349,12 @@ class Collocation(MemorylessMethod):
         "'displaced'"
     )
 
-    def direction(self, problem, optimizer, start, *, order, kind, spacing=None):
+    def direction(self, problem, optimizer, phase, *, order=2, spacing=None, start=None):
         """Of moments by Gauss rules, "auto" being the best order at each place; or of any map."""
-        phase = phase_of(kind)
         if order == "auto":
             return best_of(problem, optimizer, phase, spacing)
         if not optimizer.closed_form:
-            return optax_collocation.walked(problem, optimizer, phase, int(order), spacing)
+            return WalkedDirection(problem, optimizer, phase, int(order), spacing)
         made = rule(optimizer, int(order), spacing)
         return CollocationDirection(problem, optimizer, phase, made)
 

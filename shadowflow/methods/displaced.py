@@ -3,6 +3,13 @@
 The optimizer read its gradients along the way it came. Put them on the line g + x d, with d
 from one displaced gradient (secant) or from one Hessian-vector product (linearized), and let
 every moment average on it: two gradients, no derivative of Φ, averages of squares stay positive.
+
+Differences, second order for free: the line through the last two gradients of the run itself.
+Along the run g_{n−1} − g_n = −(g's change over the last step) = h H F + O(h²), which is what the
+displaced form pays a gradient for. Every moment averages ψ on the line g_n + τ d, d = (g_{n−1} −
+g_n)/h_{n−1} per unit of time back: one gradient a step, as the optimizer itself (THEORY §7).
+Until uncorrected weights have settled, all past directions count as the last one: the order stays,
+as that takes a fixed number of steps, the constant there is not that of the sums of §2.
 """
 
 from collections.abc import Callable
@@ -13,10 +20,20 @@ from jaxtyping import Array, PyTree
 
 from .. import trees
 from ..ema_weights import Memory
+from ..optimizers.base import State, traced
+from ..optimizers.moments import AbstractMoments
+from ..problem import compiled
 from . import minibatch
-from .base import MemorylessMethod, MomentsDirection, ShadowPlan, phase_of
+from .base import (
+    AbstractMethod,
+    AbstractStepper,
+    MemorylessMethod,
+    MomentsDirection,
+    Present,
+    ShadowPlan,
+    present,
+)
 from .optax_replay import Replay
-from .present import Present, present, two_places
 
 
 class DisplacedDirection(MomentsDirection):
@@ -25,11 +42,11 @@ class DisplacedDirection(MomentsDirection):
     linearized: bool = eqx.field(static=True, default=False)
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
-        """(first order, second order) of the direction."""
         gradient, change = self.problem.changes(params, self.linearized)
         now, ahead = present(self.optimizer, memory, params, gradient), self.ahead(memory)
         if now.straight:
-            far = two_places(memory)
+            longest = jnp.max(jnp.stack([*memory.mean_times(), memory.rate]))
+            far = jnp.where(longest > 0, longest, 1.0)  # the time back of the second gradient
             slope = trees.scale(1 / far, change(trees.scale(far, now.direction)))
             return now.direction, now.on_line(slope, ahead)
         moments = self._own_lines(now, change, ahead)
@@ -63,9 +80,8 @@ class Displaced(MemorylessMethod):
     summary = "nothing expanded: past gradients on a line through two real ones"
     follows_optax = True
 
-    def direction(self, problem, optimizer, start, *, order, kind, spacing=None):
+    def direction(self, problem, optimizer, phase, *, order=2, spacing=None, start=None):
         """Of moments, of moments on mini-batches, or of any transformation run over its past."""
-        phase = phase_of(kind)
         if not optimizer.closed_form:
             return Replay(problem, optimizer, phase, linear=False, origin=start)
         made = minibatch.BatchedDisplaced if problem.batched else DisplacedDirection
@@ -92,6 +108,55 @@ class Linearized(MemorylessMethod):
         "method='displaced' reads every batch at its own place"
     )
 
-    def direction(self, problem, optimizer, start, *, order, kind, spacing=None):
+    def direction(self, problem, optimizer, phase, *, order=2, spacing=None, start=None):
         """Of moments on the full batch."""
-        return DisplacedDirection(problem, optimizer, phase_of(kind), linearized=True)
+        return DisplacedDirection(problem, optimizer, phase, linearized=True)
+
+
+class DifferencesIteration(AbstractStepper):
+    """θ ← θ − h Φ(moments on the line).
+
+    The carry is (θ, memory, gradient one step ago, its step's learning rate, last slope).
+    """
+
+    optimizer: AbstractMoments
+    order: int = eqx.field(static=True)
+
+    def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
+        """The gradient before the start is a real one, a step back."""
+        del state
+        return params, memory, self.before(memory, params), memory.rate, trees.zeros_like(params)
+
+    @compiled
+    def before(self, memory: Memory, params: PyTree) -> PyTree:
+        """The gradient a step back from the start."""
+        now = present(self.optimizer, memory, params, self.problem.gradient(params))
+        return self.problem.gradient(trees.add(params, memory.rate, now.direction))
+
+    def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
+        params, memory, last, elapsed, slope = carry
+        memory = memory.with_rate(rate)
+        value, gradient = self.problem.value_and_gradient(params)
+        per_time = 1 / jnp.where(elapsed > 0, elapsed, 1.0)
+        fresh = trees.scale(per_time, trees.subtract(last, gradient))
+        slope = trees.where(elapsed > 0, fresh, slope)
+        now = present(self.optimizer, memory, params, gradient)
+        first, second = now.direction, now.on_line(slope)
+        moved = trees.add(params, -rate, first if self.order == 1 else second)
+        finite = jnp.isfinite(value) & trees.all_finite(gradient) & trees.all_finite(moved)
+        return (moved, memory.advanced(), gradient, rate, slope), trees.sizes(first, second), finite
+
+
+class Differences(AbstractMethod):
+    """The free second order."""
+
+    name = "differences"
+    kinds = ("iteration",)
+    summary = "the line through the last two gradients of the run: no work beyond a gradient"
+    full_batch = (
+        "the difference of two gradients of different batches is noise of order "
+        "1 / learning_rate; use method='taylor' or 'displaced'"
+    )
+
+    def bind(self, plan: ShadowPlan) -> AbstractStepper:
+        return DifferencesIteration(plan.run.tabulated, traced(plan.run.optimizer), plan.order)

@@ -28,10 +28,9 @@ from ..ema_weights import Memory
 from ..optimizers.base import AbstractOptimizer, Start, State, traced
 from ..optimizers.moments import AbstractMoments, Moment, decay_power
 from . import inertial_rules as rules_of, ode
-from .base import AbstractMethod, AbstractStepper, ShadowPlan, sizes
+from .base import AbstractMethod, AbstractStepper, ShadowPlan, present
 from .collocation import begun
 from .nodes import known_decay
-from .present import present
 
 FADING, FADING_HIGH = 0.2, 0.5
 EARLY_STEPS, EARLY_SUBSTEPS, EARLY_SUBSTEPS_HIGH = 8, 4, 2
@@ -102,7 +101,7 @@ class InertialFlow(AbstractStepper):
         """The record where moments are eliminated: what their places change of the direction."""
         read = lambda fresh: self._direction(memory, state.moments, fresh, params, 0.0)
         first = read(self._fresh(memory, gradient))
-        return sizes(first, read(self._on_line(memory, params, gradient, first)))
+        return trees.sizes(first, read(self._on_line(memory, params, gradient, first)))
 
     def _finite_flow(self, memory: Memory, state: State, reference: tuple, y: tuple) -> tuple:
         """``_flow``, and whether it is that of order 2 because of what is not finite above it."""
@@ -312,15 +311,13 @@ def kept_moments(optimizer: AbstractOptimizer, keep, order) -> tuple[bool, ...] 
             f"keep: expected None for the optax transformation {optimizer.name}, got {keep!r}; "
             "only moments of shadowflow's own optimizers can be eliminated one by one."
         )
-    remembers = [moment.has_memory for moment in optimizer.moments]
-    names = [moment.name if moment.has_memory else None for moment in optimizer.moments]
-    numbers = [i for i, some in enumerate(remembers) if some]
-    known = [name for name in names if name is not None] + numbers
+    memories = {i: moment for i, moment in enumerate(optimizer.moments) if moment.has_memory}
+    names = [moment.name for moment in memories.values() if moment.name is not None]
     for item in keep:
-        checks.choice(f"keep (moments of {optimizer.name})", item, known)
+        checks.choice(f"keep (moments of {optimizer.name})", item, [*names, *memories])
     kept = tuple(
-        not some or i in keep or (name is not None and name in keep)
-        for i, (some, name) in enumerate(zip(remembers, names, strict=True))
+        i not in memories or i in keep or (moment.name is not None and moment.name in keep)
+        for i, moment in enumerate(optimizer.moments)
     )
     if all(kept):
         return None

@@ -48,15 +48,13 @@ def weights(symbols: Sequence[Callable], spectrum: Sequence[float], nodes: Seque
     with localcontext(Context(prec=DIGITS)):
         points = [Decimal(z) * (1 + APART * (k + 1)) for k, z in enumerate(spectrum)]
         rows = [[z**node for node in nodes] + [f(z) for f in symbols] for z in points]
-        size = len(rows)
-        for k in range(size):
-            pivot = max(range(k, size), key=lambda r: abs(rows[r][k]))
-            rows[k], rows[pivot] = rows[pivot], rows[k]
-            rows[k] = [x / rows[k][k] for x in rows[k]]
-            for r in range(size):
-                if r != k:
-                    rows[r] = [x - rows[r][k] * y for x, y in zip(rows[r], rows[k], strict=True)]
-        return np.asarray([[float(row[size + f]) for row in rows] for f in range(len(symbols))])
+        table, each = np.asarray(rows, object), np.arange(len(rows))
+        for k in each:
+            pivot = k + np.argmax(np.abs(table[k:, k]))
+            table[[k, pivot]] = table[[pivot, k]]
+            table[k] /= table[k, k]
+            table[each != k] -= np.outer(table[each != k, k], table[k])
+        return table[:, len(rows) :].T.astype(float, order="C")
 
 
 def logarithmic_mean(z: Decimal) -> Decimal:

@@ -6,9 +6,6 @@ it for batch b. Taylor (the paper's (9), Theorems B.4, C.4, D.4, E.4) takes ψ_i
 displaced reads batch b's gradient at θ + Y_{i,b}/W_{i,b}, where on average moment i saw it.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,8 +15,7 @@ from jaxtyping import Array, PyTree
 from .. import ema_weights as mem, trees
 from ..ema_weights import Fold, Memory, first_of
 from ..optimizers.moments import AbstractMoments, safe_sqrt
-from .base import AbstractDirection
-from .present import Present
+from .base import AbstractDirection, Present
 
 
 def spread(scalars: Array, leaf: Array) -> Array:
@@ -32,11 +28,6 @@ def average(scalars: Array, stacked: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.tensordot(scalars.astype(leaf.dtype), leaf, 1), stacked)
 
 
-def pointwise(function: Callable, *stacked: PyTree) -> PyTree:
-    """A pointwise function of one parameter leaf, on stacked leaves."""
-    return jax.tree.map(lambda *leaves: jax.vmap(function)(*leaves), *stacked)
-
-
 def present_of(
     optimizer: AbstractMoments, memory: Memory, fold: Fold, params: PyTree, gradients: PyTree
 ) -> Present:
@@ -45,7 +36,7 @@ def present_of(
     moments = tuple(
         jax.tree.map(moment.transform, here)
         if weights is None
-        else average(fold.sum(i), pointwise(moment.transform, gradients))
+        else average(fold.sum(i), jax.tree.map(jax.vmap(moment.transform), gradients))
         for i, (moment, weights) in enumerate(zip(optimizer.moments, fold.weights, strict=True))
     )
     direction = optimizer.direction(moments, params, memory.count)
@@ -110,15 +101,6 @@ def _step(
     return moved, optimizer.direction(tuple(read), params, count)
 
 
-class Gathered(NamedTuple):
-    """What both forms start from: the past by batch, its gradients at θ, the remembered ways."""
-
-    fold: Fold
-    gradients: PyTree
-    now: Present
-    ways: tuple
-
-
 class BatchedDirection(AbstractDirection):
     """The directions of both forms on mini-batches."""
 
@@ -128,21 +110,18 @@ class BatchedDirection(AbstractDirection):
         gradients = self.problem.gradients(params, fold.batches)
         return present_of(self.optimizer, memory, fold, params, gradients).direction
 
-    def gathered(self, memory: Memory, fold: Fold, params: PyTree, gradients: PyTree) -> Gathered:
-        """The present direction and the remembered ways."""
-        now = present_of(self.optimizer, memory, fold, params, gradients)
-        ways = remembered(self.optimizer, memory, fold, params, gradients)
-        return Gathered(fold, gradients, now, ways)
+    def gathered(self, *at) -> tuple[Present, tuple]:
+        """The present and the remembered ways: of the memory, its fold, θ and the gradients."""
+        return present_of(self.optimizer, *at), remembered(self.optimizer, *at)
 
 
 class BatchedTaylor(BatchedDirection):
     """One gradient per batch, one Hessian-vector product per batch and moment with memory."""
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
-        """(first order, second order) of the direction."""
         fold = mem.fold(self.problem, self.optimizer, memory)
         gradients, hvp = self.problem.linearize_each(params, fold.batches)
-        _, _, now, ways = self.gathered(memory, fold, params, gradients)
+        now, ways = self.gathered(memory, fold, params, gradients)
         forward = trees.scale(self.phase * memory.rate, now.direction)
         changes = []
         for i, (moment, way) in enumerate(zip(self.optimizer.moments, ways, strict=True)):
@@ -151,7 +130,7 @@ class BatchedTaylor(BatchedDirection):
                 ahead = jax.tree.map(
                     lambda y, f, i=i: y + spread(fold.sum(i), y) * f[None], way, forward
                 )
-                moved = pointwise(slope, gradients, hvp(ahead))
+                moved = jax.tree.map(jax.vmap(slope), gradients, hvp(ahead))
                 changes.append(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), moved))
             elif self.phase:
                 batch = self.problem.batch_index(memory.step)
@@ -167,36 +146,35 @@ class BatchedDisplaced(BatchedDirection):
     """Gradients only: one per batch at θ, and one per batch and moment with memory at its place."""
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
-        """(first order, second order) of the direction."""
         fold = mem.fold(self.problem, self.optimizer, memory)
-        found = self.gathered(memory, fold, params, self.problem.gradients(params, fold.batches))
-        ahead, now = self.ahead(memory), found.now
+        gradients = self.problem.gradients(params, fold.batches)
+        now, ways = self.gathered(memory, fold, params, gradients)
+        ahead = self.ahead(memory)
         there = trees.add(params, ahead, now.direction)
         moments = []
         for i, moment in enumerate(self.optimizer.moments):
-            if found.ways[i] is not None:
-                moments.append(self._two_points(found, i, there, ahead))
+            if ways[i] is not None:
+                moments.append(self._two_points(fold, i, gradients, ways[i], there, ahead))
                 continue
             batch = self.problem.batch_index(memory.step)
             here = self.problem.gradient(there, batch) if self.phase else now.gradient
             moments.append(jax.tree.map(moment.transform, here))
         return now.direction, self.optimizer.direction(tuple(moments), there, memory.count)
 
-    def _two_points(self, found: Gathered, index: int, there: PyTree, ahead) -> PyTree:
+    def _two_points(self, fold: Fold, index: int, gradients, way, there: PyTree, ahead) -> PyTree:
         """Σ_b W_b · mean of ψ(G_b ± σ_b d_b), G_b the gradient at the batch's mean place.
 
         d_b = (G_b − g_b)/(mean time) is the change of the gradient per unit of time, σ_b the
         standard deviation of the times: averages of g² see the spread of the places, with no
         more gradients.
         """
-        fold, moment = found.fold, self.optimizer.moments[index]
-        total = fold.sum(index)
+        moment, total = self.optimizer.moments[index], fold.sum(index)
         safe = jnp.where(total > 0, total, 1)
         mean = fold.sum(index, fold.times) / safe
         variance = fold.sum(index, fold.times**2) / safe - mean**2
         deviation, time = safe_sqrt(jnp.maximum(variance, 0.0)), mean + ahead
         share = jnp.where(time > 0, deviation / jnp.where(time > 0, time, 1.0), 0.0)
-        places = jax.tree.map(lambda y, x: x[None] + y / spread(safe, y), found.ways[index], there)
+        places = jax.tree.map(lambda y, x: x[None] + y / spread(safe, y), way, there)
 
         def mean_of_two(moved, still):
             gap = spread(share, moved) * (moved - still)
@@ -204,4 +182,4 @@ class BatchedDisplaced(BatchedDirection):
             return (psi(moved + gap) + psi(moved - gap)) / 2
 
         moved = self.problem.gradients_at(places, fold.batches)
-        return average(total, jax.tree.map(mean_of_two, moved, found.gradients))
+        return average(total, jax.tree.map(mean_of_two, moved, gradients))

@@ -22,26 +22,33 @@ from .base import AbstractDirection
 FULL = jax.lax.Precision.HIGHEST  # accelerators would round the products of matrices otherwise
 
 
-class Rule(eqx.Module):
-    """The matrices of order R for one set of decays, made by ``rule``.
+class Path(eqx.Module):
+    """The matrices of order R on the directions at the nodes.
 
-    On the directions: ``places`` [R, R]
-    gives (θ − θ(s_j)) / h, ``slope`` [R] −θ'(0) / h, ``shift`` [R, R] the directions of the
-    path seen from one step later. On the gradients, per moment: ``ages`` [R, Q, R] gives those
-    at its Q ages seen from each node, ``past`` [Q, R] seen from s = −1; ``mass`` [Q] weighs them.
+    ``places`` [R, R] gives (θ − θ(s_j)) / h, ``slope`` [R] −θ'(0) / h.
     """
 
     places: Array
     slope: Array
-    shift: Array
-    ages: tuple[Array, ...]
-    past: tuple[Array, ...]
-    mass: tuple[Array, ...]
 
     @property
     def order(self) -> int:
         """R, the number of nodes."""
         return self.slope.shape[0]
+
+
+class Rule(Path):
+    """The matrices of order R for one set of decays, made by ``rule``.
+
+    On the directions also ``shift`` [R, R]: those of the path seen from one step later. On the
+    gradients, per moment: ``ages`` [R, Q, R] gives those at its Q ages seen from each node,
+    ``past`` [Q, R] seen from s = −1; ``mass`` [Q] weighs them.
+    """
+
+    shift: Array
+    ages: tuple[Array, ...]
+    past: tuple[Array, ...]
+    mass: tuple[Array, ...]
 
 
 def known_decay(moment: Moment) -> float:

@@ -164,7 +164,8 @@ class PastReading(eqx.Module):
 
     def second_order(self, phase: float, linear: bool = False) -> PyTree:
         """The direction of second order; phase 0: iteration, ½: flow; linear: Taylor's form."""
-        return (_expanded if linear else _displaced)(self, jnp.asarray(phase))
+        read = _expanded if linear else lambda found, phase: found.again(phase, jnp.ones(()))
+        return read(self, jnp.asarray(phase))
 
     def at(self, way: PyTree, share) -> tuple[PyTree, PyTree, Array | None]:
         """(gradient, parameters, loss) at θ + share · way."""
@@ -177,6 +178,7 @@ class PastReading(eqx.Module):
         rise = trees.inner(self.gradient, way) + trees.inner(change, way) / 2
         return gradient, place, self.value + share * rise
 
+    @eqx.filter_jit
     def again(self, phase, share) -> PyTree:
         """The last direction, all displacements times ``share`` (Taylor: d/dshare at 0)."""
         past, seen, update = self.past, self.seen, self.past.optimizer.update
@@ -211,12 +213,6 @@ class PastReading(eqx.Module):
 
 
 @eqx.filter_jit
-def _displaced(found: PastReading, phase: Array) -> PyTree:
-    """The direction that has read the gradients where they were."""
-    return found.again(phase, 1.0)
-
-
-@eqx.filter_jit
 def _expanded(found: PastReading, phase: Array) -> PyTree:
     """The direction to first order in the displacements. A coordinate whose gradient is 0 and
     does not change has no derivative where a root is taken of it: it adds nothing."""
@@ -238,7 +234,6 @@ class Replay(AbstractDirection):
     origin: State | None = None
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
-        """(first order, second order) of the direction."""
         if self.linear:
             check_derivative(self.optimizer, params)
         found = self.reading(memory, params)

@@ -12,9 +12,8 @@ from jaxtyping import PyTree
 from .. import trees
 from ..ema_weights import Memory
 from . import minibatch
-from .base import MemorylessMethod, MomentsDirection, phase_of
+from .base import MemorylessMethod, MomentsDirection, Present, present
 from .optax_replay import Replay
-from .present import Present, present
 
 
 class Expansion(NamedTuple):
@@ -30,7 +29,6 @@ class TaylorDirection(MomentsDirection):
     """One gradient and one Hessian-vector product; without bias correction one per moment more."""
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
-        """(first order, second order) of the direction."""
         now, ways, forward, _ = self.expanded(memory, params)
         forward = trees.scale(self.phase, forward)
         tangents = [forward if way is None else trees.add(forward, 1, way) for way in ways]
@@ -58,9 +56,8 @@ class Taylor(MemorylessMethod):
     needs_hvp = True
     follows_optax = True
 
-    def direction(self, problem, optimizer, start, *, order, kind, spacing=None):
+    def direction(self, problem, optimizer, phase, *, order=2, spacing=None, start=None):
         """Of moments, of moments on mini-batches, or of any transformation's forward derivative."""
-        phase = phase_of(kind)
         if not optimizer.closed_form:
             return Replay(problem, optimizer, phase, linear=True, origin=start)
         made = minibatch.BatchedTaylor if problem.batched else TaylorDirection

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 
 SETTLED = "settled"
 OPTAX_STATES = (
-    "ScaleByAdamState",
-    "ScaleByRmsState",
-    "ScaleByRmsWithCountState",
-    "ScaleByLionState",
-    "ScaleByScheduleState",
-    "TraceState",
-    "EmaState",
-)
+    "ScaleByAdamState ScaleByRmsState ScaleByRmsWithCountState ScaleByLionState "
+    "ScaleByScheduleState TraceState EmaState"
+).split()
 
 
 class State(eqx.Module):
@@ -261,11 +256,11 @@ def step_number(name: str, step, batched: bool, others: str = " or 'settled'") -
     return checks.count(name, step) if isinstance(step, bool | int | float | np.generic) else step
 
 
-def complete(state: State, optimizer: AbstractOptimizer, params: PyTree, kept: Sequence) -> State:
-    """``state``, or ValueError where a moment with memory that is ``kept`` is missing in it."""
+def complete(state: State, optimizer: AbstractOptimizer, params: PyTree, kept: Any) -> State:
+    """``state``, or ValueError where a moment that is ``kept`` (None: any) is missing in it."""
     expected = optimizer.init(params).moments
     for i, (want, got) in enumerate(zip(expected, state.moments, strict=True)):
-        if want is not None and got is None and kept[i]:
+        if want is not None and got is None and (kept is None or kept[i]):
             raise ValueError(
                 f"start: expected a state with all moments of {optimizer.name}, got None for "
                 f"moment {i}; pass the whole state, or leave that moment out of keep=."

@@ -49,7 +49,6 @@ class Averages(AbstractMoments):
         self.structure = structure
 
     def time_invariant(self, params: PyTree) -> bool:
-        """That of the transformation."""
         return self.source.time_invariant(params)
 
     def init(self, params: PyTree, learning_rate=1.0) -> State:
@@ -150,7 +149,7 @@ class _Probe:
         for i in counts:
             whole = jnp.issubdtype(self.leaves[i].dtype, jnp.integer) and not self.leaves[i].ndim
             if not whole or one[i] != self.leaves[i] + 1 or two[i] != one[i] + 1:
-                self.refuse(i, "is neither an average nor a count of steps")
+                raise self.no_average(i, "is neither an average nor a count of steps")
         decays = self.decays(moving, counts, grads)
         self.proportional(grads[0])
         groups: dict[float, list[int]] = {}
@@ -188,9 +187,9 @@ class _Probe:
                 np.max(np.abs(got - expected)) / (1 + np.max(np.abs(after[0][i]))),
             )
             if not far <= close:
-                self.refuse(i, "is no average of the gradient's past alone")
+                raise self.no_average(i, "is no average of the gradient's past alone")
             if not 0 <= decay < 1:
-                self.refuse(i, f"keeps {decay:.3g} of itself at a step and never fades")
+                raise self.no_average(i, f"keeps {decay:.3g} of itself at a step and never fades")
             found[i] = decay
         return {i: decay for i, decay in found.items() if decay > 0}
 
@@ -198,11 +197,7 @@ class _Probe:
         moves = [self.updated(self.leaves, grad, self.like, rate)[0] for rate in (1.0, 0.25)]
         scaled = trees.scale(0.25, moves[0])
         if not _alike(scaled, moves[1]):
-            raise ValueError(
-                f"optimizer: expected steps proportional to the learning rate for method="
-                f"'inertial', got {self.optimizer.name}, whose steps are not; use "
-                "method='displaced'."
-            )
+            raise self.refusal("steps proportional to the learning rate", ", whose steps are not")
 
     def real_counts(self, made: Averages, leaves: list, grad: PyTree) -> None:
         """One step by both ways, from a real number as the count too."""
@@ -215,15 +210,15 @@ class _Probe:
         except (TypeError, ValueError):
             fits = False
         if not fits:
-            raise ValueError(
-                f"optimizer: expected a transformation whose count of steps may be a real number "
-                f"for method='inertial', got {self.optimizer.name}; use method='displaced'."
-            )
+            raise self.refusal("a transformation whose count of steps may be a real number")
 
-    def refuse(self, leaf: int, reason: str) -> None:
-        raise ValueError(
-            f"optimizer: expected a transformation whose state is exponential averages for "
-            f"method='inertial', got {self.optimizer.name}, whose state leaf {self.names[leaf]} "
+    def no_average(self, leaf: int, reason: str) -> ValueError:
+        wanted = "a transformation whose state is exponential averages"
+        return self.refusal(wanted, f", whose state leaf {self.names[leaf]} {reason}")
+
+    def refusal(self, wanted: str, reason: str = "") -> ValueError:
+        return ValueError(
+            f"optimizer: expected {wanted} for method='inertial', got {self.optimizer.name}"
             f"{reason}; use method='displaced'."
         )
 

@@ -33,13 +33,7 @@ class Transformation(AbstractOptimizer):
         """Taken to be so: nothing about its state is known."""
         return True
 
-    def memory_length(self, params: PyTree) -> int | None:
-        """After how many steps its state has forgotten how it began; None: never."""
-        return remembered(self, params)
-
-    def time_invariant(self, params: PyTree) -> bool:
-        """Whether a fresh state steps alike, at one gradient, at every step."""
-        return time_invariant(self, params)
+    memory_length, time_invariant = remembered, time_invariant
 
     def init(self, params: PyTree, learning_rate=1.0) -> State:
         """The state before step 0; the transformation's own is its one moment."""

@@ -75,13 +75,25 @@ class Moment(eqx.Module):
     ):
         checks.decay("decay", decay)
         checks.function("transform", transform)
-        leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-        checks.pointwise("transform", lambda: transform(jnp.zeros(leaf.shape, leaf.dtype)), leaf)
+        checks.pointwise("transform", transform)
         self.decay = decay
         self.transform = as_pytree(transform)
         self.bias_correction = bool(bias_correction)
         self.has_memory = not (isinstance(decay, (int, float)) and decay == 0)
         self.name = name
+
+    def __repr__(self) -> str:
+        return f"Moment({self.described})"
+
+    @property
+    def described(self) -> str:
+        """What it is, in a few words."""
+        if not self.has_memory:
+            return "present gradient"
+        name = self.name or getattr(self.transform, "__name__", "moment")
+        known = checks.is_concrete(self.decay) and np.ndim(self.decay) == 0
+        decay = f"{float(self.decay):g}" if known else "traced"
+        return f"{name} {decay}" + ("" if self.bias_correction else ", uncorrected")
 
     @property
     def beta(self) -> Array:
@@ -131,7 +143,6 @@ class AbstractMoments(AbstractOptimizer):
         return state
 
     def as_moments(self, params: PyTree) -> "AbstractMoments":
-        """Itself."""
         del params
         return self
 
@@ -228,13 +239,11 @@ class Optimizer(AbstractMoments):
         self.combine = as_pytree(combine)
         self.name = name
         self.reads_value, self.keeps_rate, self.varies_rate = False, False, True
-        leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-        probe = [jnp.ones(leaf.shape, leaf.dtype)] * (len(moments) + 1)
-        call = lambda: self.direction(tuple(probe[:-1]), probe[-1], jnp.zeros(()))
-        checks.pointwise("combine", call, leaf)
+        call = lambda leaf: self.direction((leaf,) * len(moments), leaf, jnp.zeros(()))
+        checks.pointwise("combine", call)
 
     def __repr__(self) -> str:
-        return f"Optimizer({self.name}: {', '.join(map(_described, self.moments))})"
+        return f"Optimizer({self.name}: {', '.join(moment.described for moment in self.moments)})"
 
     def time_invariant(self, params: PyTree = None) -> bool:
         """True if every moment is bias-corrected and ``combine`` does not read the step."""
@@ -271,9 +280,7 @@ class Optimizer(AbstractMoments):
             lambda leaf, *ms: self.combine(ms, leaf, trees.cast(step, leaf)), params, *moments
         )
 
-    def adopted(self, opt_state, params: PyTree) -> tuple:
-        """The averages in an optax state that these moments are."""
-        return averages_of(self, opt_state, params)
+    adopted = averages_of
 
     def to_optax(self, learning_rate) -> optax.GradientTransformation:
         """This optimizer as an optax transformation, for a real training run.
@@ -299,11 +306,3 @@ class Optimizer(AbstractMoments):
             return move, state
 
         return optax.GradientTransformation(cast("Callable", self.init), update)
-
-
-def _described(moment: Moment) -> str:
-    name = moment.name or getattr(moment.transform, "__name__", "moment")
-    if not moment.has_memory:
-        return "present gradient"
-    decay = f"{float(moment.decay):g}" if checks.is_concrete(moment.decay) else "traced"
-    return f"{name} {decay}" + ("" if moment.bias_correction else ", uncorrected")

@@ -168,7 +168,6 @@ def momentum(*, decay=0.9, form: str = "trace", bias_correction: bool = False) -
     """Heavy ball. Trace form t ← decay · t + g, θ ← θ − h t, as optax.sgd(momentum=…) and torch;
     ``form="ema"`` steps by m = (1 − decay) t instead. ``decay`` is the paper's β.
     """
-    checks.decay("decay", decay)
     return Optimizer(
         [Moment(decay, bias_correction=bias_correction, name="mu")],
         Mixture(1.0, summed(decay, form)),
@@ -181,7 +180,6 @@ def nesterov(*, decay=0.9, form: str = "trace", bias_correction: bool = False) -
     """Nesterov's momentum: Φ = β m + (1 − β) g (EMA form), divided by 1 − β in trace form,
     which agrees with optax.sgd(momentum=…, nesterov=True) and torch.
     """
-    checks.decay("decay", decay)
     moments = [Moment(decay, bias_correction=bias_correction, name="mu"), present()]
     return Optimizer(moments, Mixture(decay, summed(decay, form)), "nesterov")
 

@@ -1,7 +1,5 @@
 """Expressions in the form in which a paper would print them."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,11 +9,6 @@ from sympy.integrals.manualintegrate import manualintegrate
 
 DECAYS = "βργ"  # how the symbols that lie in (0, 1) begin
 SMALL = 9  # a fraction with a larger denominator is a decimal, which no algebra takes apart
-
-
-def put(expression, values: Mapping) -> sp.Expr:
-    """The expression with values in the place of symbols."""
-    return sp.sympify(expression).subs(dict(values))
 
 
 def slope(expression, variable: sp.Symbol) -> sp.Expr:
@@ -185,7 +178,7 @@ def limit(expression, y: sp.Symbol, place) -> sp.Expr | None:
     return quotient(found) if found.is_finite is not False and not found.has(sp.Limit) else None
 
 
-def antiderivative(expression, y: sp.Symbol) -> sp.Expr | None:
+def integral(expression, y: sp.Symbol) -> sp.Expr | None:
     """∫ dy without a constant, None where it is not found by the ordinary rules.
 
     A square root R of y² + c is made the variable first, so that the rest is a quotient.

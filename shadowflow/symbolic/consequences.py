@@ -8,20 +8,19 @@ the gradient, P⁻¹ = Σ r is a number, and x / Σ r is stated: h times an eige
 itself.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import sympy as sp
 
 from ..optimizers import thresholds as edges
 from ..optimizers.moments import Optimizer
-from .algebra import DECAYS, antiderivative, oriented, positive, put, quotient, slope, tidy
+from .algebra import DECAYS, integral, oriented, positive, quotient, slope, tidy
 from .equations import Limit, Settled
-from .model import RATE, THETA, Model
+from .model import RATE, SIZE, THETA, Model
 
 LOSS, PARAMETERS, TURNED = sp.symbols("E ‖θ‖² θ·∇E")
 POTENTIAL, SQUARE = sp.symbols("J ‖∇E‖²")
@@ -54,7 +53,7 @@ def potential_of(model: Model, settled: Settled) -> Potential:
     if settled.linear:
         words = "the squared two-norm of the gradient"
         return Potential(SQUARE, settled.preconditioner / 2, words)
-    if found is not None and model.odd:
+    if found is not None and settled.y is SIZE:
         rest = sp.expand(found**2 - settled.y**2)
         if rest == 0:
             return Potential(NORM, one, "the one-norm of the gradient")
@@ -100,7 +99,7 @@ def line_loss(settled: Settled, potential: Potential) -> sp.Expr | None:
         if moving == 1:
             terms.append(fixed * potential.value)
             continue
-        found = antiderivative(tidy(moving * settled.driven), settled.y)
+        found = integral(tidy(moving * settled.driven), settled.y)
         if found is None:
             return None
         terms.append(fixed * found)
@@ -163,8 +162,8 @@ def _response(model: Model, matrix: str) -> sp.Expr | None:
     """x(z), for eigenvalues of ``matrix``; None where the shares depend on the moments held."""
     whole = model.direction(model.letters, sp.Integer(0), sp.oo)
     slopes = {a.letter: a.slope(model.y).subs(model.y, 0) for a in model.averages}
-    zero = {letter: 0 for letter, rise in slopes.items() if rise != 0}
-    answers = [tidy(put(slope(whole, m), zero) * slopes[m]) if m in zero else 0 for m in slopes]
+    zero: dict[Any, int] = {letter: 0 for letter, rise in slopes.items() if rise != 0}
+    answers = [tidy(slope(whole, m).subs(zero) * slopes[m]) if m in zero else 0 for m in slopes]
     total = tidy(sum(answers))
     if total == 0 or total.has(sp.nan, sp.zoo, sp.oo):
         return None

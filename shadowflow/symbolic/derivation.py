@@ -1,7 +1,5 @@
 """The derived equation of one optimizer: as expressions, as a function, as a page."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ from jaxtyping import Array
 from .. import checks
 from ..optimizers.moments import Optimizer
 from . import consequences, equations, printers
-from .algebra import put, slope
+from .algebra import slope
 from .model import GRADIENT, PUSHED, RATE, THETA, Model
 from .sections import Section, tell
 
@@ -75,7 +73,7 @@ class Derivation:
 
     @functools.cached_property
     def _evaluate(self):
-        values = put(self.field, self.model.numbers())
+        values = self.field.subs(self.model.numbers())
         return sp.lambdify([GRADIENT, PUSHED, RATE, THETA], values, modules="jax", cse=True)
 
     def __call__(self, g, hd, learning_rate, params=None) -> Array:

@@ -13,8 +13,6 @@ On mini-batches at step n, the paper's (9): θ' = −Φ − h Σ_i ∂_iΦ · c_
 P_i = Σ_k w_k φ_i(g_k) (H_k Σ_{l=k}^{n−1} F_l), P̄_i = Σ_k w_k φ_i(g_k) (H_k F_n).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,28 +20,8 @@ from typing import Any, NamedTuple
 
 import sympy as sp
 
-from .algebra import (
-    antiderivative,
-    limit,
-    oriented,
-    quotient,
-    slope,
-    split,
-    tidy,
-    vanishes,
-    without_abs,
-)
-from .model import (
-    GRADIENT,
-    MIXED,
-    PAST,
-    STEP,
-    SUBSCRIPTS,
-    THETA,
-    Average,
-    Model,
-    apart_from_theta,
-)
+from .algebra import integral, limit, oriented, quotient, slope, split, tidy, vanishes, without_abs
+from .model import GRADIENT, MIXED, PAST, STEP, SUBSCRIPTS, THETA, Average, Model, apart_from_theta
 
 FACTOR: Any = sp.Function("c_n")
 RATIO_NOW, RATIO_PAST = sp.symbols("r_n r_l", positive=True)
@@ -86,7 +64,7 @@ class Settled:
         factors = zip(model.averages, self.slopes, strict=True)
         self.bias = sp.Add(*(average.factor * rise for average, rise in factors))
         self.bias_coefficient = coefficient_of(model, self.shares)
-        self.potential = antiderivative(self.driven, y)
+        self.potential = integral(self.driven, y)
         self.separable = not self.driven.has(THETA)
         self.linear = not self.preconditioner.has(y, THETA)
         self.constant = not self.bias_coefficient.has(y, THETA)

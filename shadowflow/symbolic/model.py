@@ -1,7 +1,5 @@
 """An optimizer as symbols: its moments, its combine function, its hyper-parameters."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ import numpy as np
 import sympy as sp
 
 from ..optimizers.moments import Moment, Optimizer, identity, square
-from .algebra import DECAYS, put, slope, tidy, vanishes
+from .algebra import DECAYS, slope, tidy, vanishes
 
 GRADIENT, SIZE = sp.Symbol("g", real=True), sp.Symbol("|g|", positive=True)
 THETA = sp.Symbol("θ", real=True)
@@ -97,10 +95,6 @@ class Model:
     def letters(self) -> tuple[sp.Symbol, ...]:
         return tuple(average.letter for average in self.averages)
 
-    @property
-    def odd(self) -> bool:
-        return self.y is SIZE
-
     def restore(self, expression) -> sp.Expr:
         """The same in terms of g."""
         return sp.sympify(expression).subs(SIZE, sp.Abs(GRADIENT))
@@ -120,13 +114,13 @@ class Model:
     def answer_at(self, values, step) -> tuple[sp.Expr, tuple[sp.Expr, ...]]:
         """(Φ, (∂_iΦ…)) at values of the moments."""
         direction, partials, mixture = self.answer(self.letters, step)
-        here = dict(zip(self.letters, values, strict=True))
-        here |= {symbol: tidy(put(mixed, here)) for symbol, mixed in mixture.items()}
-        return put(direction, here), tuple(put(part, here) for part in partials)
+        here: dict[Any, Any] = dict(zip(self.letters, values, strict=True))
+        here |= {symbol: tidy(mixed.subs(here)) for symbol, mixed in mixture.items()}
+        return direction.subs(here), tuple(part.subs(here) for part in partials)
 
     def signed(self, direction) -> sp.Expr:
         """A direction at y in terms of g: the odd part with the sign of g."""
-        if not self.odd:
+        if self.y is not SIZE:
             return direction
         driven, offset = apart_from_theta(direction, self.y)
         kappa = tidy(driven / self.y)
@@ -134,7 +128,7 @@ class Model:
         part = GRADIENT * kappa if smooth else sp.sign(GRADIENT) * tidy(driven)
         return self.restore(part) + offset
 
-    def numbers(self) -> dict[sp.Symbol, sp.Expr]:
+    def numbers(self) -> dict[Any, sp.Expr]:
         """Symbol → the optimizer's own number, as an exact rational."""
         return {hyper.symbol: number(hyper.value) for hyper in self.hypers}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sympy as sp
 
 from . import consequences
-from .algebra import put, slope, tidy
+from .algebra import slope, tidy
 from .equations import FACTOR, RATIO_NOW, direction_at, factor_at
 from .model import GRADIENT, PAST, RATE, STEP, THETA
 
@@ -146,7 +146,7 @@ def _coefficient(d: Derivation) -> Items:
         return
     yield f"s > 0 penalizes {d.potential.words}, s < 0 anti-penalizes it."
     own = model.numbers()
-    plain = lambda bias_coefficient: f"{float(put(bias_coefficient, own)):.6g}".replace("-", "−")
+    plain = lambda bias_coefficient: f"{float(bias_coefficient.subs(own)):.6g}".replace("-", "−")
     if part.constant:
         yield f"At the numbers above: s = {plain(part.bias_coefficient)}."
     else:
@@ -155,7 +155,7 @@ def _coefficient(d: Derivation) -> Items:
         if told:
             yield f"At the numbers above: {', '.join(told)}."
         turn = consequences.crossing(part, own)
-        if turn is not None and (where := put(turn[1], own)).is_positive:
+        if turn is not None and (where := turn[1].subs(own)).is_positive:
             size = float(sp.sqrt(where) if turn[0].is_Pow else where)
             yield Formula(
                 model.restore(turn[0]), turn[1], f"where s changes sign: |g| = {size:.3g}"
@@ -314,14 +314,10 @@ def _edges(d: Derivation) -> Items:
     if part.refused:
         yield "There are no edges: the direction has no derivative at g = 0."
         return
+    left, grows = "past it no memoryless flow follows the optimizer", "past it the optimizer grows"
     for name, closed, value, words in (
-        (
-            "flow edge",
-            part.flow,
-            part.flow_number,
-            "past it no memoryless flow follows the optimizer",
-        ),
-        ("stability edge", part.stability, part.stability_number, "past it the optimizer grows"),
+        ("flow edge", part.flow, part.flow_number, left),
+        ("stability edge", part.stability, part.stability_number, grows),
     ):
         size = "∞" if math.isinf(value) else f"{value:.4g}"
         if closed is None or closed is sp.oo:

@@ -233,6 +233,7 @@ def test_a_host_problem_gives_the_same_parts():
     [
         ({"start": -1}, "start: expected a whole number"),
         ({"start": None}, "start: expected the number of a step, 'settled' or a State"),
+        ({}, "start=0 .* or start='settled' .* answer different questions"),
         ({"start": 0, "eps_root": -1.0}, "eps_root: expected"),
     ],
 )

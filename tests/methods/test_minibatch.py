@@ -68,8 +68,7 @@ def _answers(problem, optimizer, step, method, rate):
 
     def at(build, phase, x):
         memory = mem.at(optimizer, rate, step, x, kept)
-        kind = "flow" if phase else "iteration"
-        made = METHODS[method].direction(problem, optimizer, None, order=2, kind=kind)
+        made = METHODS[method].direction(problem, optimizer, phase)
         pair = made(memory, x)
         return -pair[1] * (memory.rate if build is memoryless_step else 1.0)
 

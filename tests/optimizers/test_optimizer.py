@@ -294,3 +294,16 @@ def test_pointwise_transforms():
     x = jnp.asarray([-2.0, 0.0, 3.0])
     np.testing.assert_array_equal(identity(x), x)
     np.testing.assert_array_equal(square(x), [4.0, 0.0, 9.0])
+
+
+@pytest.mark.parametrize(
+    "moment, told",
+    [
+        (Moment(0.9, name="mu"), "Moment(mu 0.9, uncorrected)"),
+        (Moment(0.99, square, True, name="nu"), "Moment(nu 0.99)"),
+        (Moment(0.0), "Moment(present gradient)"),
+    ],
+)
+def test_a_moment_is_told_in_one_line(moment, told):
+    assert repr(moment) == told
+    assert told.removeprefix("Moment(")[:-1] in repr(Optimizer([moment], lambda m, p, n: m[0]))
