@@ -49,11 +49,6 @@ class Memory(eqx.Module):
         """The step number as ``combine`` sees it: ∞ when settled."""
         return jnp.asarray(jnp.inf if self.settled else self.step, trees.real_dtype())
 
-    @property
-    def first(self) -> int | Array:
-        """The first past step that still has weight."""
-        return first_of(self.step, self.length)
-
     def advanced(self) -> "Memory":
         """One step later; the rate of the new step is filled in by ``with_rate``."""
         sums = tuple(
@@ -197,7 +192,7 @@ def mean_displacements(optimizer: AbstractOptimizer, memory: Memory, direction: 
             for way, decay in zip(ways, decays, strict=True)
         ]
 
-    ways = jax.lax.fori_loop(memory.first, n, body, [zeros for _ in kept])
+    ways = jax.lax.fori_loop(first_of(n, memory.length), n, body, [zeros for _ in kept])
     masses = [1 - decay_power(decay, memory.count + 1) for decay in decays]
     result = {i: trees.scale(1 / z, way) for i, z, way in zip(kept, masses, ways, strict=True)}
     return tuple(result.get(i) for i in range(len(memory.sums)))

@@ -111,14 +111,7 @@ class FollowedRun:
 
 
 def followed(
-    problem: Problem,
-    optimizer,
-    params: PyTree,
-    learning_rate,
-    steps: int,
-    start,
-    *,
-    fixed_rate: bool = False,
+    problem: Problem, optimizer, params: PyTree, learning_rate, steps, start, *, fixed_rate=False
 ) -> FollowedRun:
     """The run that these arguments mean; TypeError or ValueError for bad ones.
 

@@ -207,6 +207,6 @@ def test_without_matplotlib_there_are_words_and_a_picture_is_refused(monkeypatch
 
 
 def test_matplotlib_is_not_loaded_before_a_picture_is_asked_for():
-    code = "import sys, shadowflow.plots, shadowflow.results"
+    code = "import sys, shadowflow.plots"
     check = "assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", f"{code}\n{check}"], check=True)

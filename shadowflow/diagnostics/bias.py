@@ -183,14 +183,9 @@ def implicit_bias(
             f"{optimizer.name} is not pointwise: what it does to one coordinate depends on others, "
             "and no potential of its own is penalized coordinate by coordinate"
         )
-    judged = trust.judge(
-        [run.first],
-        [trees.norm(found.bias)],
-        [trees.norm(parts[PLAIN])],
-        params=run.params,
-        rates=[float(memory.rate)],
-        remarks=remarks,
-    )
+    sizes = [trees.norm(found.bias)], [trees.norm(parts[PLAIN])]
+    rates, params = [float(memory.rate)], run.params
+    judged = trust.judge([run.first], *sizes, params=params, rates=rates, remarks=remarks)
     measures = (found.potential, found.norm)
     potential, norm = (None if pair is None else _measure(*pair, parts) for pair in measures)
     whole = trees.add(parts[PLAIN], 1, found.bias)

@@ -63,9 +63,10 @@ def compare(real: Trajectory, follow: Trajectory) -> Comparison:
     """
     steps, here, there = np.intersect1d(real.steps, follow.steps, return_indices=True)
     if not len(steps):
+        span, other = (f"steps {path.steps[0]} to {path.steps[-1]}" for path in (real, follow))
         raise ValueError(
-            f"follow: expected a trajectory that shares steps with real ({_span(real)}), got "
-            f"{_span(follow)}; give both the same start and save_every."
+            f"follow: expected a trajectory that shares steps with real ({span}), got {other}; "
+            "give both the same start and save_every."
         )
     shapes = [jax.tree.map(lambda leaf: leaf.shape[1:], t.params) for t in (real, follow)]
     if shapes[0] != shapes[1]:
@@ -77,10 +78,6 @@ def compare(real: Trajectory, follow: Trajectory) -> Comparison:
     far = np.max(np.abs(gap), axis=1)
     origin = first - _rows(real, np.asarray([0]))
     return Comparison(steps, far, np.linalg.norm(gap, axis=1), np.linalg.norm(origin, axis=1))
-
-
-def _span(path: Trajectory) -> str:
-    return f"steps {path.steps[0]} to {path.steps[-1]}"
 
 
 def _rows(path: Trajectory, index: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from .. import checks, plots, trees, trust
 from ..ema_weights import Memory
@@ -157,9 +157,7 @@ def shuffle_mean(
     else:
         run = dataclasses.replace(run, problem=problem.scheduled(jnp.asarray(schedules[0])))
         of_shadow = "flow" if kind == FIELD else kind
-        plan = planned(
-            run, method=method, order=order, kind=of_shadow, memory_tolerance=memory_tolerance
-        )
+        plan = planned(run, method, order, of_shadow, memory_tolerance=memory_tolerance)
         stepper = plan.method.bind(plan)
         if kind == FIELD:
             begin = last - problem.count
@@ -296,9 +294,7 @@ def _pieces(
         yield trees.row(jax.device_get(found), slice(len(rows)))
 
 
-@eqx.filter_jit
-def _many(function: Callable, schedules: Int[Array, "runs steps"]) -> tuple[PyTree, PyTree]:
-    return jax.vmap(function)(schedules)
+_many = eqx.filter_jit(lambda function, schedules: jax.vmap(function)(schedules))
 
 
 def _judged(records: tuple, start: int, params: PyTree, table: np.ndarray) -> tuple:
@@ -313,12 +309,6 @@ def _judged(records: tuple, start: int, params: PyTree, table: np.ndarray) -> tu
         ratio = np.nan_to_num(correction / plain, nan=np.inf)
     worst = np.argmax(np.where((correction == 0) & (plain == 0), 0, ratio), axis=0)
     each = np.arange(len(worst))
-    judged = trust.judge(
-        start + each,
-        correction[worst, each],
-        plain[worst, each],
-        params=params,
-        rates=table[start:],
-        failed_at=failed,
-    )
-    return failed, judged
+    sizes = correction[worst, each], plain[worst, each]
+    rates = table[start:]
+    return failed, trust.judge(start + each, *sizes, params=params, rates=rates, failed_at=failed)

@@ -60,12 +60,7 @@ def unfit(method: AbstractMethod, problem: Problem, optimizer: AbstractOptimizer
 
 
 def refuse_unfit(
-    method: AbstractMethod,
-    problem: Problem,
-    optimizer: AbstractOptimizer,
-    learning_rate,
-    spacing: float | None,
-    memory_tolerance: float | None,
+    method: AbstractMethod, problem: Problem, optimizer, learning_rate, spacing, memory_tolerance
 ) -> None:
     """ValueError where the method cannot have the optimizer, the problem or one of the options."""
     if reason := unfit(method, problem, optimizer):
@@ -92,7 +87,6 @@ def refuse_unfit(
 
 def planned(
     run: FollowedRun,
-    *,
     method: str,
     order: int | str,
     kind: str | None = None,

@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from .. import trees
 from ..ema_weights import Memory, Truncation, line_mean, mean_displacements
-from ..optimizers.base import SETTLED, AbstractOptimizer, State, traced
+from ..optimizers.base import SETTLED, State, traced
 from ..optimizers.moments import AbstractMoments
 from ..problem import Problem
 from ..running import Chunk, FollowedRun, chunked
@@ -368,16 +368,12 @@ class MemorylessMethod(AbstractMethod):
 
     @abstractmethod
     def direction(
-        self,
-        problem: Problem,
-        optimizer: AbstractOptimizer,
-        phase: float,
-        *,
-        order: int | str = 2,
-        spacing: float | None = None,
-        start: State | None = None,
+        self, problem: Problem, optimizer: Any, phase: float, *, order=2, spacing=None, start=None
     ) -> AbstractDirection:
-        """The direction of an order in a phase; start: the state in which the run began."""
+        """The direction of an order in a phase.
+
+        spacing: of the nodes, where it has some; start: the state in which the run began, if known.
+        """
 
     def bind(self, plan: ShadowPlan) -> AbstractStepper:
         run, order, phase = plan.run, plan.order, phase_of(plan.kind)

@@ -297,12 +297,7 @@ def best_of(
 
 
 def past_state(
-    problem: Problem,
-    optimizer: Any,
-    params: PyTree,
-    learning_rate,
-    order: int,
-    spacing: float | None = None,
+    problem: Problem, optimizer: Any, params: PyTree, learning_rate, order: int, spacing=None
 ) -> State:
     """The settled state just before the gradient at θ is read, its step ∞, to O(h^order)."""
     rate = rate_at(learning_rate, 0)

@@ -79,13 +79,7 @@ def remembered(
 
 
 def _step(
-    optimizer: AbstractMoments,
-    fold: Fold,
-    params: PyTree,
-    gradient: PyTree,
-    averages: list,
-    step,
-    first,
+    optimizer, fold: Fold, params: PyTree, gradient: PyTree, averages: list, step, first
 ) -> tuple[list, PyTree]:
     """The optimizer's recursion at ``step``, begun at ``first``: (averages, F_step)."""
     count, since = (jnp.asarray(n, trees.real_dtype()) for n in (step, step - first))

@@ -1,13 +1,13 @@
 """One step of a flow over one step of the optimizer, with diffrax."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .. import trees
 
@@ -37,12 +37,7 @@ class PositiveRK3(diffrax.AbstractERK):
 
 
 def one_step(
-    field: Callable,
-    y: PyTree,
-    *,
-    traceable: bool,
-    substeps: int | Array = 1,
-    high_order: bool = False,
+    field: Callable, y: PyTree, *, traceable: bool, substeps: Any = 1, high_order: bool = False
 ) -> PyTree:
     """y(1) of y' = field(s, y) from y(0), s ∈ [0, 1] within one step of the optimizer.
 

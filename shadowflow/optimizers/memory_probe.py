@@ -99,11 +99,7 @@ def _settling(optimizer: AbstractOptimizer, draw: Callable) -> int | str:
 
 
 def _forgets(
-    optimizer: AbstractOptimizer,
-    state: State,
-    params: PyTree,
-    grad: PyTree,
-    random: np.random.Generator,
+    optimizer: AbstractOptimizer, state: State, params: PyTree, grad: PyTree, random
 ) -> tuple[int, State]:
     """(how many steps it takes to forget three other gradients, the state then)."""
     other = state

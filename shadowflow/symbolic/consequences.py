@@ -127,7 +127,7 @@ def responses(model: Model, settled: Settled) -> list[tuple[sp.Symbol, sp.Expr]]
 
 @dataclass(frozen=True)
 class Edges:
-    """hλ at both edges: in closed form (None where there is none), as a number, x(z) itself.
+    """hλ at both edges: in closed form (None where there is none), as a number.
 
     matrix: the one whose eigenvalue λ is. refused: why there are no edges at all, else "". The
     closed forms are the branch that holds at the optimizer's own hyper-parameters.
@@ -137,7 +137,6 @@ class Edges:
     stability: sp.Expr | None
     flow_number: float
     stability_number: float
-    response: sp.Expr | None
     matrix: str = ""
     refused: str = ""
 
@@ -148,14 +147,14 @@ def edges_of(model: Model, optimizer: Optimizer) -> Edges:
         with jax.enable_x64(True):
             flow, stability = edges.flow_threshold(optimizer), edges.stability_threshold(optimizer)
     except ValueError as error:
-        return Edges(None, None, math.nan, math.nan, None, refused=str(error))
+        return Edges(None, None, math.nan, math.nan, refused=str(error))
     response = _response(model, flow.matrix)
     if response is None:
-        return Edges(None, None, flow, stability, None, flow.matrix)
+        return Edges(None, None, flow, stability, flow.matrix)
     own = model.numbers()
     closed_flow = _matching(_turning(response), own, flow)
     closed_stability = _matching([quotient(response.subs(MODE, -1))], own, stability)
-    return Edges(closed_flow, closed_stability, flow, stability, response, flow.matrix)
+    return Edges(closed_flow, closed_stability, flow, stability, flow.matrix)
 
 
 def _response(model: Model, matrix: str) -> sp.Expr | None:

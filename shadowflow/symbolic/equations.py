@@ -102,14 +102,13 @@ def _limit(kappa, bias_coefficient, y: sp.Symbol, place) -> Limit | None:
 class AtStep:
     """What the settled equation becomes at step n.
 
-    direction: Φ_n; slopes: ∂_iΦ ψ_i' at step n, per moment; shares: a_i(l), None without memory.
+    slopes: ∂_iΦ ψ_i' at step n, per moment; shares: a_i(l), None without memory.
     ratio: r_n where u_n = r_n u, else None (then there is no shorter form than the sums).
     bias_coefficient: s_n in θ' = −κ (r_n g + (h/2) s_n HΦ), with c_n(β) for (1+β)/(1−β) where all
     moments are bias-corrected; None where ``ratio`` is, or where Φ reads θ besides.
     named: r_n and the sums A_i that it is written with, where these have no closed form.
     """
 
-    direction: sp.Expr
     slopes: tuple[sp.Expr, ...]
     shares: tuple[sp.Expr | None, ...]
     ratio: sp.Expr | None
@@ -140,13 +139,13 @@ def at_step(model: Model, late: Settled) -> AtStep:
     if all(a.weight(STEP) == 1 for a in model.averages) and not direction.has(STEP):
         factor = lambda a: a.factor if a.decay == 0 else FACTOR(a.decay)
         bias_coefficient = coefficient_of(model, late.shares, factor)
-        return AtStep(direction, slopes, shares, sp.Integer(1), bias_coefficient, {})
+        return AtStep(slopes, shares, sp.Integer(1), bias_coefficient, {})
     ratio = _ratio(apart_from_theta(direction, y)[0], late.driven, y)
     rises = [_ratio(now, then, y) for now, then in zip(slopes, late.slopes, strict=True)]
     if late.offset != 0 or not late.separable or ratio is None or None in rises:
-        return AtStep(direction, slopes, shares, None, None, {})
+        return AtStep(slopes, shares, None, None, {})
     bias_coefficient, named = _closed(model, late, shares, ratio, rises)
-    return AtStep(direction, slopes, shares, ratio, bias_coefficient, named)
+    return AtStep(slopes, shares, ratio, bias_coefficient, named)
 
 
 def _closed(model: Model, late: Settled, shares, ratio, rises) -> tuple[sp.Expr, dict]:

@@ -233,7 +233,10 @@ def latex(sections: list[Section]) -> str:
     for section in sections:
         lines = [f"% {section.title}"]
         for item in section.items:
-            said = item if isinstance(item, str) else item.remark and _remark(item)
+            if isinstance(item, str):
+                said = item
+            else:
+                said = item.remark and f"{Text().doprint(item.left)}: {item.remark}"
             lines += [f"%   {line}" for line in textwrap.wrap(said, WIDTH)]
         rows = " \\\\\n".join(_row(formula, "&") for formula in _formulas(section))
         if rows:
@@ -244,10 +247,6 @@ def latex(sections: list[Section]) -> str:
 
 def _formulas(section: Section) -> list[Formula]:
     return [item for item in section.items if not isinstance(item, str)]
-
-
-def _remark(formula: Formula) -> str:
-    return f"{Text().doprint(formula.left)}: {formula.remark}"
 
 
 def _row(formula: Formula, mark: str = "") -> str:
