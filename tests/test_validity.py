@@ -10,7 +10,7 @@ from table import BILINEAR, BILINEAR_START, ROWS
 import shadowflow as sf
 from shadowflow import trust as validity
 from shadowflow.optimizers import zoo
-from shadowflow.start import followed
+from shadowflow.running import followed
 
 ONES = jnp.ones(4)
 
