@@ -11,9 +11,9 @@ import optax
 from jaxtyping import PyTree
 
 from .. import checks, trees
+from . import memory_probe
 from .base import AbstractOptimizer, State, as_pytree
 from .ema_probe import Averages, averages
-from .memory_probe import remembered, time_invariant
 
 
 class Transformation(AbstractOptimizer):
@@ -33,7 +33,8 @@ class Transformation(AbstractOptimizer):
         """Taken to be so: nothing about its state is known."""
         return True
 
-    memory_length, time_invariant = remembered, time_invariant
+    memory_length = memory_probe.remembered
+    time_invariant = memory_probe.time_invariant
 
     def init(self, params: PyTree, learning_rate=1.0) -> State:
         """The state before step 0; the transformation's own is its one moment."""
