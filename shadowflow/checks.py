@@ -106,7 +106,7 @@ def params(tree: PyTree) -> PyTree:
 def pointwise(name: str, call: Callable) -> None:
     """Refuse ``call`` unless it returns one array of the shape and dtype of its argument."""
     leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-    out = jax.eval_shape(call, leaf)
+    out = jax.eval_shape(lambda probe: call(probe), leaf)
     shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
     if shape != leaf.shape or dtype != leaf.dtype:
         got = f"shape {shape} and dtype {dtype}" if shape is not None else repr(out)

@@ -150,7 +150,7 @@ def implicit_bias(
     Costs one gradient and two or three Hessian-vector products (one more per moment where weights
     are not corrected). An optax transformation (``from_optax``) is read by displaced
     gradients, its potential only where it is pointwise.
-    Raises ValueError for a negative step or eps_root, and for mini-batches.
+    Raises ValueError for no start, for a negative step or eps_root, and for mini-batches.
 
     >>> from shadowflow import momentum
     >>> quadratic = Problem(lambda x: jnp.sum(x**2) / 2)

@@ -52,7 +52,6 @@ class Averages(AbstractMoments):
         return self.source.time_invariant(params)
 
     def init(self, params: PyTree, learning_rate=1.0) -> State:
-        """The moments before step 0."""
         return self.taken(self.source.init(params, learning_rate))
 
     def adopted(self, opt_state, params: PyTree) -> tuple:

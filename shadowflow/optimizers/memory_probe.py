@@ -51,7 +51,7 @@ def probed(finding: Callable) -> Callable:
 
         if key not in known:
             while len(known) >= MOST_KNOWN:
-                known.pop(next(iter(known)))
+                known.pop(next(iter(known)), None)
             with jax.ensure_compile_time_eval():
                 known[key] = finding(optimizer, draw), optimizer
         return known[key][0]
