@@ -276,7 +276,7 @@ def test_what_is_late_is_the_sum_of_what_is_missing():
     wanted = [
         np.sum((1 - b) * b**ages * ages) + np.sum(0.9 ** (kept - lacks) * b**lacks) for b in decays
     ]
-    assert batch_memory.Truncation(kept, 1e-3, decays).late == pytest.approx(wanted)
+    assert mem.Truncation(kept, 1e-3, decays).late == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-4])
