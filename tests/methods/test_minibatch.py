@@ -294,8 +294,8 @@ def test_the_truncation_s_bounds_hold_and_are_not_idle(row, tolerance):
         fold = mem.fold(problem, optimizer, memory)
         gradients = problem.gradients(PLACE, fold.batches)
         bound = minibatch.BatchedTaylor(problem, optimizer, 0.5)
-        past = bound.gathered(memory, fold, PLACE, gradients)
-        found.append((past.now.moments, past.ways))
+        now, ways = bound.gathered(memory, fold, PLACE, gradients)
+        found.append((now.moments, ways))
     speed = jax.jit(
         modified_field(problem, optimizer, RATE, order=1, memory_tolerance=1e-12, method="taylor")
     )
