@@ -194,7 +194,7 @@ def test_the_sums_at_step_n_are_the_numerical_field(row, n):
             share = older.subs({PAST: l, STEP: n}).subs(model.numbers())
             way = way + float(share) * directions[l]
         total += in_g(model, rise, g, theta, {STEP: n}) * (hessian @ way)
-    drift = in_g(model, sp.diff(part.direction, THETA), g, theta, {STEP: n})
+    drift = in_g(model, sp.diff(direction_at(model, STEP), THETA), g, theta, {STEP: n})
     expected = modified_field(SMOOTH, ROWS[row](), LEARNING_RATE, method="taylor")(n, PLACE)
     ours = -directions[n] - LEARNING_RATE * (total + drift * directions[n] / 2)
     np.testing.assert_allclose(ours, expected, rtol=1e-10)
