@@ -52,6 +52,15 @@ def test_of_what_is_linear_it_is_the_hessian_s_own_eigenvalue(optimizer):
     assert repr(found) == f"9 (largest eigenvalue of the Hessian, within {found.residual:.1g})"
 
 
+def test_the_residual_is_that_of_the_vector_found(monkeypatch):
+    """Of the first unit vector, were it said to have the eigenvalue 8."""
+    found = np.array([8.0]), np.eye(SIZE)[:, :1]
+    monkeypatch.setattr("scipy.sparse.linalg.eigsh", lambda *args, **options: found)
+    told = sf.curvature(quadratic(matrix()), sf.sgd(), place())
+    assert float(told) == 8
+    assert told.residual == pytest.approx(np.linalg.norm(matrix()[:, 0] - 8 * found[1][:, 0]))
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "nadam", "signum", "lion"])
 def test_of_the_others_it_is_that_of_the_preconditioned_hessian(name):
     """P written down: from the moments that the run's last step read, and of one gradient."""

@@ -322,7 +322,7 @@ def test_the_time_that_is_left_is_shared_by_those_at_work(tmp_path):
             ("running", 1, 20.0),
             ("running", 2, 10.0),
             ("waiting", 0, None),
-            ("done", 3, 1.0),
+            ("done", 1, 1.0),  # which had reached its accuracy
         )
     ]
     assert jobs._left(rows) == " About 00:40 left with 2 at work."

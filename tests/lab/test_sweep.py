@@ -380,6 +380,10 @@ def test_the_time_that_is_left_is_that_of_the_epochs_that_are_left(tmp_path):
     rows = table.standings(made)
     assert [(row.state, row.epoch) for row in rows] == [("waiting", 4), ("waiting", 0)]
     assert table.remaining(rows) == pytest.approx(2.0 * (6 + 10))
+    for seconds in (9.0, 0.5):  # the machine is free again, and it is the last ones that count
+        for epoch in range(table.LAST):
+            history.append(folder / "timing.jsonl", {"epoch": epoch, "seconds": seconds})
+    assert table.standings(made)[0].seconds == 0.5
 
 
 def test_a_single_cell_by_its_number(tmp_path, capsys):

@@ -359,6 +359,17 @@ def test_displaced_gradients_average_over_every_age(row, method, scheduled):
     agree([library(row, n, scheduled)[method, "iteration", 2] for n in STEPS], moves)
 
 
+def test_weight_decay_is_read_half_a_step_back_while_weights_rise_too():
+    """Of a constant slope c: F = W_1 c / (√(W_2 c²) + eps) + λθ, and the same at θ + (h/2) F."""
+    c, x, h, n = np.array([0.6, -1.1]), np.array([0.9, 0.4]), 0.1, 3
+    adamw = zoo.adamw(b1=0.5, b2=0.7, eps=0.1, weight_decay=0.3, bias_correction=False)
+    sloped = Problem(lambda x: jnp.sum(jnp.asarray(c) * x))
+    ratio = (1 - 0.5**4) * c / (np.sqrt((1 - 0.7**4) * c**2) + 0.1)
+    field = modified_field(sloped, adamw, h, method="displaced")(n, jnp.asarray(x))
+    expected = -ratio - 0.3 * (x + h / 2 * (ratio + 0.3 * x))
+    np.testing.assert_allclose(field, expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("power", [3, 4])
 @pytest.mark.parametrize("step", [4, "settled"])
 def test_two_nodes_average_cubic_transforms_exactly_and_no_more(power, step):

@@ -109,6 +109,11 @@ def test_figures_of_one_network_share_their_runs():
     assert not keys["fig7"] & keys["fig9"]
 
 
+def test_what_is_held_is_the_other_decay():
+    sweeps = wide(arguments={"b1": 0.8, "b2": 0.95}).sweeps
+    assert sweeps["rho"].other == ("β", 0.8) and sweeps["beta"].other == ("ρ", 0.95)
+
+
 def test_runs_come_once_and_seed_by_seed():
     grid = wide()
     found = grid.runs()
@@ -364,7 +369,8 @@ def test_curves_are_those_of_their_measure():
     panels._against_loss(axis, swept, "one_norm")
     loss, norm = (swept[name][0, 0].astype(float) for name in ("train_loss", "one_norm"))
     drawn = lines(axis)[0]
-    np.testing.assert_allclose(drawn[6], [np.median(x[1:12]) for x in (loss, norm)])
+    smooth = np.stack([curves.running_median(x) for x in (loss, norm)], axis=1)
+    np.testing.assert_array_equal(drawn, smooth)
     with style.styled():
         picture = panels.curves([swept])
     titles = {"training loss": "train_loss", "training accuracy": "train_accuracy"}
