@@ -59,11 +59,18 @@ ROWS = {
 }
 
 
+REPRESENTATIVE = (
+    *("momentum", "momentum-corrected", "nesterov", "rmsprop-outside", "rmsprop-corrected"),
+    *("adam-both", "adam-uncorrected", "adamw", "nadam", "lion"),
+)  # what the fast tests run over
+
+
 def bilinear_loss(params):
     """The loss of the paper's Figure 2 over 100, so that the gradient at the start is about 1."""
     return 0.5 * (1.5 - 2 * params[0] * params[1]) ** 2 / 100
 
 
+@jax.jit  # so that eager derivatives are traced once, not at every call
 def smooth_loss(params):
     """Three coupled coordinates; no gradient component is near zero at ``PLACES``."""
     x, y, z = params

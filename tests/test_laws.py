@@ -4,7 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from table import CASES, MEMORYLESS, PLACE, PLACES, ROWS, SMOOTH, every_answer, smooth
+from support.rows import fast
+from table import (
+    CASES,
+    MEMORYLESS,
+    PLACE,
+    PLACES,
+    REPRESENTATIVE,
+    ROWS,
+    SMOOTH,
+    every_answer,
+    smooth,
+)
 
 from shadowflow.optimizers import zoo
 from shadowflow.shadow import memoryless_step, modified_field, shadow
@@ -31,7 +42,7 @@ def scaled_options(row: str) -> dict:
     return {k: v * powers[k] for k, v in ROWS[row].options.items() if k in powers}
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))
 @pytest.mark.parametrize("step", [3, "settled"])
 def test_scaling_the_loss_with_eps(row, step):
     """(E, eps, eps_root) → (cE, c eps, c² eps_root) changes nothing where Φ divides by its size;
@@ -54,7 +65,7 @@ def in_turned_coordinates(row, step, turn) -> dict:
     return {case: value @ turn for case, value in found.items()}
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))
 @pytest.mark.parametrize("step", [3, "settled"])
 def test_permuting_and_flipping_coordinates(row, step):
     here = every_answer(SMOOTH, ROWS[row](), RATE, step, PLACES)

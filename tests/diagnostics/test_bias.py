@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from table import PLACE, ROWS, SMOOTH, smooth_loss
+from support.rows import fast
+from table import PLACE, REPRESENTATIVE, ROWS, SMOOTH, smooth_loss
 
 import shadowflow as sf
 from shadowflow.diagnostics import bias
@@ -20,7 +21,7 @@ def analysed(name, step="settled", place=PLACE, **options):
 
 
 @pytest.mark.parametrize("step", ["settled", 4])
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", fast(REPRESENTATIVE, ROWS))
 def test_the_parts_add_up_to_the_modified_equation(name, step):
     parts = analysed(name, step)
     field = sf.modified_field(SMOOTH, ROWS[name](), H, method="taylor")(step, PLACE)

@@ -7,7 +7,7 @@ import oracles
 import pytest
 from scipy.integrate import solve_ivp
 from support.rows import fast
-from table import BILINEAR, BILINEAR_START, ROWS, bilinear_loss
+from table import BILINEAR, BILINEAR_START, REPRESENTATIVE, ROWS, bilinear_loss
 
 from shadowflow.iterate import iterate
 from shadowflow.methods.inertial import half_phase
@@ -88,12 +88,6 @@ def solved(formula, displaced=0.5):
         y = done.y[:, -1]
         path.append(y[:2])
     return np.stack(path)
-
-
-REPRESENTATIVE = {
-    *("momentum", "momentum-corrected", "nesterov", "rmsprop-outside", "rmsprop-corrected"),
-    *("adam-both", "adam-uncorrected", "adamw", "nadam", "lion"),
-}
 
 
 @pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))

@@ -10,7 +10,8 @@ import pytest
 import sympy as sp
 from support.batch_problem import ORDER, PROBLEM, SURFACES
 from support.derivations import CORRECTED, FUNCTIONS, derived, own
-from table import PLACE, PLACES, ROWS, SMOOTH, smooth_loss
+from support.rows import fast
+from table import PLACE, PLACES, REPRESENTATIVE, ROWS, SMOOTH, smooth_loss
 
 import shadowflow as sf
 from shadowflow.lab.choices import OPTIMIZERS
@@ -136,7 +137,7 @@ def pushed(optimizer, problem, place):
 ALL = {**ROWS, **{f"{name}, as it comes": getattr(sf, name) for name in OPTIMIZERS}}
 
 
-@pytest.mark.parametrize("row", ALL)
+@pytest.mark.parametrize("row", fast([*REPRESENTATIVE, "adam, as it comes"], ALL))
 def test_the_call_is_the_settled_field(row):
     optimizer = ALL[row]()
     field = derived(row) if row in ROWS else sf.derive(optimizer)
@@ -150,7 +151,7 @@ def test_the_call_is_the_settled_field(row):
             assert np.max(np.abs(found - first)) > 1e-6
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))
 def test_the_source_is_the_call(row):
     field, names = derived(row), {}
     exec(field.python(), names)
@@ -177,7 +178,7 @@ def in_g(model, expression, g, theta, extra=None):
     )
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))
 @pytest.mark.parametrize("n", [0, 3])
 def test_the_sums_at_step_n_are_the_numerical_field(row, n):
     """θ' from ``at_step``'s directions, slopes and shares with explicit loops."""
@@ -209,7 +210,7 @@ def _signed(model, expression, g, theta, step):
     return np.sign(g) * (whole - added) + added
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))
 def test_the_short_form_at_step_n_is_the_numerical_field(row):
     found = derived(row)
     model, part, late = found.model, found.at_step, found.settled
@@ -249,7 +250,7 @@ UNCORRECTED = {
 }
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))
 def test_the_mini_batch_form_is_the_numerical_field(row):
     """Its sums with explicit loops over dense Hessians, at step 3."""
     n, optimizer, found = 3, ROWS[row](), derived(row)
@@ -319,7 +320,7 @@ def _weights(average, step):
 # --- losses and potentials
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))
 def test_potential_and_one_dimensional_loss_have_the_right_slopes(row):
     part, potential = derived(row).settled, derived(row).potential
     y, numbers = part.y, derived(row).model.numbers()
