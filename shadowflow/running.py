@@ -111,7 +111,14 @@ class FollowedRun:
 
 
 def followed(
-    problem: Problem, optimizer, params: PyTree, learning_rate, steps, start, *, fixed_rate=False
+    problem: Problem,
+    optimizer: Any,
+    params: PyTree,
+    learning_rate: Any,
+    steps: int,
+    start: Any,
+    *,
+    fixed_rate: bool = False,
 ) -> FollowedRun:
     """The run that these arguments mean; TypeError or ValueError for bad ones.
 

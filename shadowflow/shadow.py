@@ -141,7 +141,15 @@ def shadow(
         thresholds.check_curvature(optimizer, curvature)
     save_every = checks.count("save_every", save_every, 1)
     run = followed(problem, optimizer, params, learning_rate, steps, start)
-    plan = planned(run, method, order, kind, spacing, memory_tolerance, keep)
+    plan = planned(
+        run,
+        method=method,
+        order=order,
+        kind=kind,
+        spacing=spacing,
+        memory_tolerance=memory_tolerance,
+        keep=keep,
+    )
     return shadowed(plan, curvature, save_every, progress)
 
 

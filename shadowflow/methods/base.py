@@ -368,7 +368,14 @@ class MemorylessMethod(AbstractMethod):
 
     @abstractmethod
     def direction(
-        self, problem: Problem, optimizer: Any, phase: float, *, order=2, spacing=None, start=None
+        self,
+        problem: Problem,
+        optimizer: Any,
+        phase: float,
+        *,
+        order: int | str = 2,
+        spacing: float | None = None,
+        start: State | None = None,
     ) -> AbstractDirection:
         """The direction of an order in a phase.
 
