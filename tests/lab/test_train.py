@@ -210,7 +210,8 @@ def test_measures_every_so_often_are_those_of_every_epoch(tmp_path):
         for n in (1, 3)
     )
     assert seldom[0].keys() == every[0].keys()
-    assert seldom[3] == every[3]
+    assert seldom[3] == pytest.approx(every[3], rel=1e-6)  # two programs, two roundings
+    assert seldom[3] != pytest.approx(every[2], rel=1e-2)
     assert "cosine" in seldom[3]
     assert set(seldom[4]) == {
         "epoch",
