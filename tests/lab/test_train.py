@@ -491,6 +491,11 @@ def test_the_estimated_cost_is_that_of_the_products():
     assert f"{cost / 1e9:.3g} Gflop an epoch, {7 * cost / 1e12:.3g} Tflop" in description(seldom)
 
 
+def test_a_cost_that_is_not_counted_is_no_number(monkeypatch):
+    monkeypatch.setattr(training, "forward_flops", lambda network: None)
+    assert "estimated cost: unknown" in description(Training(images=100, test_images=10))
+
+
 def test_the_command(tmp_path, capsys):
     words = "train --width 0.25 --images 120 --epochs 2 --quiet opt:adam --opt.b2 0.95".split()
     assert cli.main([*words, "--run-dir", str(tmp_path)]) == 0

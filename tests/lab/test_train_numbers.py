@@ -23,7 +23,8 @@ FOUR = dataclasses.replace(
 
 def loss_and_accuracy(network, params, images, labels):
     """Mean cross entropy and share of right answers, of all images at once, in numpy."""
-    logits = np.asarray(network.apply(params, {}, jnp.asarray(images), False)[0], float)
+    with jax.default_matmul_precision("highest"):
+        logits = np.asarray(network.apply(params, {}, jnp.asarray(images), False)[0], float)
     sums = np.log(np.sum(np.exp(logits), axis=1))
     return np.mean(sums - logits[np.arange(len(labels)), labels]), np.mean(
         np.argmax(logits, axis=1) == labels

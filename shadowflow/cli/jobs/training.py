@@ -37,29 +37,30 @@ def description(settings: Training) -> str:
         {"layer": name, "shape": shape, "parameters": f"{count:,}"}
         for name, shape, count in [*sizes, ("total", "", total)]
     ]
+    lines = [settings.model, *table(rows), _cost(settings, network), f"parameters: {total}"]
+    return "\n".join(lines)
+
+
+def _cost(settings: Training, network: Network) -> str:
     images, test_images = counts_of(settings)
     forward = forward_flops(network)
+    if forward is None:
+        return "estimated cost: unknown, as XLA counts no operations for this device"
     epoch = forward * (3 * images + test_images / settings.test_every)
-    return "\n".join(
-        [
-            settings.model,
-            *table(rows),
-            f"estimated cost: {epoch / 1e9:.3g} Gflop an epoch, "
-            f"{epoch * settings.epochs / 1e12:.3g} Tflop in all: three "
-            f"times the forward pass ({forward / 1e6:.3g} Mflop) for each of {images:,} images, "
-            f"once for each of {test_images:,} to test on",
-            f"parameters: {total}",
-        ]
+    return (
+        f"estimated cost: {epoch / 1e9:.3g} Gflop an epoch, "
+        f"{epoch * settings.epochs / 1e12:.3g} Tflop in all: three "
+        f"times the forward pass ({forward / 1e6:.3g} Mflop) for each of {images:,} images, "
+        f"once for each of {test_images:,} to test on"
     )
 
 
-def forward_flops(network: Network) -> float:
-    """What XLA counts for one image, without computing or allocating anything."""
+def forward_flops(network: Network) -> float | None:
+    """What XLA counts for one image, without computing anything; None where it does not count."""
     params, state = jax.eval_shape(network.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *network.shape), network.dtype)
     run = jax.jit(lambda params, state, image: network.apply(params, state, image, False)[0])
-    counted = run.lower(params, state, image).cost_analysis() or {}
-    return float(counted.get("flops", float("nan")))
+    return (run.lower(params, state, image).cost_analysis() or {}).get("flops")
 
 
 def train_job(command: Train) -> int:
