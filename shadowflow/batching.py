@@ -92,7 +92,8 @@ def checked(batches: PyTree, traceable: bool) -> PyTree:
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
             "batches: expected a pytree of arrays with one common leading axis, the batches, got "
-            f"leading axes {sorted(lengths)}; for batches of unequal size see batches.pad."
+            f"leading axes {sorted(lengths)}; for batches of unequal size see "
+            "shadowflow.batching.pad."
         )
     return jax.tree.map(jnp.asarray if traceable else np.asarray, batches)
 

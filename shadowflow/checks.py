@@ -1,5 +1,6 @@
 """Checks of arguments: an error says what was expected, what was given, and what to do."""
 
+import operator
 from collections.abc import Callable, Iterable
 
 import jax
@@ -40,11 +41,17 @@ def decay(name: str, value) -> None:
 
 
 def count(name: str, value, least: int = 0) -> int:
-    """``value`` as an int; refuse what is not a whole number of at least ``least``."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least:
+    """``value`` as an int; refuse what is not a whole number of at least ``least``.
+
+    A scalar array of whole numbers is one too, as the count in an optax state.
+    """
+    try:
+        whole = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = None
+    if whole is None or whole < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
-    return int(value)
+    return whole
 
 
 def choice(name: str, value, allowed: Iterable) -> None:
@@ -103,10 +110,19 @@ def params(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, tree)
 
 
-def pointwise(name: str, call: Callable) -> None:
-    """Refuse ``call`` unless it returns one array of the shape and dtype of its argument."""
+def pointwise(name: str, call: Callable, arguments: str) -> None:
+    """Refuse ``call`` unless it returns one array of the shape and dtype of its argument.
+
+    arguments: what the function of this name is called with, in words.
+    """
     leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-    out = jax.eval_shape(lambda probe: call(probe), leaf)
+    try:
+        out = jax.eval_shape(lambda probe: call(probe), leaf)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}: expected a function {name}({arguments}) of JAX operations, got "
+            f"{type(error).__name__} from it: {error}"
+        ) from error
     shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
     if shape != leaf.shape or dtype != leaf.dtype:
         got = f"shape {shape} and dtype {dtype}" if shape is not None else repr(out)

@@ -27,7 +27,8 @@ class Problem(eqx.Module):
     schedule: which batch step n = 0, 1, … sees: None, n mod B (cyclic); an int array, one entry
         per step; or a function step → batch (``shuffled``, ``with_replacement``, your own).
     weights: [B, size], for batches of unequal size: ``loss`` then returns one value per example,
-        and E_b = Σ_i w_{b,i} ℓ_i / Σ_i w_{b,i}; ``batches.pad`` makes both from unequal ones.
+        and E_b = Σ_i w_{b,i} ℓ_i / Σ_i w_{b,i}; ``shadowflow.batching.pad`` makes
+        both from unequal ones.
     key: given to the functions as their last argument; with batches folded with the number of
         the batch, so that E_b stays one function. For fresh noise at every step let the keys be
         the batches.
@@ -258,16 +259,25 @@ def checked(problem: Problem, params: PyTree) -> PyTree:
     except Exception as error:
         if str(error).startswith(("loss:", "grad:")):
             raise
-        call = "loss(params, batch)" if problem.batched else "loss(params)"
+        name = "grad" if problem.loss is None else "loss"
+        call = f"{name}(params, batch)" if problem.batched else f"{name}(params)"
+        remedy = f"call {call} by itself to see where"
+        if isinstance(error, jax.errors.JAXTypeError):
+            remedy = "a function that JAX cannot trace needs grad= and traceable=False"
         raise ValueError(
-            f"loss: expected a function that takes these params, got {type(error).__name__} "
-            f"from it: {str(error).splitlines()[0]}; call {call} by itself to see where."
+            f"{name}: expected a function that takes these params, got {type(error).__name__} "
+            f"from it: {str(error).splitlines()[0]}; {remedy}."
         ) from error
     return params
 
 
 def scalar(value) -> Array:
     """A loss as a float scalar array; refuse any other shape or dtype."""
+    if isinstance(value, tuple):
+        raise ValueError(
+            f"loss: expected a float scalar, got a tuple of {len(value)}; pass has_aux=True where "
+            "it returns (value, anything)."
+        )
     value = jnp.asarray(value)
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from . import checks, ema_weights as mem, plots, trees
 from .ema_weights import Memory
-from .optimizers.base import Start, started
+from .optimizers.base import Start, rate_at, started
 from .optimizers.from_optax import as_optimizer
 from .plots import Result
 from .problem import Problem, checked
@@ -59,7 +59,7 @@ def rate_table(learning_rate, steps: int) -> np.ndarray:
     """The learning rates of steps 0 … steps − 1 as a float array."""
     if not callable(learning_rate):
         return np.full(steps, float(learning_rate))
-    table = np.asarray([float(learning_rate(n)) for n in range(steps)])
+    table = np.asarray([_scheduled(learning_rate, n) for n in range(steps)])
     wrong = np.flatnonzero(~(np.isfinite(table) & (table >= 0)))
     if wrong.size:
         raise ValueError(
@@ -67,6 +67,28 @@ def rate_table(learning_rate, steps: int) -> np.ndarray:
             f"got {table[wrong[0]]} at step {wrong[0]}."
         )
     return table
+
+
+def _scheduled(learning_rate: Callable, step: int) -> float:
+    try:
+        return float(learning_rate(step))
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            "learning_rate: expected a schedule that takes the number of a step and returns a "
+            f"number, got {type(error).__name__} at step {step}: {error}"
+        ) from error
+
+
+def as_traceable(learning_rate, steps: int):
+    """``learning_rate``, a schedule that JAX cannot trace as a table of its first ``steps``."""
+    if not callable(learning_rate):
+        return learning_rate
+    try:
+        known = jax.eval_shape(lambda step: rate_at(learning_rate, step), 0).shape == ()
+    except (TypeError, ValueError):
+        known = False
+    return learning_rate if known else mem.Rates(jnp.asarray(rate_table(learning_rate, steps)))
 
 
 @dataclass(frozen=True)

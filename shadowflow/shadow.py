@@ -18,7 +18,7 @@ from .optimizers import thresholds
 from .optimizers.base import SETTLED, AbstractOptimizer, State, step_number
 from .optimizers.from_optax import as_optimizer
 from .problem import Problem
-from .running import Trajectory, drive, followed, trajectory
+from .running import Trajectory, as_traceable, drive, followed, trajectory
 from .trust import Validity
 
 
@@ -208,7 +208,9 @@ class Field:
         kept = self.truncation(step, params).steps if problem.batched else None
         if problem.batched and isinstance(step, int):
             problem = problem.tabulated(step + 1)
-        memory = mem.at(self.optimizer, self.learning_rate, step, params, kept)
+        rate = self.learning_rate
+        rate = as_traceable(rate, step + 1) if isinstance(step, int) else rate
+        memory = mem.at(self.optimizer, rate, step, params, kept)
         direction = self.method.direction(
             problem, self.optimizer, phase_of(self.kind), order=self.order, spacing=self.spacing
         )

@@ -89,9 +89,11 @@ def judge(
         reason = f"a non-finite number began at step {failed_at}; {reason}"
     elif level == "holds" and _below_rounding(correction, rates, params):
         level = "below rounding"
+        dtype = jax.tree.leaves(params)[0].dtype
+        remedy = "" if dtype == np.float64 else "; use float64"
         reason = (
             f"cannot be told from rounding: the correction adds up to less than the rounding of "
-            f"{jax.tree.leaves(params)[0].dtype}; use float64"
+            f"{dtype}{remedy}"
         )
     if past[1]:
         level = "does not hold" if "does not hold" in (level, past[0]) else past[0]
@@ -159,7 +161,7 @@ def lower_remark(order: int, lowered, first: int) -> str:
         return ""
     return (
         f"Order 2 was taken at {len(where)} of {len(lowered)} steps (first at step "
-        f"{first + where[0]}), where order {order} is not finite: its steps onward reach too far"
+        f"{first + where[0]}), where order {order} is not finite: it looks too many steps ahead"
     )
 
 

@@ -54,6 +54,8 @@ def test_a_correction_below_rounding_is_called_that():
     tiny = {"params": ONES.astype(jnp.float32), "rates": np.full(3, 1e-8)}
     assert judged([0.05] * 3, **tiny).level == "below rounding"
     assert "float32; use float64" in judged([0.05] * 3, **tiny).verdict
+    smaller = judged([0.05] * 3, params=ONES.astype(jnp.float64), rates=np.full(3, 1e-17))
+    assert smaller.level == "below rounding" and "use float64" not in smaller.verdict
     fine = {**tiny, "params": ONES.astype(jnp.float64)}
     assert judged([0.05] * 3, **fine).level == "holds"
     assert judged([0.5] * 3, **tiny).level == "does not hold"

@@ -20,7 +20,7 @@ from ..optimizers.memory_probe import pointwise
 from ..optimizers.moments import identity, square
 from ..plots import Result
 from ..problem import Problem, compiled
-from ..running import followed
+from ..running import as_traceable, followed
 from ..trust import Validity
 
 PLAIN, MEMORY, GRID = "memoryless", "memory", "discretization"
@@ -172,7 +172,8 @@ def implicit_bias(
         )
     if eps_root is not None:
         checks.number("eps_root", eps_root, least=0)
-    memory = mem.ready(run.optimizer, learning_rate, run.start.step, run.params)
+    rate = as_traceable(learning_rate, run.first + 1)
+    memory = mem.ready(run.optimizer, rate, run.start.step, run.params)
     analyse = _analyse if optimizer.closed_form else _of_state_map
     found = analyse(problem, traced(run.optimizer), memory, run.params, traced(eps_root))
     memories = labels(optimizer).values() if optimizer.closed_form else [MEMORY]

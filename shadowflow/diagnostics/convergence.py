@@ -61,6 +61,11 @@ def compare(real: Trajectory, follow: Trajectory) -> Comparison:
     >>> compare(run, run).moved
     array([0., 5.])
     """
+    for name, path in (("real", real), ("follow", follow)):
+        if not isinstance(path, Trajectory):
+            raise TypeError(
+                f"{name}: expected a run, as iterate and shadow return it, got {path!r}."
+            )
     steps, here, there = np.intersect1d(real.steps, follow.steps, return_indices=True)
     if not len(steps):
         span, other = (f"steps {path.steps[0]} to {path.steps[-1]}" for path in (real, follow))
@@ -171,6 +176,8 @@ def convergence(
     """
     checks.number("horizon", horizon, above=0)
     checks.choice("start", start, (0, SETTLED))
+    for rate in learning_rates:
+        checks.number("learning_rates", rate, above=0)
     rates = [float(rate) for rate in learning_rates]
     if len(rates) < 2 or any(b >= a for a, b in itertools.pairwise(rates)):
         raise ValueError(f"learning_rates: expected two or more, falling, got {learning_rates!r}.")
@@ -230,6 +237,11 @@ def _wanted(run: FollowedRun, methods, kinds, orders) -> list[tuple[str, str, in
     ]
     for name, kind, order in wanted:
         choose(name, kind, order)
+    if not wanted:
+        raise ValueError(
+            f"orders: expected something to measure, got none with methods={names}, kinds={kinds}, "
+            f"orders={orders} and this start; leave one of them out."
+        )
     return wanted
 
 

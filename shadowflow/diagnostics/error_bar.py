@@ -17,7 +17,7 @@ from ..methods import METHODS, choose, planned
 from ..optimizers.base import SETTLED, AbstractOptimizer, Start
 from ..plots import Result
 from ..problem import Problem
-from ..running import followed
+from ..running import FollowedRun, followed
 from ..shadow import Shadow, shadowed
 from ..trust import HOLDS
 from .convergence import compare
@@ -106,12 +106,24 @@ def error_bar(
         plan = planned(settled, method=method, order=order, kind=kind, spacing=nodes)
         return shadowed(plan, save_every=save_every)
 
-    follow = run(method, order, kind) if follow is None else follow
+    follow = run(method, order, kind) if follow is None else _fitting(follow, own)
     beside = neighbours(own.problem, own.optimizer, method, order, kind)
     others = [run(*name) for name in beside]
     name = " and ".join(", ".join((name, f"order {order}", kind)) for name, order, kind in beside)
     flow = "flow" in (kind, beside[0][2])
     return _bar(follow, others, name, flow)
+
+
+def _fitting(follow: Shadow, run: FollowedRun) -> Shadow:
+    """``follow``, or a refusal where its steps are not those of the run."""
+    checks.instance("follow", follow, Shadow)
+    asked, got = (run.first, run.first + run.steps), (follow.steps[0], follow.steps[-1])
+    if got != asked and not (follow.failed_at is not None and got[0] == asked[0]):
+        raise ValueError(
+            f"follow: expected the shadow of the same arguments, from step {asked[0]} to "
+            f"{asked[1]}, got one from {got[0]} to {got[1]}."
+        )
+    return follow
 
 
 def neighbours(

@@ -127,6 +127,11 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
     >>> heavy_ball.name, float(move[0])
     ('sgd', -0.5)
     """
+    if hasattr(make, "init") and hasattr(make, "update"):
+        raise TypeError(
+            "make: expected a function of the learning rate that returns an optax transformation, "
+            "got a transformation; pass what makes it, as functools.partial(optax.adam, b2=0.95)."
+        )
     checks.function("make", make)
     made = make(0.1)
     if not (hasattr(made, "init") and hasattr(made, "update")):

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import equinox as eqx
@@ -75,7 +75,7 @@ class Moment(eqx.Module):
     ):
         checks.decay("decay", decay)
         checks.function("transform", transform)
-        checks.pointwise("transform", transform)
+        checks.pointwise("transform", transform, "grad")
         self.decay = decay
         self.transform = as_pytree(transform)
         self.bias_correction = bool(bias_correction)
@@ -231,16 +231,18 @@ class Optimizer(AbstractMoments):
     combine: Callable
 
     def __init__(self, moments, combine: Callable, name: str = "optimizer"):
-        moments = tuple(moments)
+        given, moments = moments, tuple(moments) if isinstance(moments, Iterable) else ()
         if not moments or not all(isinstance(moment, Moment) for moment in moments):
-            raise TypeError(f"moments: expected one or more shadowflow.Moment, got {moments!r}.")
+            raise TypeError(
+                f"moments: expected a list of one or more shadowflow.Moment, got {given!r}."
+            )
         checks.function("combine", combine)
         self.moments = moments
         self.combine = as_pytree(combine)
         self.name = name
         self.reads_value, self.keeps_rate, self.varies_rate = False, False, True
         call = lambda leaf: self.direction((leaf,) * len(moments), leaf, jnp.zeros(()))
-        checks.pointwise("combine", call)
+        checks.pointwise("combine", call, "moments, params, step")
 
     def __repr__(self) -> str:
         return f"Optimizer({self.name}: {', '.join(moment.described for moment in self.moments)})"

@@ -88,8 +88,8 @@ def linear_response(optimizer: AbstractOptimizer) -> Response:
     if not optimizer.closed_form:
         raise TypeError(
             f"optimizer: expected one with moments, from whose decays the thresholds follow, got "
-            f"the optax transformation {optimizer.name}; take a row of the zoo, and give it no "
-            "curvature."
+            f"the optax transformation {optimizer.name}; pass the same optimizer as a row of the "
+            "zoo, or give shadow no curvature=."
         )
     at_zero, *elsewhere = _answers(optimizer)
     total = math.fsum(at_zero)

@@ -15,7 +15,7 @@ from .model import GRADIENT, PUSHED, RATE, THETA, Model
 from .sections import Section, tell
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Derivation:
     """The second-order modified equation of an optimizer, by ``shadowflow.derive``.
 
@@ -125,3 +125,6 @@ class Derivation:
 
     def __str__(self) -> str:
         return self.text()
+
+    def __repr__(self) -> str:
+        return f"Derivation({self.optimizer!r})"
