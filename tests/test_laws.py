@@ -36,14 +36,17 @@ def same_bits(one: dict, other: dict) -> bool:
     return all(np.array_equal(one[case], other[case]) for case in one)
 
 
+BOTH_STEPS = [(row, step) for row in ROWS for step in (3, "settled")]
+LAWFUL = [(row, 3) for row in REPRESENTATIVE] + [("adam-both", "settled"), ("lion", "settled")]
+
+
 def scaled_options(row: str) -> dict:
     """eps grows as the gradient, eps_root as its square."""
     powers = {"eps": SCALE, "eps_root": SCALE**2}
     return {k: v * powers[k] for k, v in ROWS[row].options.items() if k in powers}
 
 
-@pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))
-@pytest.mark.parametrize("step", [3, "settled"])
+@pytest.mark.parametrize(("row", "step"), fast(LAWFUL, BOTH_STEPS))
 def test_scaling_the_loss_with_eps(row, step):
     """(E, eps, eps_root) → (cE, c eps, c² eps_root) changes nothing where Φ divides by its size;
     for the linear optimizers it is a change of the learning rate."""
@@ -65,8 +68,7 @@ def in_turned_coordinates(row, step, turn) -> dict:
     return {case: value @ turn for case, value in found.items()}
 
 
-@pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))
-@pytest.mark.parametrize("step", [3, "settled"])
+@pytest.mark.parametrize(("row", "step"), fast(LAWFUL, BOTH_STEPS))
 def test_permuting_and_flipping_coordinates(row, step):
     here = every_answer(SMOOTH, ROWS[row](), RATE, step, PLACES)
     close(in_turned_coordinates(row, step, FLIP), here)

@@ -154,6 +154,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(run, capsys)
     assert "--out: expected a folder that can be written" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_host_problem_without_hvp_gets_the_methods_that_need_gradients_only(run):
     code, said, (folder,) = run("host", "opt:adam", "--steps", "5")
     assert code == 0

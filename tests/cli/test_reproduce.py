@@ -1,6 +1,9 @@
 """`shadowflow reproduce`: what it writes, draws anew, refuses, and returns."""
 
+import contextlib
+import io
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,9 +28,25 @@ def run(*words):
     return cli.main(["reproduce", *map(str, words)])
 
 
-def test_it_writes_arrays_pictures_and_evidence(quick, tmp_path, capsys):
-    assert run("fig1", "--scale", "smoke", "--out", tmp_path, "--quiet") == 1  # too few points
-    folder = tmp_path / "fig1-smoke"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One run: its folder, its exit code, what it printed."""
+    out, shown = tmp_path_factory.mktemp("made"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
+        patch.setitem(figure1.SCALES, "smoke", QUICK)
+        code = run("fig1", "--scale", "smoke", "--out", out, "--quiet")
+    return out / "fig1-smoke", code, shown.getvalue()
+
+
+@pytest.fixture
+def folder(made, quick, tmp_path):
+    """The folder of that run, to be changed."""
+    return shutil.copytree(made[0], tmp_path / "fig1-smoke")
+
+
+def test_it_writes_arrays_pictures_and_evidence(made):
+    folder, code, shown = made
+    assert code == 1  # too few points
     names = {path.name for path in folder.iterdir()}
     assert names == {"arrays.npz", "evidence.json", "figure.pdf", "figure.png"}
     content = json.loads(folder.joinpath("evidence.json").read_text("utf-8"))
@@ -36,14 +55,11 @@ def test_it_writes_arrays_pictures_and_evidence(quick, tmp_path, capsys):
     assert content["holds"] is False
     for row in content["rows"]:
         assert {"claim", "expected", "measured", "tolerance", "holds", "run"} == set(row)
-    shown = capsys.readouterr().out
     assert shown.count("DOES NOT HOLD") == sum(not row["holds"] for row in content["rows"]) > 0
     assert content["caption"] in shown
 
 
-def test_redrawing_computes_nothing(quick, tmp_path, monkeypatch, capsys):
-    run("fig1", "--scale", "smoke", "--out", tmp_path, "--quiet")
-    folder = tmp_path / "fig1-smoke"
+def test_redrawing_computes_nothing(folder, tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in ("figure.png", "figure.pdf", "evidence.json"):
         folder.joinpath(name).unlink()
@@ -57,10 +73,9 @@ def test_redrawing_computes_nothing(quick, tmp_path, monkeypatch, capsys):
     assert folder.joinpath("evidence.json").read_bytes() == before["evidence.json"]
 
 
-def test_redrawing_refuses_other_arrays(quick, tmp_path, monkeypatch, capsys):
-    assert run("fig1", "--scale", "smoke", "--out", tmp_path, "--redraw") == 2
+def test_redrawing_refuses_other_arrays(folder, tmp_path, monkeypatch, capsys):
+    assert run("fig1", "--scale", "smoke", "--out", tmp_path / "empty", "--redraw") == 2
     assert "--redraw: expected arrays in" in capsys.readouterr().err
-    run("fig1", "--scale", "smoke", "--out", tmp_path, "--quiet")
     monkeypatch.setitem(figure1.SCALES, "smoke", figure1.Potentials(points=13))
     assert run("fig1", "--scale", "smoke", "--out", tmp_path, "--redraw") == 2
     assert "arrays of the present configuration" in capsys.readouterr().err

@@ -288,7 +288,8 @@ def drawn(row, samples, seed, count=5):
     return shuffle_mean(problem(count), ROWS[row](), PLACE, RATE, samples=samples, seed=seed)
 
 
-@pytest.mark.parametrize("row", [pytest.param("sgd", marks=SLOW), "adam-inside"])
+@SLOW
+@pytest.mark.parametrize("row", ["sgd", "adam-inside"])
 def test_standard_errors_cover_the_exact_mean_as_often_as_they_should(row):
     """Of 160 intervals of 95 % between 89 and 99 % hold; half as wide, three of ten would not."""
     exact = shuffle_mean(problem(5), ROWS[row](), PLACE, RATE)

@@ -172,7 +172,7 @@ FOLLOWED = [
 
 @pytest.mark.parametrize(
     ("method", "kind", "start"),
-    fast([case for case in FOLLOWED if case != ("taylor", "flow", "settled")], FOLLOWED),
+    fast([("displaced", "flow", 0), ("displaced", "iteration", "settled")], FOLLOWED),
 )
 def test_a_host_function_is_followed_like_a_traced_one(method, kind, start):
     args = (ROWS["rmsprop-inside"](), BILINEAR_START, RATE, 4)

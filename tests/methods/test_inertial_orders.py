@@ -129,6 +129,7 @@ def test_at_order_four_they_leave_an_error_of_third_order(row):
     assert abs(slope(errors) - 3) < 0.3, errors
 
 
+@pytest.mark.slow
 def test_a_host_function_is_followed_to_the_same_places():
     gradient = jax.jit(jax.grad(BILINEAR.loss))
     host = Problem(grad=lambda x: np.asarray(gradient(x)), traceable=False)
