@@ -62,7 +62,7 @@ def compare(real: Trajectory, follow: Trajectory) -> Comparison:
     array([0., 5.])
     """
     for name, path in (("real", real), ("follow", follow)):
-        if not isinstance(path, Trajectory):
+        if not (hasattr(path, "steps") and hasattr(path, "params")):
             raise TypeError(
                 f"{name}: expected a run, as iterate and shadow return it, got {path!r}."
             )

@@ -79,6 +79,7 @@ def test_a_run_says_and_writes_what_it_did(run):
         "inertial",
         "anti-penalizes",
         "perturbed one-norm",
+        "with the weights of that step",
         "verdict",
         str(folder),
     ):
@@ -113,6 +114,7 @@ def test_from_a_settled_start_collocation_chooses_its_order(run):
     rows = json.loads((folder / "numbers.json").read_text())["rows"]
     chosen = [row for row in rows if row["method"] == "collocation"]
     assert code == 0 and {row["kind"] for row in chosen} == {"flow", "iteration"}
+    assert "with the weights of a settled memory" in said
     assert all(row["order"] > 2 for row in chosen) and "was chosen" in said
     assert all(row["two_norm"] < 0.02 * rows[0]["two_norm"] for row in chosen), rows
 
@@ -393,8 +395,11 @@ def test_verify_says_which_row_fails_and_takes_a_fifth_step_size_where_asked(
 
 
 def test_verify_names_what_there_is_when_nothing_is_asked():
-    with pytest.raises(ValueError, match=r"--rows: expected a part of a row's name, got xyz"):
+    with pytest.raises(
+        ValueError, match=r"--rows: expected a part of a row's name, got xyz"
+    ) as told:
         verify.verify_job(json=None, rows=("xyz",), full=True)
+    assert "sgd; momentum, trace; momentum, EMA;" in str(told.value)
 
 
 def test_every_optimizer_of_the_zoo_is_verified():

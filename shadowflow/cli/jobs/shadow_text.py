@@ -41,8 +41,9 @@ def tell(found: ShadowOutcome) -> str:
         *_indented(_trust(found)),
     ]
     if found.bias is not None:
+        weights = "a settled memory" if found.setting.settled else "that step"
         lines += [
-            f"\nWhat is penalized? At step {end}, with the weights of that step:",
+            f"\nWhat is penalized? At step {end}, with the weights of {weights}:",
             *_indented(bias_lines(found.bias, found.setting.eps_root)),
         ]
     return "\n".join(lines)

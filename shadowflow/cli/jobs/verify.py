@@ -64,7 +64,7 @@ def verify_job(*, json: Path | None, rows: tuple[str, ...], full: bool) -> bool:
     if not plan:
         raise ValueError(
             f"--rows: expected a part of a row's name, got {' '.join(rows)}; the optimizers are "
-            f"{', '.join(case.label for case in CASES)}; the methods {', '.join(METHODS)}"
+            f"{'; '.join(case.label for case in CASES)}; the methods {'; '.join(METHODS)}"
         )
     print(INTRODUCTION)
     with tqdm(plan, delay=2, leave=False, unit="row") as bar:
