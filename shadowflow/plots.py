@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .extras import need
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -41,13 +43,7 @@ def context(*more: str | Path) -> Generator[None]:
 
     Raises ImportError where matplotlib is not installed.
     """
-    try:
-        from matplotlib import style
-    except ImportError as error:
-        raise ImportError(
-            "matplotlib: expected it to be installed, for pictures, but it is not; "
-            "pip install 'shadowflow[cli]'."
-        ) from error
+    style = need("a picture", "matplotlib.style", "'shadowflow[cli]'")
     with style.context([str(FILE), *map(str, more)]):
         yield
 

@@ -23,7 +23,7 @@ LAYERS = (
     {"batching"},
     {"optimizers"},
     {"plots"},
-    {"trees", "checks", "files"},
+    {"trees", "checks", "files", "extras"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
 MAY_IMPORT_ALL = {"cli", "paper"}  # `import shadowflow`: names from lab downwards

@@ -202,7 +202,9 @@ def test_in_a_notebook_the_words_stand_above_the_picture_and_no_figure_is_left()
 def test_without_matplotlib_there_are_words_and_a_picture_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert Drawn()._repr_html_() == "<pre>holds.\nSix steps.</pre>"
-    with pytest.raises(ImportError, match=r"expected.*pip install 'shadowflow\[cli\]'"):
+    with pytest.raises(
+        ImportError, match=r"a picture needs matplotlib: pip install 'shadowflow\[cli\]'"
+    ):
         Drawn().plot()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..extras import need
+
 if TYPE_CHECKING:
     from ..optimizers.moments import Optimizer
     from .derivation import Derivation
@@ -29,10 +31,7 @@ def derive(optimizer: Optimizer) -> Derivation:
     >>> print(derive(zoo.adam(eps=0.0, eps_root=1e-8)).bias_coefficient)
     ε*(ρ + 1)/((1 - ρ)*(g**2 + ε)) - (ρ + 1)/(1 - ρ) + (β + 1)/(1 - β)
     """
-    try:
-        import sympy  # noqa: F401
-    except ImportError as error:
-        raise ImportError("derive needs SymPy: pip install 'shadowflow[symbolic]'") from error
+    need("derive", "sympy", "'shadowflow[symbolic]'")
     from .. import checks
     from ..optimizers.moments import Optimizer
     from .derivation import Derivation

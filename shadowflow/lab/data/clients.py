@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from ..extras import need
+from ...extras import need
 from .table import Dataset
 
 TIME_LIMIT = 600.0

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from ..extras import need
+from ...extras import need
 from .table import ARRAYS, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Dataset
 
 Arrays = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
-from ..extras import need
+from ...extras import need
 from .sources import find
 from .table import TEST_LABELS, TRAIN_LABELS, dataset
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from ..extras import need
+from ...extras import need
 from . import work
 from .locks import bury, fresh
 from .plan import Sweep

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ...extras import need
 from ...files import write
-from ..extras import need
 from ..training import history
 from .grid import Cell
 from .locks import Worker, newest

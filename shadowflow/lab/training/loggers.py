@@ -7,7 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..extras import need
+from ...extras import need
 from .config import Training
 
 Tracker = Literal["tensorboard", "trackio", "wandb"]

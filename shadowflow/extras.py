@@ -1,4 +1,4 @@
-"""Packages that only a part of the lab needs, imported where it needs them."""
+"""Packages that only a part of shadowflow needs, imported where it needs them."""
 
 from __future__ import annotations
 
