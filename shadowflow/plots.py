@@ -43,7 +43,9 @@ def context(*more: str | Path) -> Generator[None]:
 
     Raises ImportError where matplotlib is not installed.
     """
-    style = need("a picture", "matplotlib.style", "'shadowflow[cli]'")
+    need("a picture", "matplotlib", "'shadowflow[cli]'")
+    from matplotlib import style
+
     with style.context([str(FILE), *map(str, more)]):
         yield
 
