@@ -257,20 +257,20 @@ def minibatch(rounds: int, lengths=(100, 1000, 5000)) -> list[dict]:
     lines = []
     for n in lengths:
         fields = [
-            compiled(f"{method} {window}", _field_at(n, method, window), problem, params)
+            compiled(f"{method} {tolerance}", _field_at(n, method, tolerance), problem, params)
             for method in ("displaced", "taylor")
-            for window in (0.0, 1e-3)
+            for tolerance in (0.0, 1e-3)
         ]
         direct = [compiled("direct", _direct(n), problem, params)] if n <= 100 else []
         found = ratios("gradients", base + fields + direct, rounds, 1)
         for method, against in (("displaced", "gradients"), ("taylor", "products")):
-            for window, asked in ((0.0, 2.2), (1e-3, 1.5)):
-                what = "whole past" if window == 0 else f"window {window:g}"
+            for tolerance, asked in ((0.0, 2.2), (1e-3, 1.5)):
+                what = "whole past" if tolerance == 0 else f"tolerance {tolerance:g}"
                 limit = asked if n == 1000 else None
                 lines.append(
                     row(
                         f"{method}, n = {n}, {what}",
-                        found[f"{method} {window}"],
+                        found[f"{method} {tolerance}"],
                         limit,
                         found[against]["ratio"],
                     )
