@@ -40,11 +40,6 @@ class State(eqx.Module):
         step = self.step if not checks.is_concrete(self.step) else f"{float(self.step):g}"
         return f"State(before step {step}, {size:,} numbers kept)"
 
-    @property
-    def settled(self) -> bool:
-        """Whether it has no step number, since all the past is the slow manifold's."""
-        return bool(jnp.isinf(self.step))
-
 
 @dataclass(frozen=True)
 class Start:

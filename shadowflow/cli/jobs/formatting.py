@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("shadowflow", "jax", "diffrax", "optax")
@@ -10,14 +11,11 @@ PACKAGES = ("shadowflow", "jax", "diffrax", "optax")
 
 def versions() -> dict[str, str]:
     """Package → version, of those that a result depends on; a bare checkout has none."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+    found = dict.fromkeys(PACKAGES, "not installed")
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
