@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support.refusals import refused
+from support.refusals import ADAM, NO_NUMBER, PARAMS, PROBLEM, M, first, refused
 
 from shadowflow.diagnostics.bias import implicit_bias
 from shadowflow.diagnostics.convergence import compare, convergence
@@ -18,15 +18,6 @@ from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
 from shadowflow.shadow import memoryless_step, modified_field, shadow
 from shadowflow.symbolic import derive
-
-NO_NUMBER = (TypeError, ValueError)
-PROBLEM, PARAMS = Problem(lambda x: jnp.sum(x**2)), jnp.ones(2)
-ADAM = zoo.adam()
-M = [Moment(0.9)]
-
-
-def first(moments, params, step):
-    return moments[0]
 
 
 def stepwise(step):

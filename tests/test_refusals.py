@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support.refusals import refused
+from support.refusals import ADAM, NO_NUMBER, PARAMS, PROBLEM, M, first, refused
 
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
@@ -15,15 +15,6 @@ from shadowflow.problem import Problem
 from shadowflow.shadow import memoryless_step, modified_field, settled_state, shadow
 
 NAN, INF = float("nan"), float("inf")
-NO_NUMBER = (TypeError, ValueError)
-PROBLEM, PARAMS = Problem(lambda x: jnp.sum(x**2)), jnp.ones(2)
-ADAM = zoo.adam()
-M = [Moment(0.9)]
-
-
-def first(moments, params, step):
-    return moments[0]
-
 
 # --- numbers of an optimizer
 
@@ -63,7 +54,7 @@ def test_every_one_of_several_decays_is_looked_at():
 def test_decays_that_are_allowed():
     """Negative control: the ends of the interval are where the text says they are."""
     for value in (0, 0.0, 0.5, 0.999999, np.float32(0.9)):
-        zoo.adam(b1=value, b2=value)
+        assert [moment.decay for moment in zoo.adam(b1=value, b2=value).moments] == [value, value]
 
 
 def test_lion_needs_a_second_decay_above_zero():

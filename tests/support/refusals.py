@@ -1,6 +1,21 @@
 """What every refused input has in common."""
 
+import jax.numpy as jnp
 import pytest
+
+from shadowflow.optimizers import zoo
+from shadowflow.optimizers.moments import Moment
+from shadowflow.problem import Problem
+
+NO_NUMBER = (TypeError, ValueError)
+PROBLEM, PARAMS = Problem(lambda x: jnp.sum(x**2)), jnp.ones(2)
+ADAM = zoo.adam()
+M = [Moment(0.9)]
+
+
+def first(moments, params, step):
+    """A combine that reads one moment."""
+    return moments[0]
 
 
 def refused(call, *parts, error=ValueError):
