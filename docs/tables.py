@@ -15,6 +15,12 @@ MEMORYLESS = ("taylor", "displaced", "linearized")
 KINDS = ("iteration", "flow")
 FIRST = {("taylor", kind, 1): f"first order, {kind}" for kind in KINDS}
 BATCHED = FIRST | {(m, k, 2): f"{m} 2, {k}" for m in MEMORYLESS[:2] for k in KINDS}
+LOCAL = {
+    ("taylor", kind, order + 1): name
+    for order, known in ((1, FIRST), (2, BATCHED))
+    for kind in KINDS
+    for name in [known["taylor", kind, order]]
+}
 FULL = FIRST | {
     **{(m, k, 2): f"{m} 2, {k}" for m in MEMORYLESS for k in KINDS},
     ("differences", "iteration", 2): "differences 2, iteration",
@@ -74,14 +80,16 @@ def slopes(rows: list[dict], columns: dict, title: str) -> str:
 
 
 def orders(content: dict) -> dict[str, str]:
-    """The three tables of orders, and how many of their rows hold."""
+    """The four tables of orders, and how many of their rows hold."""
     rows = content["rows"]
-    theorems = [row for row in rows if row["optimizer"].startswith("Theorem")]
-    full = [row for row in rows if row not in theorems]
+    local = [row for row in rows if row["local"]]
+    batched = [row for row in rows if row["batched"] and not row["local"]]
+    full = [row for row in rows if not row["batched"]]
     good = sum(row["holds"] for row in rows)
     return {
         "orders-full": slopes(full, FULL, "full batch"),
-        "orders-batches": slopes(theorems, BATCHED, "three mini-batches in turn"),
+        "orders-batches": slopes(batched, BATCHED, "three mini-batches in turn"),
+        "orders-local": slopes(local, LOCAL, "one step, three mini-batches in turn"),
         "orders-any": slopes(full, ANY_ORDER, "any order, full batch"),
         "orders-count": f"{good} of {len(rows)} measured orders hold.",
     }

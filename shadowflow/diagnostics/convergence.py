@@ -208,7 +208,7 @@ def convergence(
         errors = [_error(a, b) for a, b in zip(real[:-1], follow[:-1], strict=True)]
         apart = [_error(paths[0], paths[-1]) for paths in (real, follow)]
         floor = MARGIN * max(filter(np.isfinite, apart)) * np.sqrt(runs[-1].steps)
-        rows.append(_row(method, kind, order, start, rates, errors, floor, follow[-2]))
+        rows.append(order_row(method, kind, order, start, rates, errors, floor, follow[-2]))
         if progress is not None:
             progress(1)
     return OrderTable(rows)
@@ -269,7 +269,8 @@ def _error(real: Trajectory, follow: Trajectory) -> float:
     return float(compare(real, follow).max_norm.max())
 
 
-def _row(method, kind, order, start, rates, errors, floor: float, follow: Shadow) -> OrderRow:
+def order_row(method, kind, order, start, rates, errors, floor: float, follow: Shadow) -> OrderRow:
+    """What errors at these rates say of an order; follow: the shadow at the smallest rate."""
     seen = [(h, e) for h, e in zip(rates, errors, strict=True) if np.isfinite(e) and e > floor]
     halvings, shortfall = STEEP.get(min(order, max(STEEP)), (HALVINGS, SHORTFALL))
     slope = None

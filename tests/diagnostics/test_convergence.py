@@ -9,7 +9,7 @@ from support.rows import fast
 from table import BILINEAR, BILINEAR_START
 
 import shadowflow as sf
-from shadowflow.diagnostics.convergence import _error, _row, _wanted
+from shadowflow.diagnostics.convergence import _error, _wanted, order_row
 from shadowflow.methods import METHODS
 from shadowflow.optimizers import zoo
 from shadowflow.running import Trajectory, followed
@@ -94,7 +94,7 @@ def test_a_first_order_shadow_does_not_pass_for_second_order():
     assert first.holds
     assert first.slope == pytest.approx(1, abs=0.15)
     follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)
-    claimed = _row("taylor", "flow", 2, 0, RATES, list(first.errors), 1e-12, follow)
+    claimed = order_row("taylor", "flow", 2, 0, RATES, list(first.errors), 1e-12, follow)
     assert claimed.slope == pytest.approx(1, abs=0.15)
     assert not claimed.holds
 
@@ -115,7 +115,7 @@ def test_the_slope_is_held_to_its_tolerance(method, power, holds):
     """0.15 to either side; of a method of any order the error may fall faster, 0.2 more slowly."""
     follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)
     errors = [rate**power for rate in RATES]
-    row = _row(method, "flow", 2, 0, RATES, errors, 1e-12, follow)
+    row = order_row(method, "flow", 2, 0, RATES, errors, 1e-12, follow)
     assert row.slope == pytest.approx(power) and row.holds is holds
 
 
@@ -125,7 +125,7 @@ def test_the_slope_is_that_of_the_last_halvings_that_fit(order, power):
     follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)
     errors = np.cumprod([1.0, 2.0**-9, 2.0**-4, 2.0**-1, 2.0**-4]).tolist()
     rates = [0.1 * 2.0**-k for k in range(5)]
-    row = _row("collocation", "flow", order, 0, rates, errors, 1e-12, follow)
+    row = order_row("collocation", "flow", order, 0, rates, errors, 1e-12, follow)
     assert row.slope == pytest.approx(power)
     assert row.slopes == pytest.approx([9, 4, 1, 4])
 
@@ -134,10 +134,10 @@ def test_errors_at_the_floor_do_not_count():
     """The slope is that of what lies above it; where nothing does, the shadow is exact."""
     follow = sf.shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATES[-1], 2)
     errors = [1e-6, 2.5e-7, 6.25e-8, 5e-8]
-    assert not _row("taylor", "flow", 2, 0, RATES, errors, 1e-9, follow).holds
-    found = _row("taylor", "flow", 2, 0, RATES, errors, 6e-8, follow)
+    assert not order_row("taylor", "flow", 2, 0, RATES, errors, 1e-9, follow).holds
+    found = order_row("taylor", "flow", 2, 0, RATES, errors, 6e-8, follow)
     assert found.slope == pytest.approx(2) and found.holds and not found.exact
-    assert _row("taylor", "flow", 2, 0, RATES, errors, 2e-6, follow).exact
+    assert order_row("taylor", "flow", 2, 0, RATES, errors, 2e-6, follow).exact
 
 
 def test_the_floor_is_what_rounding_does_to_the_same_run():

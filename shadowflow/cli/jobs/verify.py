@@ -9,7 +9,7 @@ from typing import Any
 from ...diagnostics.convergence import SHORTFALL, TOLERANCE, OrderRow
 from ...files import write_json
 from ...methods import METHODS
-from ...paper.theorems import ADAM, HORIZON, INSIDE, RMSPROP, THEOREMS, OrderCase, measure
+from ...paper.theorems import ADAM, HORIZON, INSIDE, LOCAL, RMSPROP, THEOREMS, OrderCase, measure
 from . import formatting
 
 FULL, QUICK = range(9, 14), range(9, 13)
@@ -18,7 +18,8 @@ Largest distance between the optimizer and its shadow over a horizon of {HORIZON
 learning rate), on E = ½(3/2 - 2 θ₁θ₂)² from (2.8, 3.5),
 float64, for halved step sizes. A shadow of order p must come closer by 2^p at each halving. The \
 slope is that of the last three. The theorems are the paper's, on three
-mini-batches in turn.
+mini-batches in turn, as is heavy-ball (Ghosh et al., ICLR 2023). Of one step, whose past lies on \
+the shadow, the order is one higher.
 """
 
 
@@ -42,7 +43,9 @@ CASES = (
     OrderCase("nadam, eps outside", "nadam", {**ADAM, **OUTSIDE}),
     OrderCase("signum", "signum", {"decay": 0.5, "eps_root": 1e3}, highest=3),
     OrderCase("lion", "lion", {"b1": 0.5, "b2": 0.6, "eps_root": 1e3}, highest=3),
+    OrderCase("heavy-ball (Ghosh et al.)", "momentum", {"decay": 0.6}, 0.01, batched=True),
     *THEOREMS,
+    *LOCAL,
 )
 Results = list[tuple[OrderCase, OrderRow]]
 
@@ -97,6 +100,7 @@ def evidence(results: Results) -> dict[str, Any]:
     rows = []
     for case, row in results:
         run = {"optimizer": case.label, "arguments": dict(case.arguments), "scale": case.scale}
+        run |= {"batched": case.batched, "local": case.local}
         order = {"expected": row.order, "measured": row.slope, "exact": row.exact}
         rows.append({**run, **order, **dataclasses.asdict(row)})
     return {
