@@ -58,6 +58,7 @@ def run_measures(
     last_grad: PyTree | None = None,
     last_rate=None,
     one_norm_eps=None,
+    radius=None,
     potential: bool = True,
     per_leaf: bool = True,
 ) -> RunMeasures:
@@ -72,6 +73,8 @@ def run_measures(
     last_rate: the learning rate of step n − 1; None: that of step n. At 0 the parameters did not
         move, and the difference counts as 0.
     one_norm_eps: ε of the perturbed one-norm; None: the optimizer's eps_root + eps².
+    radius: r of ``linf_sharpness``, how far each coordinate may move; None: the learning rate,
+        as far as a step of a sign-like optimizer goes.
     potential: False leaves out the optimizer's own potential, which costs about 100 (float32) or
         400 (float64) values of Φ per coordinate.
     per_leaf: False gives the totals only, which compile faster (160 leaves: 8 s against 19 s).
@@ -79,6 +82,8 @@ def run_measures(
     S is the optimizer's direction Φ(m̂_n), F the memoryless direction Φ(g_n), h the learning rate.
     one_norm, two_norm, mean_abs, std_abs: of g; perturbed_one_norm: Σ sqrt(g² + ε); potential:
         Σ ∫_0^g Φ.
+    linf_sharpness: r‖g‖₁, the largest g·e over max|e_j| ≤ r, so to first order in r how much the
+        loss rises within that box: the one-norm of the gradient is its sharpness.
     deviation: ‖S − F‖₂, the effect of memory.
     saturated: the share of coordinates whose |g| is below the larger of eps and sqrt(eps_root);
         for an optimizer without either, below sqrt(one_norm_eps).
@@ -116,6 +121,8 @@ def run_measures(
         checks.number("last_rate", last_rate, least=0)
     if one_norm_eps is not None:
         checks.number("one_norm_eps", one_norm_eps, least=0)
+    if radius is not None:
+        checks.number("radius", radius, least=0)
     like = lambda tree: jax.tree.map(lambda g, p: jnp.asarray(g, p.dtype), tree, params)
     # fields that are not read here would only cause another compilation
     memory = dataclasses.replace(
@@ -132,6 +139,7 @@ def run_measures(
         last,
         rate,
         traced(one_norm_eps),
+        memory.rate if radius is None else jnp.asarray(radius, trees.real_dtype()),
         bool(potential),
         bool(per_leaf),
     )
@@ -152,6 +160,7 @@ def _measured(
     last: PyTree | None,
     rate: Array,
     norm_eps,
+    radius: Array,
     potential: bool,
     per_leaf: bool,
 ) -> RunMeasures:
@@ -161,6 +170,7 @@ def _measured(
     norm_eps, threshold = _sizes(optimizer, norm_eps)
     values: dict[str, PyTree] = {
         "grad": grad,
+        "reach": trees.scale(radius, jax.tree.map(jnp.abs, grad)),
         "perturbed": jax.tree.map(lambda g: jnp.sqrt(g * g + trees.cast(norm_eps, g)), grad),
         "actual": trees.subtract(step, now.direction),
         "saturated": _shares(lambda g: jnp.abs(g) < trees.cast(threshold, g), grad),
@@ -304,6 +314,7 @@ def _scalars(vectors: dict[str, Array]) -> dict[str, Array]:
         "mean_abs": one_norm / size,
         "std_abs": jnp.sqrt(jnp.sum((sizes - one_norm / size) ** 2) / size),
         "perturbed_one_norm": total("perturbed"),
+        "linf_sharpness": total("reach"),
         "deviation": norm("actual"),
         "saturated": total("saturated") / size,
         "update_rms": moved / np.sqrt(size),

@@ -20,7 +20,7 @@ from ..iterate import iterate
 from ..lab.models import digits_problem
 from ..optimizers import zoo
 from ..shadow import shadow
-from . import analysis, theorems, trials
+from . import analysis, remarks, theorems, trials
 from .analysis import Swept
 from .evidence import Evidence, near, said
 from .figures import figure2
@@ -216,6 +216,7 @@ NORM, TESTED, HILL = (
 CLOSER = "The second-order iteration is closer to Adam than the first-order one"
 WHICH = "Which minimizer Adam reaches follows the sign of the penalty"
 WHAT = "What is penalized depends on √ε against |g| and on ρ against β"
+ASSUMED = "Derivatives stay bounded and, with ε outside the root, second moments away from 0"
 CLAIMS = {
     "rho-norm": on_runs(f"Increasing ρ raises {NORM}", "Figures 4, 6 to 10", ["rho"], NORMS),
     "rho-accuracy": on_runs(
@@ -234,6 +235,10 @@ CLAIMS = {
     "theorems": computed("The modified flow is of order 2", "Theorems B.4, C.4, D.4, E.4", orders),
     "one-step": computed(
         "One step of the modified flow errs by h³", "Theorems B.3, C.3, D.3, E.3", local_orders
+    ),
+    "assumptions": computed(ASSUMED, "the assumptions of Theorems B.4 to E.4", remarks.within),
+    "sharpness": computed(
+        "The one-norm of the gradient is a sharpness", "the remark on ℓ∞", remarks.sharpness
     ),
 }
 

@@ -1,6 +1,7 @@
 """The measures of a run against numpy, against the bias with real Hessians, and their limits."""
 
 import functools
+import itertools
 
 import equinox as eqx
 import jax
@@ -112,6 +113,7 @@ def by_numpy(row, name_of_leaf=None) -> dict:
         "mean_abs": np.mean(np.abs(g)),
         "std_abs": np.std(np.abs(g)),
         "perturbed_one_norm": np.sum(np.sqrt(g**2 + eps_root + eps**2)),
+        "linf_sharpness": RATE * np.sum(np.abs(g)),
         "deviation": np.linalg.norm(actual),
         "predicted_deviation": np.linalg.norm(predicted),
         "cosine": actual @ predicted / (np.linalg.norm(actual) * np.linalg.norm(predicted)),
@@ -285,6 +287,28 @@ def test_the_eps_of_the_norm_may_be_chosen():
     assert float(found("momentum").total["saturated"]) == 0
 
 
+def test_the_sharpness_of_a_box_is_what_its_best_corner_gives():
+    """max g·e over all corners |e_j| = r: by counting them; a ball of the two-norm gives less."""
+    *given, _ = inputs("adam-inside")
+    g, radius = np.concatenate([np.ravel(x) for x in jax.tree.leaves(given[3])]), 0.3
+    found = run_measures(*given, radius=radius)
+    corners = radius * np.array(list(itertools.product((-1, 1), repeat=len(g))))
+    assert float(found.total["linf_sharpness"]) == pytest.approx(np.max(corners @ g), rel=1e-12)
+    assert float(found.total["linf_sharpness"]) > 1.2 * radius * np.linalg.norm(g)
+    parts = jax.tree.leaves(found.leaves["linf_sharpness"])
+    assert sum(map(float, parts)) == pytest.approx(np.max(corners @ g), rel=1e-12)
+    hand = sgd_measures(jnp.asarray([3.0, -4.0]), radius=0.5)
+    assert float(hand["linf_sharpness"]) == 3.5 and float(hand["two_norm"]) == 5
+    assert float(sgd_measures(jnp.asarray([3.0, -4.0]))["linf_sharpness"]) == pytest.approx(0.7)
+
+
+def sgd_measures(x, **options):
+    """Of gradient descent at h = 0.1 on ½x², whose gradient is x."""
+    descent = zoo.sgd()
+    state, _ = descent.update(descent.init(x), x, x, 0.1)
+    return run_measures(descent, mem.ready(descent, 0.1, 0, x), x, x, state, **options).total
+
+
 def test_jit_changes_nothing_and_the_next_step_is_not_compiled_again():
     traces = []
 
@@ -427,3 +451,4 @@ def test_what_does_not_fit_is_refused():
     refused(lambda: call(state="state"), "state:", error=TypeError)
     refused(lambda: call(last_rate=-1.0), "last_rate:", "at least 0")
     refused(lambda: call(one_norm_eps=-1.0), "one_norm_eps:", "at least 0")
+    refused(lambda: call(radius=-1.0), "radius:", "at least 0")

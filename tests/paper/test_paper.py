@@ -170,6 +170,9 @@ def invented(**changes):
     for case in ROLES.cases:
         arrays[f"{case.key}/moved"] = np.linspace(0, 1, 9)
         arrays[f"{case.key}/loss"] = np.array([2.3, 1.0])
+        arrays[f"{case.key}/jump"] = np.asarray(1e-4)
+        arrays[f"{case.key}/derivatives"] = np.array([0.1, 4.0, 300.0, 4e4])
+        arrays[f"{case.key}/outside"] = np.array([1, 900, 20])
         for name in case.lines():
             end = ends.get(name, 0.5 if case.role == "helps" else 50.0)
             arrays[f"{case.key}/{name}/distance"] = np.linspace(0, end, 9)
@@ -180,7 +183,7 @@ def invented(**changes):
         arrays[f"{ROLES.cases[index].key}/{name}/distance"] = np.linspace(0, value, 9)
     for (index, name), word in changes.get("verdicts", {}).items():
         arrays[f"{ROLES.cases[index].key}/{name}/verdict"] = np.asarray(word)
-    return arrays
+    return arrays | changes.get("arrays", {})
 
 
 @pytest.mark.parametrize(
@@ -195,6 +198,8 @@ def invented(**changes):
         {"ends": {(2, "displaced 2"): 5.0}},
         {"ends": {(2, "differences 2"): 5.0}},
         {"verdicts": {(2, figure3.TAYLOR): "holds"}},
+        {"arrays": {f"{ROLES.cases[0].key}/jump": np.asarray(0.9)}},
+        {"arrays": {f"{ROLES.cases[2].key}/outside": np.array([8, 0, 20])}},
     ],
 )
 def test_evidence_of_figure_3_can_fail(changes):
@@ -281,6 +286,10 @@ def test_figure_3_by_hand(name, monkeypatch):
         found[f"{case.key}/{figure3.FIRST}/distance"], [0, *gaps], rtol=1e-6, atol=1e-14
     )
     assert found[f"{case.key}/moved"][-1] == pytest.approx(float(largest(real, start)), rel=1e-9)
+    assert found[f"{case.key}/jump"] < 0.01 and found[f"{case.key}/derivatives"].shape == (4,)
+    away, lost, still = found[f"{case.key}/outside"]
+    assert 0 <= away < epochs and 0 < lost + still <= sum(map(np.size, jax.tree.leaves(start)))
+    assert still == np.sum(np.all(pixels == 0, axis=0)) * 3
     losses = [float(cross_entropy(mlp_apply(x, pixels), labels)) for x in (start, real)]
     np.testing.assert_allclose(found[f"{case.key}/loss"], losses, rtol=1e-9)
 

@@ -22,6 +22,7 @@ from ...lab.models import mlp_init, perceptron_problem
 from ...optimizers import zoo
 from ...problem import Problem
 from ...shadow import settled_state, shadow
+from ..assumptions import JUMP, Assumptions, assumptions
 from ..evidence import Evidence, above, below, ordered, said
 from ..ways import Way
 from . import Arrays, Data, Progress, style
@@ -41,6 +42,7 @@ LINES = {
 }
 COLLOCATION = {f"collocation {order}": Way("collocation", order, "iteration") for order in (2, 3)}
 OVER = "distance from Adam at the end over first order's"
+PROBE = 25  # after so many epochs the derivatives of the loss are taken again
 SETTLED_ORDER = 4  # of the start: above every order that is followed from it
 
 
@@ -131,6 +133,7 @@ def compute(settings: PerceptronRuns, data: Data, progress: Progress) -> dict[st
             arrays[f"{case.key}/loss"] = np.array([float(problem.value(place)) for place in places])
             rows = trees.flat_rows(real.params)
             arrays[f"{case.key}/moved"] = np.abs(rows - rows[:1]).max(axis=1)
+            arrays |= _assumed(settings, case, assumptions(problem, adam, real, every=PROBE))
             for name, way in case.lines().items():
                 follow = shadow(*run, **way._asdict(), start=begun, progress=progress.update)
                 gap = compare(real, follow).max_norm
@@ -143,6 +146,16 @@ def compute(settings: PerceptronRuns, data: Data, progress: Progress) -> dict[st
     return arrays
 
 
+def _assumed(settings: PerceptronRuns, case: AdamCase, found: Assumptions) -> dict:
+    """How smooth the loss is along Adam's run; from which epoch on an R_j is 0, and of how many."""
+    away = settings.epochs if found.outside is None else found.outside.step
+    return {
+        f"{case.key}/derivatives": found.derivatives.max(axis=0),
+        f"{case.key}/jump": found.jumps.max(),
+        f"{case.key}/outside": np.asarray([away, found.lost, found.still]),
+    }
+
+
 def ends(arrays: Arrays, case: AdamCase) -> tuple[dict[str, float], dict[str, float]]:
     """Name → distance from Adam at the end, and that over the first-order iteration's."""
     end = {name: float(arrays[f"{case.key}/{name}/distance"][-1]) for name in case.lines()}
@@ -150,14 +163,25 @@ def ends(arrays: Arrays, case: AdamCase) -> tuple[dict[str, float], dict[str, fl
 
 
 def evidence(arrays: Arrays, settings: PerceptronRuns) -> list[Evidence]:
-    """Per setting: second order against first, the inertial flow, collocation's orders."""
+    """Per setting: second order against first, the inertial flow, collocation's orders, and
+    whether Adam's run is one that the theorems are about."""
     found, quiet = [], {}
     for case in settings.cases:
         found += _on_trial(arrays, settings, case)
         if case.role != "fails":
             quiet[case.key] = ends(arrays, case)[1]["inertial"]
     claim = f"all other settings: the inertial flow follows; {OVER}"
-    return [*found, below(claim, list(quiet.values()), 0.1, ratios=quiet)]
+    found.append(below(claim, list(quiet.values()), 0.1, ratios=quiet))
+    of = lambda what: {case.key: arrays[f"{case.key}/{what}"].tolist() for case in settings.cases}
+    jumps, away = of("jump"), of("outside")
+    claim = "ε inside: the loss is smooth along Adam's runs; share of a change of the gradient that"
+    found.append(
+        below(f"{claim} its derivatives leave open", [*jumps.values()], JUMP, **of("derivatives"))
+    )
+    claim = "ε outside would not do: an R_j is 0, first at epoch"
+    columns = "epoch, coordinates with such an R_j, coordinates without any gradient"
+    first = [epoch for epoch, *_ in away.values()]
+    return [*found, below(claim, first, settings.epochs, **{columns: away})]
 
 
 def _on_trial(arrays: Arrays, settings: PerceptronRuns, case: AdamCase) -> list[Evidence]:
