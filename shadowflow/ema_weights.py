@@ -9,6 +9,7 @@ On mini-batches it matters which batch each past step saw. Summed by batch, the 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -115,14 +116,21 @@ def settled_sums(decay, rate) -> Array:
 
 
 def at(
-    optimizer: AbstractOptimizer, learning_rate, step, params: PyTree, kept: int | None = None
+    optimizer: AbstractOptimizer,
+    learning_rate,
+    step,
+    params: PyTree,
+    kept: int | None = None,
+    end: int | None = None,
 ) -> Memory:
     """The memory at ``step``: a number, traced or not, or "settled", at the schedule's step 0.
+
+    end: a step that the run does not go beyond, if one is known.
 
     For n = 1, decay β, rate h: mean time back hβ(1−β)/(1−β²).
     """
     settled = isinstance(step, str)
-    length = None if callable(learning_rate) else _length(optimizer, params)
+    length = None if settled else _length(optimizer, learning_rate, params, end)
     step = 0 if settled else int(step) if isinstance(step, np.integer) else step
     decays = tuple(m.beta if m.has_memory else None for m in optimizer.moments)
     some = [decay for decay in decays if decay is not None]
@@ -136,18 +144,25 @@ def at(
 
 
 def ready(
-    optimizer: AbstractOptimizer, learning_rate, step, params: PyTree, kept: int | None = None
+    optimizer: AbstractOptimizer,
+    learning_rate,
+    step,
+    params: PyTree,
+    kept: int | None = None,
+    end: int | None = None,
 ) -> Memory:
     """``at``, with all numbers as arrays: jit then compiles once for every step and rate."""
     rate = learning_rate if callable(learning_rate) else jnp.asarray(float(learning_rate))
-    memory = at(traced(optimizer), rate, step, params, kept)
+    memory = at(traced(optimizer), rate, step, params, kept, end)
     whole = lambda n: None if n is None else jnp.asarray(n, jnp.int32)
-    length = None if callable(rate) else _length(optimizer, params)
+    length = None if memory.settled else _length(optimizer, rate, params, end)
     return dataclasses.replace(memory, step=whole(memory.step), length=whole(length))
 
 
-def _length(optimizer: AbstractOptimizer, params: PyTree) -> int | None:
-    return optimizer.memory_length(params) if optimizer.moments else None
+def _length(optimizer: AbstractOptimizer, learning_rate, params: PyTree, end) -> int | None:
+    if optimizer.closed_form and callable(learning_rate):
+        return None
+    return optimizer.memory_length(params, end)
 
 
 def _summed(decays: list, learning_rate, step, faded: int | None) -> list:
@@ -200,15 +215,11 @@ def mean_displacements(optimizer: AbstractOptimizer, memory: Memory, direction: 
 
 def line_mean(transform: Callable, gradient: PyTree, slope: PyTree, nodes, mass) -> PyTree:
     """Σ_q mass_q · ψ(gradient + nodes_q · slope): the mean of ψ along a line, by a rule."""
-
-    def mean(g: Array, d: Array) -> Array:
-        terms = [
-            trees.cast(w, g) * transform(g + trees.cast(x, g) * d)
-            for x, w in zip(nodes, mass, strict=True)
-        ]
-        return sum(terms[1:], terms[0])
-
-    return jax.tree.map(mean, gradient, slope)
+    terms = [
+        trees.scale(weight, transform(trees.add(gradient, node, slope)))
+        for node, weight in zip(nodes, mass, strict=True)
+    ]
+    return functools.reduce(lambda total, term: trees.add(total, 1, term), terms)
 
 
 @dataclass(frozen=True, repr=False)
@@ -280,7 +291,7 @@ def truncation_of(
     >>> cut.steps, round(cut.dropped[1], 5)
     (66, 0.00096)
     """
-    faded = optimizer.memory_length(params)
+    faded = optimizer.memory_length(params, steps)
     if faded is not None and tolerance is not None:
         faded = optimizer.faded(tolerance)
     known = [length for length in (faded, steps) if length is not None]

@@ -129,7 +129,8 @@ class FollowedRun:
         """The memory at a step; a schedule is read from the table, so that none is traced."""
         rate = self.learning_rate
         rate = mem.Rates(jnp.asarray(self.table)) if callable(rate) else rate
-        return mem.ready(self.optimizer, rate, step, self.params, kept)
+        end = self.first + self.steps
+        return mem.ready(self.optimizer, rate, step, self.params, kept, end)
 
 
 def followed(

@@ -210,14 +210,19 @@ class Field:
             problem = problem.tabulated(step + 1)
         rate = self.learning_rate
         rate = as_traceable(rate, step + 1) if isinstance(step, int) else rate
-        memory = mem.at(self.optimizer, rate, step, params, kept)
+        optimizer = self.method.seen(self.optimizer, params, None)
+        end = step if isinstance(step, int) else None
+        memory = mem.at(optimizer, rate, step, params, kept, end)
         direction = self.method.direction(
-            problem, self.optimizer, phase_of(self.kind), order=self.order, spacing=self.spacing
+            problem, optimizer, phase_of(self.kind), order=self.order, spacing=self.spacing
         )
-        scale = -memory.rate if self.kind == "iteration" else -1.0
-        if self.order == 1:
-            return trees.scale(scale, direction.first_order(memory, params))
-        return trees.scale(scale, direction(memory, params)[1])
+        first, step = self.order == 1, self.kind == "iteration"
+        if first:
+            read = direction.first_move if step else direction.first_order
+            found = read(memory, params)
+        else:
+            found = (direction.moves if step else direction)(memory, params)[1]
+        return found if step else trees.scale(-1, found)
 
     def __repr__(self) -> str:
         rate = "a schedule" if callable(self.learning_rate) else self.learning_rate
@@ -229,7 +234,8 @@ class Field:
     def truncation(self, step, params: PyTree) -> Truncation:
         """What of the past is told apart at ``step``, with the bound of what is dropped."""
         steps = step + 1 if isinstance(step, int) else None
-        return truncation_of(self.optimizer, params, self.tolerance, steps)
+        optimizer = self.method.seen(self.optimizer, params, None)
+        return truncation_of(optimizer, params, self.tolerance, steps)
 
 
 def _field(

@@ -169,11 +169,11 @@ def memory_remark(run: FollowedRun, end: int) -> str:
     """What to say about the memory's transient; "" where it is over at step ``end``."""
     optimizer, settled = run.optimizer, run.start.settled
     if not optimizer.closed_form:
-        length = optimizer.memory_length(run.params)
+        length = optimizer.memory_length(run.params, None if settled else end)
         if length is None:
             return (
-                "Its memory never settles: each step depends on all those before it, and the "
-                "longer the run, the less they can be told from the present place"
+                f"Its memory has not settled by step {end}: each step depends on all those before "
+                "it, and the longer the run, the less they can be told from the present place"
             )
         return f"It assumes a memory settled by {length} steps before" if settled else ""
     decays = [float(m.decay) for m in optimizer.moments if m.has_memory]

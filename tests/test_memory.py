@@ -1,5 +1,6 @@
 """The memory of an optimizer against dense sums over every past step, in numpy."""
 
+import functools
 import math
 
 import jax
@@ -244,7 +245,8 @@ def test_the_mean_along_a_line_is_the_dense_mean_of_the_past(transform):
     """ψ(g + τ d) for the gradient and its square, over all past times τ."""
     g, d, n = np.array([0.3, -1.2, 0.0]), np.array([-0.8, 2.0, 0.5]), 12
     nodes, mass = rule(memory_at(n), 1)
-    found = mem.line_mean(transform, {"x": jnp.asarray(g)}, {"x": jnp.asarray(d)}, nodes, mass)
+    leafwise = functools.partial(jax.tree.map, transform)
+    found = mem.line_mean(leafwise, {"x": jnp.asarray(g)}, {"x": jnp.asarray(d)}, nodes, mass)
     weights, times = past(0.9, rates_of(RATE, n), n)
     terms = [w * np.asarray(transform(g + t * d)) for w, t in zip(weights, times, strict=True)]
     np.testing.assert_allclose(found["x"], np.sum(terms, axis=0) / np.sum(weights), rtol=1e-12)

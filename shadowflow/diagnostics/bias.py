@@ -12,8 +12,8 @@ from jaxtyping import Array, PyTree
 
 from .. import checks, ema_weights as mem, plots, trees, trust
 from ..ema_weights import Memory
-from ..methods.base import Present
 from ..methods.optax_replay import Replay
+from ..methods.present import Present
 from ..methods.taylor import Expansion, TaylorDirection
 from ..optimizers.base import AbstractOptimizer, traced
 from ..optimizers.memory_probe import pointwise
@@ -173,7 +173,7 @@ def implicit_bias(
     if eps_root is not None:
         checks.number("eps_root", eps_root, least=0)
     rate = as_traceable(learning_rate, run.first + 1)
-    memory = mem.ready(run.optimizer, rate, run.start.step, run.params)
+    memory = mem.ready(run.optimizer, rate, run.start.step, run.params, end=run.first)
     analyse = _analyse if optimizer.closed_form else _of_state_map
     found = analyse(problem, traced(run.optimizer), memory, run.params, traced(eps_root))
     memories = labels(optimizer).values() if optimizer.closed_form else [MEMORY]

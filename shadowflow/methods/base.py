@@ -4,6 +4,7 @@ A memoryless method makes a ``Direction``, which is a field on the parameters: i
 its flow are run here. A method that carries something from step to step makes its own stepper.
 """
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,83 +17,14 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import trees
-from ..ema_weights import Memory, Truncation, line_mean, mean_displacements
+from ..ema_weights import Memory, Truncation
 from ..optimizers.base import SETTLED, State, traced
-from ..optimizers.moments import AbstractMoments
 from ..problem import Problem
 from ..running import Chunk, FollowedRun, chunked
 from . import ode
 
 STRIDE = 128
 LANDING = 5  # from this order on a step of the solver ends at every step of the optimizer
-
-
-class Present(eqx.Module):
-    """The gradient at θ, the moments had it always been so, and the direction F_n(θ).
-
-    The methods start from it: the memory has read its gradients along the way it came, and what
-    that changes of the moments and of the direction is found here.
-    """
-
-    optimizer: AbstractMoments
-    memory: Memory
-    params: PyTree
-    gradient: PyTree
-    moments: tuple
-    direction: PyTree
-
-    @property
-    def straight(self) -> bool:
-        """Whether all past directions are the present one, so that the way back is straight."""
-        return self.memory.settled or self.optimizer.time_invariant(self.params)
-
-    def at_step(self, step) -> PyTree:
-        """F_l(θ), the memoryless direction of another step at the same place."""
-        return self.optimizer.memoryless_direction(self.params, self.gradient, step)
-
-    def displacements(self) -> tuple:
-        """Per moment the mean way it looks back along, −(θ_n − θ_k) averaged with its weights."""
-        if self.straight:
-            return tuple(trees.scale(time, self.direction) for time in self.memory.mean_times())
-        return mean_displacements(self.optimizer, self.memory, self.at_step)
-
-    def moved_moment(self, index: int, tangent: PyTree) -> PyTree:
-        """The change of a moment for a change of its gradients: W ψ'(g) · tangent."""
-        moment = self.optimizer.moments[index]
-        slope = lambda g, t: jax.jvp(moment.transform, (g,), (t,))[1]
-        change = jax.tree.map(slope, self.gradient, tangent)
-        return trees.scale(moment.total_weight(self.memory.count), change)
-
-    def moved_direction(self, moments: tuple, params: PyTree) -> PyTree:
-        """dΦ for changes of the moments and of the parameters that Φ sees."""
-        call: Any = lambda ms, p: self.optimizer.direction(ms, p, self.memory.count)
-        return jax.jvp(call, (self.moments, self.params), (moments, params))[1]
-
-    def averaged(self, index: int, slope: PyTree, ahead: Array | float = 0.0) -> PyTree:
-        """A moment that read its gradients on the line g + time back · slope.
-
-        W · the mean of ψ over the moment's ages, all of them longer by ``ahead``.
-        """
-        return self.averaged_at(index, slope, self.memory.gauss_rule(index)[0] + ahead)
-
-    def averaged_at(self, index: int, slope: PyTree, nodes: Array) -> PyTree:
-        """The same with the gradients of its ages at g + nodes · slope."""
-        moment, mass = self.optimizer.moments[index], self.memory.gauss_rule(index)[1]
-        mean = line_mean(moment.transform, self.gradient, slope, nodes, mass)
-        return trees.scale(moment.total_weight(self.memory.count), mean)
-
-    def on_line(self, slope: PyTree, ahead: Array | float = 0.0) -> PyTree:
-        """The direction of moments that all read the same line, from ``ahead`` further on."""
-        moments = tuple(self.averaged(i, slope, ahead) for i in range(len(self.moments)))
-        there = trees.add(self.params, ahead, self.direction)
-        return self.optimizer.direction(moments, there, self.memory.count)
-
-
-def present(optimizer: AbstractMoments, memory: Memory, params: PyTree, gradient) -> Present:
-    """The ``Present`` of an optimizer at ``params``: F_n(θ) = Φ(W_1 ψ_1(g), …, W_I ψ_I(g))."""
-    moments = optimizer.memoryless_moments(gradient, memory.count)
-    direction = optimizer.direction(moments, params, memory.count)
-    return Present(optimizer, memory, params, gradient, moments, direction)
 
 
 class AbstractDirection(eqx.Module):
@@ -113,6 +45,15 @@ class AbstractDirection(eqx.Module):
         """F_n(θ), the memoryless direction alone."""
         return self(memory, params)[0]
 
+    def moves(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
+        """(first order, the order asked for) of the step taken, in parameters."""
+        first, second = self(memory, params)
+        return trees.scale(-memory.rate, first), trees.scale(-memory.rate, second)
+
+    def first_move(self, memory: Memory, params: PyTree) -> PyTree:
+        """The first-order step, in parameters."""
+        return trees.scale(-memory.rate, self.first_order(memory, params))
+
     def ahead(self, memory: Memory) -> Array | float:
         """The time from the start of the step to the phase; the number 0.0 for an iteration."""
         return self.phase * memory.rate if self.phase else 0.0
@@ -125,6 +66,12 @@ class MomentsDirection(AbstractDirection):
         """F_n(θ), from one gradient."""
         gradient = self.problem.gradient(params)
         return self.optimizer.memoryless_direction(params, gradient, memory.count)
+
+
+def per_time(rate: Array, first: PyTree, second: PyTree) -> tuple[Array, Array]:
+    """The record of a step from two steps in parameters; of a rate of 0 as they are."""
+    share = 1 / jnp.where(rate > 0, rate, 1.0)
+    return trees.sizes(trees.scale(share, first), trees.scale(share, second))
 
 
 class AbstractStepper(eqx.Module):
@@ -163,10 +110,10 @@ class Iteration(AbstractStepper):
     def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
         params, memory = carry
         memory = memory.with_rate(rate)
-        pair = self.direction(memory, params)
-        moved = trees.add(params, -rate, pair[0] if self.order == 1 else pair[1])
+        pair = self.direction.moves(memory, params)
+        moved = trees.add(params, 1, pair[0] if self.order == 1 else pair[1])
         finite = self.finite(memory, params, moved)
-        return (moved, memory.advanced()), trees.sizes(*pair), finite
+        return (moved, memory.advanced()), per_time(rate, *pair), finite
 
     def finite(self, memory: Memory, params: PyTree, moved: PyTree) -> Array:
         """Whether the loss that the step sees and the place that it reaches are finite."""
@@ -185,8 +132,8 @@ class Flow(Iteration):
         params, memory = carry
         memory, traceable = memory.with_rate(rate), self.problem.traceable
         if self.order == 1:
-            record = trees.sizes(*self.direction(memory, params))
-            field = lambda s, y: trees.scale(-rate, self.direction.first_order(memory, y))
+            record = per_time(rate, *self.direction.moves(memory, params))
+            field = lambda s, y: self.direction.first_move(memory, y)
             moved = ode.one_step(field, params, traceable=traceable)
         else:
             field = lambda s, y: self.paired(memory, y[0])
@@ -194,18 +141,16 @@ class Flow(Iteration):
             moved, second, first = ode.one_step(
                 field, (params, nothing, nothing), traceable=traceable, high_order=self.order > 2
             )
-            safe = jnp.where(rate > 0, rate, 1.0)
-            record = tuple(size / safe for size in trees.sizes(first, second))
+            record = per_time(rate, first, second)
         return (moved, memory.advanced()), record, self.finite(memory, params, moved)
 
     def paired(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        """−h · (second order, second order, first order): for θ, and for both ways from 0.
+        """The steps of (second order, second order, first order): for θ, and for both ways from 0.
 
         The ways are integrated beside θ, since a difference of θs would be lost in its rounding.
         """
-        first, second = self.direction(memory, params)
-        forward = trees.scale(-memory.rate, second)
-        return forward, forward, trees.scale(-memory.rate, first)
+        first, second = self.direction.moves(memory, params)
+        return second, second, first
 
     def settled_chunks(self, carry: tuple, rates: np.ndarray) -> Iterator[Chunk]:
         """A settled field does not depend on the step, so the solver chooses its own steps."""
@@ -230,7 +175,7 @@ class Flow(Iteration):
 def _stride(flow: Flow, memory: Memory, params: PyTree, steps: Array) -> tuple:
     """(θ, loss and record) at all ``steps`` of a settled flow from ``params``."""
     if flow.order == 1:
-        field = lambda y: trees.scale(-memory.rate, flow.direction.first_order(memory, y))
+        field = lambda y: flow.direction.first_move(memory, y)
         path = ode.over_many(field, params, steps)
         starts = jax.tree.map(lambda leaf: leaf[:-1], path)
         pair = lambda y: trees.sizes(*flow.paired(memory, y)[:0:-1])
@@ -299,7 +244,7 @@ class ShadowPlan:
             return run.steps
         if run.start.settled or self.method.needs_settled:
             return 0
-        length = run.optimizer.memory_length(run.params)
+        length = run.optimizer.memory_length(run.params, run.first + run.steps)
         foreign = run.start.state is not None and not run.optimizer.closed_form
         begun = run.first if foreign else 0
         return run.steps if length is None else min(run.steps, max(0, begun + length - run.first))
@@ -335,7 +280,14 @@ class AbstractMethod:
 
     def prepared(self, plan: ShadowPlan) -> ShadowPlan:
         """The plan with what only this method can choose; ValueError for what it cannot have."""
-        return plan
+        run = plan.run
+        optimizer = self.seen(run.optimizer, run.params, run.start.state)
+        return dataclasses.replace(plan, run=dataclasses.replace(run, optimizer=optimizer))
+
+    def seen(self, optimizer: Any, params: PyTree, state: State | None) -> Any:
+        """The optimizer in the form that this method follows, from a state if one is known."""
+        del params, state
+        return optimizer
 
     @abstractmethod
     def bind(self, plan: ShadowPlan) -> AbstractStepper:

@@ -29,11 +29,10 @@ from .base import (
     AbstractStepper,
     MemorylessMethod,
     MomentsDirection,
-    Present,
     ShadowPlan,
-    present,
 )
 from .optax_replay import Replay
+from .present import Present, present
 
 
 class DisplacedDirection(MomentsDirection):
@@ -79,6 +78,19 @@ class Displaced(MemorylessMethod):
     name = "displaced"
     summary = "nothing expanded: past gradients on a line through two real ones"
     follows_optax = True
+
+    def seen(self, optimizer, params: PyTree, state: State | None):
+        """A transformation whose state is averages as moments: no past is run again for these.
+
+        From a state of its run, which tells more of the past than its averages' weights do, as it
+        is.
+        """
+        if optimizer.closed_form or state is not None:
+            return optimizer
+        try:
+            return optimizer.as_moments(params)
+        except ValueError:
+            return optimizer
 
     def direction(self, problem, optimizer, phase, *, order=2, spacing=None, start=None):
         """Of moments, of moments on mini-batches, or of any transformation run over its past."""

@@ -28,9 +28,10 @@ from ..ema_weights import Memory
 from ..optimizers.base import AbstractOptimizer, Start, State, traced
 from ..optimizers.moments import AbstractMoments, Moment, decay_power
 from . import inertial_rules as rules_of, ode
-from .base import AbstractMethod, AbstractStepper, ShadowPlan, present
+from .base import AbstractMethod, AbstractStepper, ShadowPlan
 from .collocation import begun
 from .nodes import known_decay
+from .present import present
 
 FADING, FADING_HIGH = 0.2, 0.5
 EARLY_STEPS, EARLY_SUBSTEPS, EARLY_SUBSTEPS_HIGH = 8, 4, 2

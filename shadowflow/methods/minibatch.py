@@ -15,7 +15,8 @@ from jaxtyping import Array, PyTree
 from .. import ema_weights as mem, trees
 from ..ema_weights import Fold, Memory, first_of
 from ..optimizers.moments import AbstractMoments, safe_sqrt
-from .base import AbstractDirection, Present
+from .base import AbstractDirection
+from .present import Present
 
 
 def spread(scalars: Array, leaf: Array) -> Array:

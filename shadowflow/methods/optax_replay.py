@@ -28,8 +28,10 @@ class Past(eqx.Module):
 
     ages: how far back the places are whose gradients are read, in steps, the first one's first;
     settled: all directions are the last one, and steps are numbered −length … 0. straight: they
-    all are alike. positional: the state holds parameters, so that it is given those that its own
-    steps lead to, from a start so far off that they end at θ.
+    all are alike. reads: the learning rate that the last step is read with, which is its own,
+    ``rate``, or any where that is 0 and a direction is asked for. positional: the state holds
+    parameters, so that it is given those that its own steps lead to, from a start so far off that
+    they end at θ.
     """
 
     optimizer: AbstractOptimizer
@@ -37,11 +39,17 @@ class Past(eqx.Module):
     last: Array
     ages: Array
     rate: Array
+    reads: Array
     rates: Any
     origin: State | None
     settled: bool = eqx.field(static=True)
     straight: bool = eqx.field(static=True)
     positional: bool = eqx.field(static=True)
+
+    @property
+    def unit(self) -> Array:
+        """What the last step is divided by: its rate, 1 where that is 0."""
+        return jnp.where(self.reads > 0, self.reads, 1.0)
 
     def rate_of(self, step) -> Array:
         """The learning rate of a step."""
@@ -63,22 +71,27 @@ class Still(NamedTuple):
 
 
 def past_of(
-    optimizer: AbstractOptimizer, memory: Memory, params: PyTree, origin: State | None
+    optimizer: AbstractOptimizer,
+    memory: Memory,
+    params: PyTree,
+    origin: State | None,
+    reads: Array,
 ) -> Past:
     """What there is to replay at the memory's step, from a run that began in ``origin``.
 
     Of a settled run: the last steps, as many as the optimizer remembers.
     """
+    rate = memory.rate
     if memory.settled:
         length = settling(optimizer, params)
         ages = jnp.asarray([min(mean_age(length, params), length)])
         first, last = jnp.asarray(-length), jnp.asarray(0)
-        return Past(optimizer, first, last, ages, memory.rate, None, None, True, True, False)
-    length, last = optimizer.memory_length(params), jnp.asarray(memory.step)
+        return Past(optimizer, first, last, ages, rate, reads, None, None, True, True, False)
+    length, last = memory.length, jnp.asarray(memory.step)
     begun = jnp.asarray(0 if origin is None else origin.step.astype(int), last.dtype)
     first = begun if length is None else jnp.maximum(begun, last - length)
     if origin is not None and length is not None:
-        fresh = optimizer.init(params, memory.rate)
+        fresh = optimizer.init(params, rate)
         origin = trees.where(first > begun, State(fresh.moments, origin.step), origin)
     mean = (last - first) // 2 if length is None else mean_age(length, params)
     far = [jnp.asarray(age, last.dtype) for age in (mean, 3 * mean, mean // 3)]
@@ -90,8 +103,8 @@ def past_of(
             f"start: expected a step number for {optimizer.name}, whose state holds parameters and "
             "can only be followed from its own step 0, got a state; pass start=0."
         )
-    rates = memory.learning_rate
-    return Past(optimizer, first, last, ages, memory.rate, rates, origin, False, straight, places)
+    span = first, last, ages, rate, reads, memory.learning_rate
+    return Past(optimizer, *span, origin, False, straight, places)
 
 
 @eqx.filter_jit
@@ -114,14 +127,14 @@ def still(past: Past, params: PyTree, gradient: PyTree, value) -> Still:
     begun = past.begun(params), trees.zeros_like(params)
     (state, whole), ways = jax.lax.scan(segment, begun, (starts, marks))
     place = trees.subtract(params, whole) if past.positional else params
-    _, move = past.optimizer.update(state, gradient, place, past.rate, value)
+    _, move = past.optimizer.update(state, gradient, place, past.reads, value)
     order = jnp.argsort(jnp.argsort(-past.ages))
     backs = [
         jax.tree.map(lambda total, seen, i=i: total - seen[order[i]], whole, ways)
         for i in range(len(past.ages))
     ]
-    direction = trees.scale(-1 / past.rate, move)
-    return Still(direction, backs, whole, trees.scale(-1, move))
+    taken = jnp.where(past.reads == past.rate, 1.0, 0.0)
+    return Still(trees.scale(-1 / past.unit, move), backs, whole, trees.scale(-taken, move))
 
 
 def spanned(ways: Sequence[PyTree], dtype) -> list[PyTree]:
@@ -141,12 +154,12 @@ def spanned(ways: Sequence[PyTree], dtype) -> list[PyTree]:
 @eqx.filter_jit
 def directions(past: Past, seen: Still, dtype) -> tuple[list[PyTree], Array]:
     """(units, length): where to read gradients, θ + length · unit, from a ``Still``."""
-    if past.straight:
-        length = jnp.maximum(past.ages[0], 1).astype(trees.real_dtype()) * trees.norm(seen.forward)
-        return spanned([seen.forward], dtype), length
     ways = [seen.ways[0], seen.forward, *seen.ways[1:]]
-    size = trees.norm(ways[0])
-    return spanned(ways, dtype), jnp.where(size > 0, size, trees.norm(seen.forward))
+    back = trees.norm(ways[0])
+    length = jnp.where(back > 0, back, trees.norm(seen.forward))
+    if past.straight:
+        ways = [trees.where(back > 0, *ways[:2])]
+    return spanned(ways, dtype), length
 
 
 class PastReading(eqx.Module):
@@ -208,8 +221,8 @@ class PastReading(eqx.Module):
         moved, _, _, walked = jax.lax.fori_loop(past.first, past.last, one, carry)
         gradient, place, value = self.at(trees.scale(phase, seen.forward), share)
         own = trees.add(start, 1, walked) if past.positional else place
-        _, move = update(moved, gradient, own, past.rate, value)
-        return trees.scale(-1 / past.rate, move)
+        _, move = update(moved, gradient, own, past.reads, value)
+        return trees.scale(-1 / past.unit, move)
 
 
 @eqx.filter_jit
@@ -234,14 +247,29 @@ class Replay(AbstractDirection):
     origin: State | None = None
 
     def __call__(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
-        if self.linear:
-            check_derivative(self.optimizer, params)
-        found = self.reading(memory, params)
+        return self._orders(self.reading(memory, params))
+
+    def moves(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
+        """As declared; at a rate of 0 what the transformation does whatever the rate is."""
+        found = self.reading(memory, params, memory.rate)
+        first, second = self._orders(found)
+        return trees.scale(-found.past.unit, first), trees.scale(-found.past.unit, second)
+
+    def first_move(self, memory: Memory, params: PyTree) -> PyTree:
+        return self.moves(memory, params)[0]
+
+    def _orders(self, found: PastReading) -> tuple[PyTree, PyTree]:
         return found.seen.direction, found.second_order(self.phase, self.linear)
 
-    def reading(self, memory: Memory, params: PyTree) -> PastReading:
-        """One gradient, and one, or a Hessian-vector product, per direction of the ways."""
-        past = past_of(self.optimizer, memory, params, self.origin)
+    def reading(self, memory: Memory, params: PyTree, reads: Array | None = None) -> PastReading:
+        """One gradient, and one, or a Hessian-vector product, per direction of the ways.
+
+        reads: the learning rate of the last step; None: its own, or any where that is 0.
+        """
+        if self.linear:
+            check_derivative(self.optimizer, params)
+        reads = jnp.where(memory.rate > 0, memory.rate, 1.0) if reads is None else reads
+        past = past_of(self.optimizer, memory, params, self.origin, reads)
         gradient, change = self.problem.changes(params, self.linear)
         value = self.problem.value(params) if self.optimizer.reads_value else None
         seen = still(past, params, gradient, value)

@@ -12,8 +12,9 @@ from jaxtyping import PyTree
 from .. import trees
 from ..ema_weights import Memory
 from . import minibatch
-from .base import MemorylessMethod, MomentsDirection, Present, present
+from .base import MemorylessMethod, MomentsDirection
 from .optax_replay import Replay
+from .present import Present, present
 
 
 class Expansion(NamedTuple):

@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 from .. import checks, trees
 from ..diagnostics.bias import PLAIN, parts_of, potential_of
 from ..ema_weights import Memory
-from ..methods.base import Present, present
+from ..methods.present import Present, present
 from ..methods.taylor import Expansion
 from ..optimizers.base import State, traced
 from ..optimizers.moments import AbstractMoments, Optimizer, decay_power

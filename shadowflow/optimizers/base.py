@@ -86,8 +86,11 @@ class AbstractOptimizer(eqx.Module):
         """Whether a step depends on more than its own gradient."""
 
     @abstractmethod
-    def memory_length(self, params: PyTree) -> int | None:
-        """Steps after which the past is below the rounding of ``params``; None: not known."""
+    def memory_length(self, params: PyTree, within: int | None = None) -> int | None:
+        """Steps after which the past is below the rounding of ``params``; None: not known.
+
+        within: more steps than these need not be told from None.
+        """
 
     @abstractmethod
     def time_invariant(self, params: PyTree) -> bool:

@@ -8,6 +8,7 @@ moments follows the transformation too. Counts become real numbers, as the flow 
 two steps; bias correction then is a part of the direction that reads the step.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import equinox as eqx
@@ -18,6 +19,7 @@ from jaxtyping import Array, PyTree
 
 from .. import trees
 from .base import State
+from .memory_probe import probed
 from .moments import AbstractMoments, Moment
 
 if TYPE_CHECKING:
@@ -114,17 +116,29 @@ def averages(optimizer: "Transformation", params: PyTree) -> Averages:
     where steps are not proportional to the learning rate, or where a count of steps cannot be a
     real number.
     """
-    with jax.ensure_compile_time_eval():
-        return _Probe(optimizer, params).found()
+    found = _found(optimizer, params)
+    if isinstance(found, str):
+        raise ValueError(found)
+    leaves, structure = jax.tree.flatten(optimizer.init(params).moments[0])
+    return Averages(optimizer, leaves, *found, structure)
+
+
+@probed
+def _found(optimizer: "Transformation", draw: Callable) -> tuple[dict, list] | str:
+    """(the leaves of each decay, the counts of steps), or why there are none."""
+    try:
+        return _Probe(optimizer, draw).found()
+    except (TypeError, ValueError) as reason:
+        return str(reason)
 
 
 class _Probe:
     """Updates from made-up states, laid side by side."""
 
-    def __init__(self, optimizer: "Transformation", params: PyTree):
-        self.optimizer, self.like = optimizer, params
-        self.random = np.random.default_rng(0)
-        state = optimizer.init(params).moments[0]
+    def __init__(self, optimizer: "Transformation", draw: Callable):
+        self.optimizer, self.random = optimizer, np.random.default_rng(0)
+        self.like = draw(self.random)
+        state = optimizer.init(self.like).moments[0]
         paths, self.structure = jax.tree_util.tree_flatten_with_path(state)
         self.names = [jax.tree_util.keystr(path) for path, _ in paths]
         self.leaves = [jnp.asarray(leaf) for _, leaf in paths]
@@ -137,7 +151,9 @@ class _Probe:
         updates, after = self.optimizer.make(rate).update(grad, inner, params)
         return updates, jax.tree.leaves(after)
 
-    def found(self) -> Averages:
+    def found(self) -> tuple[dict[float, list[int]], list[int]]:
+        if self.optimizer.reads_value:
+            raise self.refusal("a transformation that does not read the loss")
         grads = [jax.tree.map(self.drawn, self.like) for _ in range(2)]
         one = self.updated(self.leaves, grads[0], self.like, 1.0)[1]
         two = self.updated(one, grads[1], self.like, 1.0)[1]
@@ -156,7 +172,7 @@ class _Probe:
             groups.setdefault(decay, []).append(i)
         made = Averages(self.optimizer, self.leaves, groups, counts, self.structure)
         self.real_counts(made, one, grads[1])
-        return made
+        return groups, counts
 
     def decays(self, moving: list, counts: list, grads: list) -> dict[int, float]:
         """β of each leaf that moves: from 0 and 1 at no gradient; then all else is changed."""

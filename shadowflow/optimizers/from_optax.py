@@ -60,6 +60,7 @@ class Transformation(AbstractOptimizer):
         One where all its steps are alike.
         """
         rate = jnp.asarray(learning_rate, trees.real_dtype())
+        rate = jnp.where(rate > 0, rate, 1.0)
         length = 1 if self.time_invariant(params) else 1 + (self.memory_length(params) or 0)
         settled = jnp.isinf(jnp.asarray(step, trees.real_dtype()))
         known = jnp.where(settled, length, jnp.asarray(jnp.where(settled, 0, step), int) + 1)

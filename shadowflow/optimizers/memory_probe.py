@@ -5,7 +5,9 @@ Found by running it, from its states and steps alone.
 
 import functools
 import math
+import re
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,41 +24,106 @@ CHUNK = 512
 MOST_KNOWN = 256  # answers that are remembered
 RATE = 1e-3  # of the probes' steps
 LOSS = 100.0  # the value of the loss where none is known
+COORDINATES = 256  # of a leaf that are probed, or a power of two times as many
 STEPS = 4  # of the runs that a derivative is compared on
 WIDTHS = {32: (1e-1, 1e-2), 64: (1e-3, 1e-5)}  # of the difference, by the bits of a float
 TOLERANCE = 0.02
 SHOWN = 0.4  # of the digits that two states must share; averages get stuck in the rest
+MARGIN = 1.125 / SHOWN  # from the steps that these take to those of all digits, and an eighth
 
 
 class NeverSettles(ValueError):
     """The state does not forget how it began."""
 
 
-def probed(finding: Callable) -> Callable:
-    """``found(optimizer, params)``: made once for an optimizer and shapes of its parameters.
+def once(finding: Callable) -> Callable:
+    """``found(optimizer, params, *more)``: made once for an optimizer and shapes of its parameters.
 
-    finding: ``finding(optimizer, draw)``; ``draw(random)`` gives normal numbers of these shapes.
+    finding: ``finding(optimizer, shapes, *more)``; shapes: params as ``jax.ShapeDtypeStruct``.
     """
     known: dict = {}  # beside each answer its optimizer, so that no other gets the same identity
 
     @functools.wraps(finding)
-    def found(optimizer: AbstractOptimizer, params: PyTree):
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params))
+    def found(optimizer: AbstractOptimizer, params: PyTree, *more):
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+        leaves, structure = jax.tree.flatten(shapes)
         parts, kind = jax.tree.flatten(optimizer)
-        key = kind, tuple(map(id, parts)), jax.tree.structure(params), shapes
-
-        def draw(random: np.random.Generator) -> PyTree:
-            leaves = [jnp.asarray(random.normal(size=shape), dtype) for shape, dtype in shapes]
-            return jax.tree.unflatten(key[2], leaves)
-
+        key = kind, tuple(map(id, parts)), structure, tuple(leaves), more
         if key not in known:
             while len(known) >= MOST_KNOWN:
                 known.pop(next(iter(known)), None)
             with jax.ensure_compile_time_eval():
-                known[key] = finding(optimizer, draw), optimizer
+                known[key] = finding(optimizer, shapes, *more), optimizer
         return known[key][0]
 
     return found
+
+
+def probed(finding: Callable) -> Callable:
+    """As ``once``, on a part of each leaf: ``finding(optimizer, draw, *more)``.
+
+    ``draw(random)`` gives normal numbers in the shapes of ``part_of``.
+    """
+
+    @once
+    @functools.wraps(finding)
+    def found(optimizer: AbstractOptimizer, shapes: PyTree, *more):
+        part = part_of(optimizer, shapes)
+
+        def draw(random: np.random.Generator) -> PyTree:
+            normal = lambda leaf: jnp.asarray(random.normal(size=leaf.shape), leaf.dtype)
+            return jax.tree.map(normal, part)
+
+        return finding(optimizer, draw, *more)
+
+    return found
+
+
+@once
+def part_of(optimizer: AbstractOptimizer, shapes: PyTree) -> PyTree:
+    """Shapes of a few hundred coordinates per leaf that a state map treats as it does the whole.
+
+    Leaves, their names, ranks and dtypes stay, and which side of a leaf is the longer one. What a
+    transformation makes of a shape (factored second moments from some size on, matrices turned
+    before they are orthogonalised) shows in the operations that JAX traces of it: the parts grow
+    until these are those of the whole parameters. What depends on sizes by numbers alone, as norms
+    of a leaf do, is probed at the sizes of the part.
+    """
+    count, whole = COORDINATES, None
+    while True:
+        part = jax.tree.map(functools.partial(_cut, count), shapes)
+        if jax.tree.leaves(part) == jax.tree.leaves(shapes):
+            return shapes
+        try:
+            whole = whole or _operations(optimizer, shapes)
+            if _operations(optimizer, part) == whole:
+                return part
+        except Exception:  # it fits these shapes alone
+            return shapes
+        count *= 4
+
+
+def _cut(count: int, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """``leaf`` with about ``count`` coordinates: its longer sides cut, in the same order of length.
+
+    >>> _cut(256, jax.ShapeDtypeStruct((3, 1000, 500), jnp.float32)).shape
+    (3, 10, 9)
+    """
+    if not leaf.ndim:
+        return leaf
+    sides = sorted(set(leaf.shape))
+    free = lambda edge: [side for side in sides if side > edge]
+    edge = max(2, round(count ** (1 / leaf.ndim)))
+    while free(edge) and math.prod(min(side, edge + 1) for side in leaf.shape) <= count:
+        edge += 1
+    cut = {side: min(side, edge + i) for i, side in enumerate(free(edge))}
+    return jax.ShapeDtypeStruct(tuple(cut.get(side, side) for side in leaf.shape), leaf.dtype)
+
+
+def _operations(optimizer: AbstractOptimizer, shapes: PyTree) -> list[str]:
+    """The operations of ``init`` and ``update`` as JAX traces them, without shapes and names."""
+    run = lambda params: stepped(optimizer, optimizer.init(params), params, params)
+    return re.findall(r"= ([a-z_0-9]+)", str(jax.make_jaxpr(run)(shapes)))
 
 
 def settling(optimizer: AbstractOptimizer, params: PyTree) -> int:
@@ -74,32 +141,35 @@ def settling(optimizer: AbstractOptimizer, params: PyTree) -> int:
     return found
 
 
-def remembered(optimizer: AbstractOptimizer, params: PyTree) -> int | None:
-    """``settling``, None where the state never forgets."""
-    found = _settling(optimizer, params)
+def remembered(
+    optimizer: AbstractOptimizer, params: PyTree, within: int | None = None
+) -> int | None:
+    """``settling``, None where the state never forgets, or not within so many steps."""
+    found = _settling(optimizer, params, within)
     return None if isinstance(found, str) else found
 
 
 @probed
-def _settling(optimizer: AbstractOptimizer, draw: Callable) -> int | str:
-    """The number of steps, or why there is none."""
+def _settling(optimizer: AbstractOptimizer, draw: Callable, within: int | None = None) -> int | str:
+    """The number of steps, or why there is none (``within`` so many)."""
+    most = LONGEST if within is None else min(LONGEST, math.ceil(within / MARGIN))
     random = np.random.default_rng(0)
     params, grad = draw(random), draw(random)
     try:
         if positional(optimizer, params):
             raise _refusal(optimizer, "whose state holds parameters, where the run has been")
         state = optimizer.init(params, jnp.asarray(RATE))
-        once, state = _forgets(optimizer, state, params, grad, random)
-        again, _ = _forgets(optimizer, state, params, grad, random)
-        if again > 3 * once + 64:
+        first, state = _forgets(optimizer, state, params, grad, random, most)
+        again, _ = _forgets(optimizer, state, params, grad, random, most)
+        if again > 3 * first + 64:
             raise _refusal(optimizer, "whose memory grows with the number of steps")
     except NeverSettles as reason:
         return str(reason)
-    return math.ceil(1.125 / SHOWN * max(once, again))
+    return math.ceil(MARGIN * max(first, again))
 
 
 def _forgets(
-    optimizer: AbstractOptimizer, state: State, params: PyTree, grad: PyTree, random
+    optimizer: AbstractOptimizer, state: State, params: PyTree, grad: PyTree, random, most: int
 ) -> tuple[int, State]:
     """(how many steps it takes to forget three other gradients, the state then)."""
     other = state
@@ -108,7 +178,7 @@ def _forgets(
         other, _ = stepped(optimizer, other, strange, params)
     last, done, pair, largest = 0, 0, (state, other), None
     least = trees.coarsest_eps(params) ** SHOWN
-    while done < LONGEST:
+    while done < LONGEST and last <= most:
         pair, largest, gaps = _gaps(optimizer, pair, largest, params, grad)
         gaps = np.asarray(gaps)
         if not np.all(np.isfinite(gaps)):
@@ -124,7 +194,7 @@ def _forgets(
             return last, pair[0]
     raise _refusal(
         optimizer,
-        f"whose step still shows it after {LONGEST:,} steps, as accumulators and random numbers do",
+        f"whose step still shows it after {last:,} steps, as accumulators and random numbers do",
     )
 
 
@@ -170,14 +240,19 @@ def _gaps(optimizer: AbstractOptimizer, pair: tuple, largest, params: PyTree, gr
     return pair, largest, gaps
 
 
-def mean_age(length: int, params: PyTree) -> int:
+def mean_age(length, params: PyTree) -> Any:
     """About how old a memory is, in steps, that takes ``length`` of them to settle; at least 1.
+
+    A whole number; an array for a ``length`` that is one.
 
     >>> mean_age(0, jnp.ones(2, jnp.float32)), mean_age(170, jnp.ones(2, jnp.float32))
     (1, 9)
     """
     fading = -math.log(float(jnp.finfo(trees.finest_dtype(params)).eps))
-    return max(1, round(length / (1.125 * fading) - 0.5))
+    age = length / (1.125 * fading) - 0.5
+    if isinstance(length, int):
+        return max(1, round(age))
+    return jnp.maximum(1, jnp.round(age)).astype(jnp.int32)
 
 
 @probed
@@ -191,7 +266,10 @@ def positional(optimizer: AbstractOptimizer, draw: Callable) -> bool:
 
 @probed
 def time_invariant(optimizer: AbstractOptimizer, draw: Callable) -> bool:
-    """Whether a fresh state steps alike, at one gradient, at every step: all is corrected."""
+    """Whether a fresh state steps alike, at one gradient, at every step: all is corrected.
+
+    And in proportion to the learning rate, so that with a schedule too its past is straight.
+    """
     random = np.random.default_rng(0)
     params, grad = draw(random), draw(random)
     if positional(optimizer, params):
@@ -201,18 +279,20 @@ def time_invariant(optimizer: AbstractOptimizer, draw: Callable) -> bool:
 
 @eqx.filter_jit
 def _unlike(optimizer: AbstractOptimizer, params: PyTree, grad: PyTree) -> Array:
-    """The largest distance of a step from the first one, over its size."""
+    """The largest distance of a direction from the first one, over its size; the rate falls."""
+    rates = RATE / (1.0 + jnp.arange(CHUNK) % 4)
 
-    def one(state, _):
-        return stepped(optimizer, state, grad, params)
+    def one(state, rate):
+        state, move = optimizer.update(state, grad, params, rate, jnp.asarray(LOSS))
+        return state, trees.scale(1 / rate, move)
 
-    _, moves = jax.lax.scan(one, optimizer.init(params, jnp.asarray(RATE)), None, length=CHUNK)
+    _, found = jax.lax.scan(one, optimizer.init(params, rates[0]), rates)
+    norms = lambda leaf: jnp.linalg.norm(leaf.reshape(CHUNK, -1), axis=1).astype(trees.real_dtype())
     gaps = [
-        jnp.max(jnp.linalg.norm((leaf - leaf[:1]).reshape(CHUNK, -1), axis=1))
-        / jnp.linalg.norm(leaf[0].ravel())
-        for leaf in jax.tree.leaves(moves)
+        jnp.max(norms(leaf - leaf[:1])) / jnp.where(norms(leaf)[0] > 0, norms(leaf)[0], 1.0)
+        for leaf in jax.tree.leaves(found)
     ]
-    return jnp.max(jnp.stack([gap.astype(trees.real_dtype()) for gap in gaps]))
+    return jnp.max(jnp.stack(gaps))
 
 
 @probed

@@ -134,6 +134,10 @@ class AbstractMoments(AbstractOptimizer):
     def direction(self, moments: tuple, params: PyTree, step) -> PyTree:
         """Φ(m_1, …, m_I; θ, step), the moments as they are after the update of the step."""
 
+    def transformed_by(self, index: int, grad: PyTree) -> PyTree:
+        """ψ_i(g) of one moment."""
+        return self.transformed(grad)[index]
+
     def taken(self, state: State) -> State:
         """The moments in a ``State`` of the optimizer that these are the moments of."""
         return state
@@ -156,12 +160,13 @@ class AbstractMoments(AbstractOptimizer):
         """Whether any moment has a memory."""
         return any(moment.has_memory for moment in self.moments)
 
-    def memory_length(self, params: PyTree) -> int | None:
+    def memory_length(self, params: PyTree, within: int | None = None) -> int | None:
         """Steps after which the longest memory is below the rounding of the finest parameter.
 
         A quarter more than decay^n = eps asks for, so that ages are exact to rounding too. None
         if a decay is traced or not a scalar. For decay 0.9 in float64: 428.
         """
+        del within
         return self.faded(float(jnp.finfo(trees.finest_dtype(params)).eps), 1.25)
 
     def faded(self, share: float, margin: float = 1.0) -> int | None:
@@ -275,6 +280,9 @@ class Optimizer(AbstractMoments):
     def transformed(self, grad: PyTree) -> tuple:
         """(ψ_1(g), …, ψ_I(g)), leaf by leaf."""
         return tuple(jax.tree.map(moment.transform, grad) for moment in self.moments)
+
+    def transformed_by(self, index: int, grad: PyTree) -> PyTree:
+        return jax.tree.map(self.moments[index].transform, grad)
 
     def direction(self, moments: tuple, params: PyTree, step) -> PyTree:
         """Φ(m_1, …, m_I; θ, step), leaf by leaf."""
