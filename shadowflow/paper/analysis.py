@@ -11,6 +11,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -114,6 +115,17 @@ class Swept:
 
         return {place: read(place) for place in np.ndindex(self["reason"].shape)}
 
+    @functools.cached_property
+    def regimes(self) -> dict[str, str]:
+        """Name of a run → "smooth", "oscillation", "spikes" or "divergence"."""
+        found = {}
+        for place in self.runs:
+            loss = self["train_loss"][place].astype(float)
+            if self["reason"][place] != "non-finite":  # what follows the end of a run is NaN
+                loss = loss[: np.flatnonzero(np.isfinite(loss)).max(initial=-1) + 1]
+            found[self.label(place)] = curves.regime(loss).name
+        return found
+
     def label(self, place: tuple[int, int]) -> str:
         """The name of a run in words."""
         value, seed = self.row.values[place[0]], self.grid.seeds[place[1]]
@@ -138,7 +150,8 @@ class Swept:
 
 
 def fitness(swept: Swept) -> list[Evidence]:
-    """Whether every run is complete, ends its initial fall, and reaches the loss to compare at."""
+    """Whether every run is complete, ends its initial fall, and reaches the loss to compare at;
+    with the regime of each, which the paper's experiments assume to be a stable one."""
     reasons = swept["reason"]
     stopped = {
         swept.label(place): str(reason)
@@ -146,12 +159,13 @@ def fitness(swept: Swept) -> list[Evidence]:
         if reason not in ENDED
     }
 
-    def count(words: str, without: Mapping[str, str]) -> Evidence:
+    def count(words: str, without: Mapping[str, str], **run: Any) -> Evidence:
         claim = f"{swept.row.symbol} varied, {words}"
-        return near(claim, reasons.size - len(without), reasons.size, 0, without=without)
+        return near(claim, reasons.size - len(without), reasons.size, 0, without=without, **run)
 
+    ended = "runs that came to their end with finite numbers"
     return [
-        count("runs that came to their end with finite numbers", stopped),
+        count(ended, stopped, regimes=swept.regimes),
         count(f"runs whose training loss falls below {swept.grid.cut:g}", swept.without("fall")),
         count(f"runs whose training loss passes {swept.grid.level:g}", swept.without("level")),
     ]

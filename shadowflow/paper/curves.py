@@ -15,6 +15,9 @@ from jaxtyping import Float
 Curve = Float[np.ndarray, " epochs"]
 
 WINDOW = 11  # epochs of the running median: odd, so that it has a middle
+SPIKE, RECOVERY = 2.0, 100  # times the loss before it; epochs in which it must come back
+CROWD = 0.05  # of all epochs: more spikes than that are an oscillation
+SWING, TURNS = 0.01, 0.2  # of an oscillation: its size over the median, how often it turns
 CUT = 1.0  # of the training loss (10 classes: log 10 = 2.3 at the start): the end of its fall
 RISE = 1.2  # of a hill over the lowest place before it
 NAN = float("nan")
@@ -168,3 +171,65 @@ def highest(curve: Curve) -> Reading:
         return none("no finite value")
     top = int(seen[np.argmax(curve[seen])])
     return Reading(float(curve[top]), top, "the largest value")
+
+
+class Regime(NamedTuple):
+    """How a training run behaves: "smooth", "oscillation", "spikes" or "divergence".
+
+    at: the epoch of the first spike, or from which the loss does not come back; else None.
+    spikes: how many there are. swing: the size of the oscillation in the second half of the run.
+    """
+
+    name: str
+    at: int | None
+    spikes: int
+    swing: float
+
+
+def regime(loss: Curve) -> Regime:
+    """The regime of a training loss, after Ma, Wu and E (2021).
+
+    Spike: the loss is above ``SPIKE`` times the median of the ``WINDOW`` epochs before, and back
+    within ``RECOVERY`` epochs. Divergence: it does not come back, ends above where it began, or is
+    not finite. Oscillation: over the second half of the run the loss swings about its running
+    median by ``SWING`` of it (the 90 % quantile), up and down in turn at ``TURNS`` of the epochs;
+    or it has more spikes than ``CROWD`` of its epochs. Else it is smooth. Spikes come with ρ ≫ β,
+    divergence with β ≫ ρ; the paper's runs are in between, where an oscillation is stable.
+
+    >>> fall = 2.3 * np.exp(-np.arange(400.0) / 100)
+    >>> regime(fall).name, regime(np.where(np.arange(400) == 200, 5.0, fall))[:3]
+    ('smooth', ('spikes', 200, 1))
+    """
+    loss = np.asarray(loss, np.float64)
+    length = int(np.argmin(np.append(np.isfinite(loss), False)))
+    seen = loss[:length]
+    spikes, lost = _spikes(seen)
+    half = seen[length // 2 :]
+    middle, change = running_median(half), np.diff(half)
+    known = middle > 0  # False for NaN
+    apart = np.abs(half[known] / middle[known] - 1)
+    swing = float(np.quantile(apart, 0.9)) if len(apart) else 0.0
+    if length < len(loss) or lost is not None or not length or seen[-1] > seen[0]:
+        return Regime("divergence", length if lost is None else lost, len(spikes), swing)
+    turns = np.sum(change[1:] * change[:-1] < 0) > TURNS * len(half)
+    if len(spikes) > CROWD * length or (not spikes and swing > SWING and turns):
+        return Regime("oscillation", None, len(spikes), swing)
+    return Regime("spikes" if spikes else "smooth", next(iter(spikes), None), len(spikes), swing)
+
+
+def _spikes(loss: Curve) -> tuple[list[int], int | None]:
+    """Where the spikes of a finite loss begin; from where on it does not come back, if it does not.
+
+    One that the run ends too early to see the end of counts as a spike.
+    """
+    spikes, place = [], WINDOW
+    while place < len(loss):
+        limit = SPIKE * np.median(loss[place - WINDOW : place])
+        if loss[place] > limit:
+            back = np.flatnonzero(loss[place : place + RECOVERY + 1] <= limit)
+            if not len(back) and len(loss) - place > RECOVERY:
+                return spikes, place
+            spikes.append(place)
+            place += int(back[0]) if len(back) else RECOVERY
+        place += 1
+    return spikes, None

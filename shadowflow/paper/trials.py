@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from .evidence import Evidence
 
 ALPHA = 0.05
 TREND = 0.6  # four pairs of five in the claimed order: a trend that a test must be able to find
 
+TINY = np.finfo(float).tiny  # a standard error of nothing
 HOLDS, FAILS, WEAK = "holds", "does not hold here", "not enough power"
 
 
@@ -181,6 +183,36 @@ def of_signs(claim: str, where: str, said: str, ratios: Sequence[float], **run: 
         f"possible: {least:.2g})"
     )
     return Trial(claim, where, words, tuple(map(float, ratios)), p, verdict, run)
+
+
+def of_equivalence(
+    claim: str, where: str, said: str, differences: Sequence[float], margin: float, **run: Any
+) -> Trial:
+    """Two ways that do the same: the mean difference over seeds is within a margin on both sides.
+
+    By two one-sided t tests at ``ALPHA``, p the larger of their two: equivalent where the 90 %
+    interval of the mean lies within the margin, not so where it lies beyond, else undecided.
+
+    >>> of_equivalence("same", "here", "d", [0.01, -0.01, 0.0, 0.02], 0.05).verdict
+    'holds'
+    >>> of_equivalence("same", "here", "d", [0.1, 0.11, 0.09, 0.1], 0.05).verdict
+    'does not hold here'
+    >>> of_equivalence("same", "here", "d", [0.1, -0.11, 0.09, 0.0], 0.05).verdict
+    'not enough power'
+    """
+    seen = np.array([value for value in differences if np.isfinite(value)])
+    mean = half = p = math.nan
+    if len(seen) > 1:
+        mean, error = float(seen.mean()), max(float(stats.sem(seen)), TINY)
+        half = float(stats.t.ppf(1 - ALPHA, len(seen) - 1)) * error
+        p = float(stats.t.sf((margin - abs(mean)) / error, len(seen) - 1))
+    verdict = HOLDS if p <= ALPHA else FAILS if abs(mean) - half > margin else WEAK
+    words = (
+        f"{said}: {mean:.2g} ± {half:.2g} in the mean of {len(seen)} seeds (90 % interval), margin "
+        f"{margin:g} stated beforehand; two one-sided t tests, p = {p:.2g}"
+    )
+    run |= {"margin": margin, "differences": list(map(float, differences))}
+    return Trial(claim, where, words, tuple(map(float, differences)), p, verdict, run)
 
 
 def of_evidence(claim: str, where: str, rows: Sequence[Evidence], **run: Any) -> Trial:

@@ -27,13 +27,13 @@ from shadowflow.paper.figures.figure1 import age
 from shadowflow.paper.trials import FAILS, HOLDS, WEAK
 from shadowflow.paper.ways import Way
 
-TRAINED = [name for name, claim in CLAIMS.items() if claim.needs]
+TRAINED = [name for name, claim in CLAIMS.items() if claim.needs == claims.NETWORKS]
 COMPUTED = [name for name, claim in CLAIMS.items() if not claim.needs]
 
 
 def trained(effect=1.0, scale="laptop"):
     found = {}
-    for name in claims.NETWORKS:
+    for name in (*claims.NETWORKS, claims.OUTSIDE):
         grid = made_up.grid(name, scale)
         arrays = arranged(grid, tuple(grid.sweeps), made_up.runs(effect)(grid.runs()))
         found[name] = {sweep: Swept(grid, sweep, arrays) for sweep in grid.sweeps}
@@ -50,7 +50,7 @@ def test_every_claim_on_runs_is_tried_on_every_network():
     alike = CLAIMS["hills"].tried("smoke", trained(scale="smoke"))
     assert {trial.where for trial in alike} == {"Perceptron in place of ResNet-50, digits, smoke"}
     assert claims.needed(tuple(COMPUTED)) == []
-    assert claims.needed(tuple(CLAIMS)) == list(claims.NETWORKS)
+    assert claims.needed(tuple(CLAIMS)) == [*claims.NETWORKS, claims.OUTSIDE]
 
 
 def test_the_sides_of_the_claims_are_the_paper_s():
@@ -87,6 +87,36 @@ def test_what_is_written_is_what_is_printed(tmp_path, capsys):
     assert "none corrected for" in shown
     count = sum(len(claim["trials"]) for claim in content["claims"])
     assert f"{count} trials: " in shown
+
+
+def test_the_two_placements_are_the_same_runs_but_for_eps():
+    for scale in ("smoke", "laptop", "paper"):
+        inside, outside = (made_up.grid(name, scale) for name in (claims.INSIDE, claims.OUTSIDE))
+        rows = [grid.sweeps["rho"] for grid in (inside, outside)]
+        assert rows[0].values == rows[1].values and inside.seeds == outside.seeds
+        assert (inside.level, inside.cut) == (outside.level, outside.cut)
+        eps, other = ({**row.base.arguments} for row in rows)
+        assert eps.pop("eps") == other.pop("eps_root") == 0
+        assert other.pop("eps") == eps.pop("eps_root") ** 0.5
+        bare = lambda row, left: dataclasses.replace(row.base, arguments=left)
+        assert bare(rows[0], eps) == bare(rows[1], other)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.02, 1.2])
+def test_placements_are_equivalent_within_the_margin_stated(factor):
+    """The norms outside times a factor; the same accuracies. Two seeds alone tell nothing."""
+    runs = trained(scale="laptop")
+    arrays = {
+        name: values * factor if "norm" in name else values
+        for name, values in runs[claims.OUTSIDE]["rho"].arrays.items()
+    }
+    runs[claims.OUTSIDE] = {"rho": dataclasses.replace(runs[claims.OUTSIDE]["rho"], arrays=arrays)}
+    found = CLAIMS["placement"].tried("laptop", runs)
+    norm = HOLDS if factor < 1.05 else FAILS
+    assert [trial.verdict for trial in found] == [norm, norm, HOLDS]
+    assert found[1].measured == pytest.approx([factor - 1] * 5, abs=1e-6)
+    few = claims.placements("smoke", trained(scale="smoke"))
+    assert all(len(trial.measured) == 2 for trial in few)
 
 
 def test_a_failing_claim_is_a_finding_and_no_error(tmp_path, monkeypatch, capsys):

@@ -164,3 +164,61 @@ def test_where_no_norm_at_a_loss_is(loss, words):
 def test_the_highest_value_is_of_the_raw_curve():
     assert curves.highest(np.array([0.1, np.inf, 0.4, np.nan, 0.4]))[:2] == (0.4, 2)
     assert curves.highest(np.full(3, np.nan)).words == "no finite value"
+
+
+FALLING = 2.3 * np.exp(-EPOCHS / 200)
+WAVE = np.where(EPOCHS % 2 == 0, 1.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "at", "spikes"),
+    [
+        (FALLING, "smooth", None, 0),
+        (FALLING * (1 + 0.005 * WAVE), "smooth", None, 0),
+        (FALLING * (1 + 0.02 * WAVE), "oscillation", None, 0),
+        (FALLING * (1 + 0.2 * np.sin(EPOCHS / 40)), "smooth", None, 0),  # no turn every few epochs
+        (FALLING + bump(3, 200, 3), "spikes", 197, 1),
+        (FALLING + bump(3, 200, 3) + bump(3, 300, 3), "spikes", 197, 2),
+        (FALLING + bump(0.7, 200, 3), "smooth", None, 0),  # 1.8 times
+        (FALLING + bump(3, 398, 3), "divergence", 400, 1),  # ends above where it began
+        (FALLING + bump(1.5, 398, 3), "spikes", 395, 1),
+        (FALLING + np.where(EPOCHS > 200, 3.0, 0.0), "divergence", 201, 0),
+        (np.where(EPOCHS > 300, np.nan, FALLING), "divergence", 301, 0),
+        (FALLING[::-1], "divergence", 400, 0),
+        (np.where(EPOCHS % 15 == 14, 3 * FALLING, FALLING), "oscillation", None, 26),
+        (np.where(EPOCHS % 30 == 29, 3 * FALLING, FALLING), "spikes", 29, 13),
+        (np.zeros(400), "smooth", None, 0),
+        (np.empty(0), "divergence", 0, 0),
+        (FALLING[:5], "smooth", None, 0),
+    ],
+)
+def test_the_regime_of_a_made_up_loss(loss, name, at, spikes):
+    assert curves.regime(loss)[:3] == (name, at, spikes)
+
+
+def linear_network(b1, b2, rate):
+    """The loss of Adam on ½‖W₃W₂W₁ − B‖² + 0.01, by hand."""
+    W = np.random.default_rng(0).normal(size=(3, 4, 4)) * 0.5 + np.eye(4)
+    goal, losses, m, v = np.diag([3, 1, 0.3, 0.1]), [], 0.0, 0.0
+    for n in range(1, 1501):
+        one, two = W[1] @ W[0], W[2] @ W[1]
+        rest = W[2] @ one - goal
+        losses.append(np.sum(rest**2) / 2 + 0.01)
+        g = np.stack([two.T @ rest, W[2].T @ rest @ W[0].T, rest @ one.T])
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        W = W - rate * (m / (1 - b1**n)) / (np.sqrt(v / (1 - b2**n)) + 1e-8)
+    return np.array(losses)
+
+
+@pytest.mark.parametrize(
+    ("b1", "b2", "rate", "name"),
+    [
+        (0.5, 0.999, 0.03, "spikes"),
+        (0.9, 0.9, 0.1, "oscillation"),
+        (0.99, 0.1, 0.1, "divergence"),
+        (0.9, 0.999, 0.03, "smooth"),
+    ],
+)
+def test_the_regimes_of_ma_et_al(b1, b2, rate, name):
+    """Spikes for ρ ≫ β, oscillation where they are equal, divergence for β ≫ ρ; and, tame, none."""
+    assert curves.regime(linear_network(b1, b2, rate)).name == name

@@ -21,6 +21,7 @@ from shadowflow.lab.training import history
 from shadowflow.lab.training.config import Training
 from shadowflow.paper import analysis, curves, grid as grids, records
 from shadowflow.paper.analysis import OUTCOMES, PERTURBED, Swept
+from shadowflow.paper.claims import OUTSIDE
 from shadowflow.paper.figures import captions, panels, style
 from shadowflow.paper.figures.of_runs import FIGURES
 from shadowflow.paper.records import MEASURES, Record
@@ -55,7 +56,7 @@ def arrays_of(grid, records=None):
 
 def test_every_grid_that_ships_can_be_read():
     names = {path.name for path in grids.FOLDER.iterdir()}
-    assert names == {figure.grid for figure in FIGURES.values()}
+    assert names == {figure.grid for figure in FIGURES.values()} | {OUTSIDE}
     for figure in FIGURES.values():
         assert set(figure.sweeps) <= set(figure.SCALES["paper"].sweeps)
 
@@ -306,6 +307,15 @@ def test_a_run_that_fails_is_left_out_and_named():
     rows = analysis.fitness(Swept(grid, "rho", arrays))
     assert [row.holds for row in rows] == [False, False, False]
     assert rows[0].run["without"] == {"ρ = 0.9, seed 0": "non-finite"}
+    regimes = rows[0].run["regimes"]
+    assert regimes.pop("ρ = 0.9, seed 0") == "divergence" and set(regimes.values()) == {"smooth"}
+    told = captions.regimes(Swept(grid, "rho", arrays))
+    assert told.startswith("ρ varied: 11 of 12 runs are in the regime that the paper assumes")
+    assert told.endswith("(smooth: 11); not: ρ = 0.9, seed 0 (divergence).")
+    assert told in captions.caption("maxima", [Swept(grid, "rho", arrays)])
+    found[0] = dataclasses.replace(found[0], reason="accuracy")
+    early = Swept(grid, "rho", arrays_of(grid, found))
+    assert set(early.regimes.values()) == {"smooth"}  # what follows its end is no part of it
     assert all(row.holds for row in analysis.fitness(Swept(grid, "rho", arrays_of(grid))))
 
 

@@ -127,3 +127,17 @@ def test_claims_on_which_nothing_is_random():
     assert trials.of_evidence("", "", [good, bad]).verdict == FAILS
     assert trials.of_evidence("", "", []).verdict == FAILS
     assert trials.of_evidence("", "", [good]).p is None
+
+
+def test_equivalence_is_two_one_sided_tests():
+    """p and the interval by scipy's own one-sample tests against either end of the margin."""
+    values = np.array([0.02, -0.01, 0.03, 0.015, 0.0])
+    found = trials.of_equivalence("same", "here", "d", values, 0.03)
+    below = stats.ttest_1samp(values, 0.03, alternative="less").pvalue
+    above = stats.ttest_1samp(values, -0.03, alternative="greater").pvalue
+    assert found.p == pytest.approx(max(below, above), rel=1e-12) and found.verdict == HOLDS
+    low, high = stats.t.interval(0.9, 4, loc=values.mean(), scale=stats.sem(values))
+    assert f"{values.mean():.2g} ± {(high - low) / 2:.2g}" in found.statistic
+    verdict = lambda *given: trials.of_equivalence("", "", "", *given).verdict
+    assert verdict(values + 1, 0.03) == FAILS and verdict(values + 0.02, 0.03) == WEAK
+    assert verdict([0.01, 0.01], 0.03) == HOLDS and verdict([0.01, np.nan], 0.03) == WEAK

@@ -9,6 +9,7 @@ from ..analysis import DATASETS, MODELS, Swept, in_place
 from ..curves import RISE, WINDOW
 
 EDGE_RATE = 1e-3  # from this learning rate on, the stability edge decides what β does to a hill
+STABLE = ("smooth", "oscillation")  # the regimes of Ma, Wu and E that the paper assumes
 KINDS = {
     "maxima": "For every run (points; a thin line a seed) and their mean (thick): the largest "
     "perturbed one-norm of the gradient and the largest Σ|g| after the initial fall, "
@@ -34,6 +35,7 @@ def caption(kind: str, sweeps: Sequence[Swept]) -> str:
         f"training loss is first below {grid.cut:g}; a hill lies inside the run and is {RISE:g} "
         "times as high as the lowest place since the fall.",
         *map(hills, sweeps),
+        *map(regimes, sweeps),
         f"The perturbed one-norm cannot fall below p√ε = {lowest(sweeps[0]):.3g}; Σ|g| can.",
         *map(memory, sweeps),
         *map(edge, sweeps),
@@ -72,6 +74,16 @@ def hills(swept: Swept) -> str:
     if any(counts):
         found = f"{', '.join(map(str, counts))} of {len(swept.grid.seeds)} runs have a hill"
     return f"{swept.row.symbol} varied: {found}."
+
+
+def regimes(swept: Swept) -> str:
+    """How many runs of a sweep are as the paper assumes them, and which are not."""
+    stable = [name for name in swept.regimes.values() if name in STABLE]
+    counts = ", ".join(f"{name}: {stable.count(name)}" for name in STABLE if name in stable)
+    wild = [f"{label} ({name})" for label, name in swept.regimes.items() if name not in STABLE]
+    told = f"{len(stable)} of {len(swept.regimes)} runs are in the regime that the paper assumes"
+    told += f" ({counts})" if counts else ""
+    return f"{swept.row.symbol} varied: {told}{'; not: ' if wild else ''}{', '.join(wild)}."
 
 
 def lowest(swept: Swept) -> float:
