@@ -173,33 +173,46 @@ def batch_index(schedule: Callable | Array | None, count: int, step) -> Int[Arra
     return jax.vmap(lambda n: jnp.asarray(schedule(n), jnp.int32))(step)
 
 
-def table(schedule: Callable | Array | None, count: int, steps: int) -> Array | None:
-    """A schedule as one array, checked for the first ``steps`` steps; None (cyclic) stays None.
+class LookedUp(eqx.Module):
+    """A schedule as the numbers of the batches of steps ``first``, first + 1, …"""
+
+    numbers: Array
+    first: Array
+
+    def __call__(self, step):
+        return self.numbers[step - self.first]
+
+
+def table(
+    schedule: Callable | Array | None, count: int, end: int, first: int = 0
+) -> Callable | Array | None:
+    """A schedule as an array, checked for steps first … end − 1; None (cyclic) stays None.
 
     Its length is rounded up to a power of two, so that runs of many lengths share a compilation.
     """
     if schedule is None:
         return None
     if not callable(schedule):
-        if len(schedule) < steps:
+        if len(schedule) < end:
             raise ValueError(
-                f"schedule: expected a batch for each of {steps} steps, got {len(schedule)}; give "
+                f"schedule: expected a batch for each of {end} steps, got {len(schedule)}; give "
                 "more, or a function of the step."
             )
         return schedule
+    steps = max(end - first, 1)
     length = 1 << max(6, (steps - 1).bit_length())
-    steps = max(steps, 1)
-    numbers = np.pad(_evaluated(schedule, steps), (0, length - steps), mode="edge")
+    numbers = np.pad(_evaluated(schedule, first, steps), (0, length - steps), mode="edge")
     refuse_outside(numbers, count)
-    return jnp.asarray(numbers, jnp.int32)
+    found = jnp.asarray(numbers, jnp.int32)
+    return LookedUp(found, jnp.asarray(first, jnp.int32)) if first else found
 
 
-def _evaluated(schedule: Callable, steps: int) -> np.ndarray:
+def _evaluated(schedule: Callable, first: int, steps: int) -> np.ndarray:
     """The schedule's values: all at once where JAX can trace it, else one by one."""
     try:
-        numbers = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(steps)))
+        numbers = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(first, first + steps)))
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError):
-        numbers = np.asarray([schedule(n) for n in range(steps)])
+        numbers = np.asarray([schedule(n) for n in range(first, first + steps)])
     if numbers.shape != (steps,) or not np.issubdtype(numbers.dtype, np.integer):
         raise ValueError(
             "schedule: expected a function step → whole number, got values of shape "

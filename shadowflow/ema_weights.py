@@ -92,12 +92,19 @@ class Memory(eqx.Module):
 
 
 class Rates(eqx.Module):
-    """A schedule looked up in a table made beforehand, so that no schedule is ever traced."""
+    """A schedule looked up in a table made beforehand, so that no schedule is ever traced.
+
+    table: from step ``first`` on.
+    """
 
     table: Array
+    first: int | Array
+
+    def __init__(self, table: Array, first: int = 0):
+        self.table, self.first = table, jnp.asarray(first, jnp.int32)
 
     def __call__(self, step):
-        return self.table[step]
+        return self.table[step - self.first]
 
 
 def advanced(sums: Array, decay, elapsed) -> Array:
@@ -130,7 +137,7 @@ def at(
     For n = 1, decay β, rate h: mean time back hβ(1−β)/(1−β²).
     """
     settled = isinstance(step, str)
-    length = None if settled else _length(optimizer, learning_rate, params, end)
+    length = None if settled else optimizer.memory_length(params, end)
     step = 0 if settled else int(step) if isinstance(step, np.integer) else step
     decays = tuple(m.beta if m.has_memory else None for m in optimizer.moments)
     some = [decay for decay in decays if decay is not None]
@@ -155,14 +162,8 @@ def ready(
     rate = learning_rate if callable(learning_rate) else jnp.asarray(float(learning_rate))
     memory = at(traced(optimizer), rate, step, params, kept, end)
     whole = lambda n: None if n is None else jnp.asarray(n, jnp.int32)
-    length = None if memory.settled else _length(optimizer, rate, params, end)
+    length = None if memory.settled else optimizer.memory_length(params, end)
     return dataclasses.replace(memory, step=whole(memory.step), length=whole(length))
-
-
-def _length(optimizer: AbstractOptimizer, learning_rate, params: PyTree, end) -> int | None:
-    if optimizer.closed_form and callable(learning_rate):
-        return None
-    return optimizer.memory_length(params, end)
 
 
 def _summed(decays: list, learning_rate, step, faded: int | None) -> list:

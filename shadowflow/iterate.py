@@ -87,4 +87,4 @@ def iterated(
     chunks = chunked(advance, (run.params, state), run.rates, run.problem.traceable)
     driven = drive(chunks, run.params, run.steps, save_every, progress)
     end = state if driven.carry is None else driven.carry[1]
-    return trajectory(driven, run.first, run.table, end)
+    return trajectory(driven, run.first, run.rates, end)

@@ -172,11 +172,11 @@ class Problem(eqx.Module):
         grad, hvp = mean("gradient", self.grad), mean("hessian_vector", self.hvp)
         return Problem(mean("value", self.loss), grad=grad, hvp=hvp, traceable=self.traceable)
 
-    def tabulated(self, steps: int) -> "Problem":
-        """The same, its schedule looked up and checked for steps 0 … steps − 1."""
+    def tabulated(self, end: int, first: int = 0) -> "Problem":
+        """The same, its schedule looked up and checked for steps first … end − 1."""
         if not self.batched:
             return self
-        return self.scheduled(bt.table(self.schedule, self.count, steps))
+        return self.scheduled(bt.table(self.schedule, self.count, end, first))
 
     def scheduled(self, schedule) -> "Problem":
         """The same with another schedule, taken as it is."""

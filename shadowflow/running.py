@@ -27,7 +27,7 @@ class Trajectory(Result):
     """Parameters along a run.
 
     steps: step numbers saved, int array [saved]; the first is the start.
-    times: sums of learning rates up to them, float array [saved].
+    times: sums of the learning rates from the start of the run up to them, float array [saved].
     params: pytree of numpy arrays with a leading axis [saved].
     state: what the run carries after its last step, to go on from (``iterate(start=…)``).
     failed_at: the step at which a non-finite number began, or None. θ of that step is the
@@ -55,16 +55,16 @@ class Trajectory(Result):
         return jax.tree.map(lambda leaf: leaf[-1], self.params)
 
 
-def rate_table(learning_rate, steps: int) -> np.ndarray:
-    """The learning rates of steps 0 … steps − 1 as a float array."""
+def rate_table(learning_rate, steps: int, first: int = 0) -> np.ndarray:
+    """The learning rates of so many steps from ``first`` on as a float array."""
     if not callable(learning_rate):
         return np.full(steps, float(learning_rate))
-    table = np.asarray([_scheduled(learning_rate, n) for n in range(steps)])
+    table = np.asarray([_scheduled(learning_rate, first + n) for n in range(steps)])
     wrong = np.flatnonzero(~(np.isfinite(table) & (table >= 0)))
     if wrong.size:
         raise ValueError(
             f"learning_rate: expected the schedule to give finite numbers of at least 0, "
-            f"got {table[wrong[0]]} at step {wrong[0]}."
+            f"got {table[wrong[0]]} at step {first + wrong[0]}."
         )
     return table
 
@@ -80,15 +80,23 @@ def _scheduled(learning_rate: Callable, step: int) -> float:
         ) from error
 
 
-def as_traceable(learning_rate, steps: int):
-    """``learning_rate``, a schedule that JAX cannot trace as a table of its first ``steps``."""
+def oldest_read(optimizer: Any, params: PyTree, step: int) -> int:
+    """The first step whose learning rate and batch an optimizer still remembers at ``step``."""
+    length = optimizer.memory_length(params, step) if step else None
+    return 0 if length is None else max(0, step - length)
+
+
+def as_traceable(learning_rate, first: int, last: int):
+    """``learning_rate``; of a schedule that JAX cannot trace a table of steps first … last."""
     if not callable(learning_rate):
         return learning_rate
     try:
         known = jax.eval_shape(lambda step: rate_at(learning_rate, step), 0).shape == ()
     except (TypeError, ValueError):
         known = False
-    return learning_rate if known else mem.Rates(jnp.asarray(rate_table(learning_rate, steps)))
+    if known:
+        return learning_rate
+    return mem.Rates(jnp.asarray(rate_table(learning_rate, last + 1 - first, first)), first)
 
 
 @dataclass(frozen=True)
@@ -110,27 +118,36 @@ class FollowedRun:
         """The number of its first step."""
         return self.start.first
 
+    @property
+    def end(self) -> int:
+        """The number of the step after its last one."""
+        return self.first + self.steps
+
+    @functools.cached_property
+    def oldest(self) -> int:
+        """The first step whose learning rate and batch are read."""
+        return oldest_read(self.optimizer, self.params, self.first)
+
     @functools.cached_property
     def table(self) -> np.ndarray:
-        """The learning rates of steps 0 to the last one."""
-        return rate_table(self.learning_rate, self.first + self.steps)
+        """The learning rates of steps ``oldest`` to the last one."""
+        return rate_table(self.learning_rate, self.end - self.oldest, self.oldest)
 
-    @property
+    @functools.cached_property
     def rates(self) -> np.ndarray:
         """The learning rates of its own steps."""
-        return self.table[self.first :]
+        return rate_table(self.learning_rate, self.steps, self.first)
 
     @property
     def tabulated(self) -> Problem:
-        """The problem, its schedule of batches looked up for these steps."""
-        return self.problem.tabulated(self.first + self.steps)
+        """The problem, its schedule of batches looked up for the steps that are read."""
+        return self.problem.tabulated(self.end, self.oldest if self.problem.batched else 0)
 
     def memory(self, step, kept: int | None = None) -> Memory:
         """The memory at a step; a schedule is read from the table, so that none is traced."""
         rate = self.learning_rate
-        rate = mem.Rates(jnp.asarray(self.table)) if callable(rate) else rate
-        end = self.first + self.steps
-        return mem.ready(self.optimizer, rate, step, self.params, kept, end)
+        rate = mem.Rates(jnp.asarray(self.table), self.oldest) if callable(rate) else rate
+        return mem.ready(self.optimizer, rate, step, self.params, kept, self.end)
 
 
 def followed(
@@ -257,7 +274,7 @@ def _stacked(tree: PyTree) -> PyTree:
 
 
 def trajectory(run: Driven, first: int, rates: np.ndarray, state) -> Trajectory:
-    """A run of ``drive`` that began at step ``first`` as a Trajectory ending in ``state``."""
+    """A run of ``drive`` from step ``first`` on, at ``rates``, as a Trajectory up to ``state``."""
     times = np.concatenate([[0.0], np.cumsum(rates)])
     failed = None if run.failed is None else run.failed + first
-    return Trajectory(run.kept + first, times[run.kept + first], run.params, state, failed)
+    return Trajectory(run.kept + first, times[run.kept], run.params, state, failed)

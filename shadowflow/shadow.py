@@ -18,7 +18,7 @@ from .optimizers import thresholds
 from .optimizers.base import SETTLED, AbstractOptimizer, State, step_number
 from .optimizers.from_optax import as_optimizer
 from .problem import Problem
-from .running import Trajectory, as_traceable, drive, followed, trajectory
+from .running import Trajectory, as_traceable, drive, followed, oldest_read, trajectory
 from .trust import Validity
 
 
@@ -162,7 +162,7 @@ def shadowed(
     end = None
     if plan.method.keeps_moments:
         end = run.optimizer.given(run.start.state if driven.carry is None else driven.carry[1])
-    path = trajectory(driven, run.first, run.table, end)
+    path = trajectory(driven, run.first, run.rates, end)
     correction, plain, *lowered = ((), ()) if driven.records is None else driven.records
     of_steps = [trust.lower_remark(plan.order, flags, run.first) for flags in lowered]
     of_memory = trust.memory_remark(run, int(path.steps[-1]))
@@ -209,8 +209,9 @@ class Field:
         if problem.batched and isinstance(step, int):
             problem = problem.tabulated(step + 1)
         rate = self.learning_rate
-        rate = as_traceable(rate, step + 1) if isinstance(step, int) else rate
         optimizer = self.method.seen(self.optimizer, params, None)
+        if isinstance(step, int) and callable(rate):
+            rate = as_traceable(rate, oldest_read(optimizer, params, step), step)
         end = step if isinstance(step, int) else None
         memory = mem.at(optimizer, rate, step, params, kept, end)
         direction = self.method.direction(

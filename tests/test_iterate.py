@@ -123,7 +123,7 @@ def test_a_run_in_two_parts_is_the_run_bit_for_bit(split):
     tail = iterate(SMOOTH, ADAM, head.last, schedule, 100 - split, start=head.state)
     np.testing.assert_array_equal(tail.params, whole.params[split:])
     np.testing.assert_array_equal(tail.steps, whole.steps[split:])
-    np.testing.assert_array_equal(tail.times, whole.times[split:])
+    np.testing.assert_allclose(tail.times, whole.times[split:] - whole.times[split], rtol=1e-12)
     jax.tree.map(np.testing.assert_array_equal, tail.state, whole.state)
 
 
@@ -150,7 +150,7 @@ def test_the_state_of_a_training_loop_goes_on_as_a_run(rate):
     run = iterate(SMOOTH, ADAM, params, rate, 30, start=state)
     whole = iterate(SMOOTH, ADAM, PLACE, rate, 55)
     np.testing.assert_array_equal(run.steps, whole.steps[25:])
-    np.testing.assert_allclose(run.times, whole.times[25:], rtol=1e-14)
+    np.testing.assert_allclose(run.times, whole.times[25:] - whole.times[25], rtol=1e-12)
     # from the int32 count of a training loop, optax computes a schedule in float32
     rtol = 1e-7 if callable(rate) else 1e-11
     np.testing.assert_allclose(run.params, whole.params[25:], rtol=rtol)

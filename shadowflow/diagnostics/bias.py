@@ -172,7 +172,7 @@ def implicit_bias(
         )
     if eps_root is not None:
         checks.number("eps_root", eps_root, least=0)
-    rate = as_traceable(learning_rate, run.first + 1)
+    rate = as_traceable(learning_rate, run.oldest, run.first)
     memory = mem.ready(run.optimizer, rate, run.start.step, run.params, end=run.first)
     analyse = _analyse if optimizer.closed_form else _of_state_map
     found = analyse(problem, traced(run.optimizer), memory, run.params, traced(eps_root))

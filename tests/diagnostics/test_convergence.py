@@ -48,6 +48,35 @@ def test_trajectories_that_share_no_step_are_refused():
         sf.compare(path([0, 1], [[0], [0]]), path([5, 6], [[0], [0]]))
 
 
+def line(steps, rate=0.5, failed=None, drift=0.0):
+    """A run along a line, from step 0."""
+    steps = np.arange(steps + 1)
+    return Trajectory(steps, rate * steps, -(rate + drift) * steps[:, None], None, failed)
+
+
+def test_runs_that_did_not_go_the_same_way_are_told_apart():
+    whole = line(9)
+    alike = sf.compare(whole, line(9, drift=0.1))
+    assert alike.stopped == "" and alike.summary.startswith("0.9 apart at step 9")
+    failed = sf.compare(whole, line(6, failed=6))
+    assert failed.summary.startswith("follow stopped at step 6, where a non-finite number began; ")
+    both = sf.compare(line(7, failed=7), line(6, failed=6)).stopped
+    assert "real stopped at step 7" in both and "follow stopped at step 6" in both
+    assert sf.compare(line(9), line(4)).stopped == "real goes to step 9, follow to step 4"
+    rates = sf.compare(whole, line(9, rate=0.25)).stopped
+    assert rates == (
+        "their learning rates differ: by step 1 real has come 0.5 in time, follow 0.25"
+    )
+
+
+def test_a_run_that_failed_at_once_is_not_near():
+    found = sf.compare(line(9), line(0, failed=0))
+    assert "follow stopped at step 0" in found.stopped
+    assert "no step after the start is compared" in found.stopped
+    assert np.isnan(found.max_norm).all() and np.isnan(found.two_norm).all()
+    assert found.moved[0] == 0
+
+
 def test_parameters_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="follow: expected parameters of shapes"):
         sf.compare(path([0], [[0]]), path([0], [[0, 0]]))

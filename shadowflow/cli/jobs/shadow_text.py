@@ -72,7 +72,8 @@ def _cells(found: ShadowOutcome, line: Followed) -> dict[str, str]:
     gap, follow, bar = line.gap, line.follow, line.bar
     stop = "" if follow.failed_at is None else f", stopped at step {follow.failed_at}"
     cells = {name: str(value) for name, value in line.way._asdict().items()}
-    cells |= {"max-norm": number(gap.max_norm[-1]), "two-norm": number(gap.two_norm[-1])}
+    at = "" if gap.steps[-1] == found.real.steps[-1] else f" (step {gap.steps[-1]})"
+    cells |= {"max-norm": number(gap.max_norm[-1]), "two-norm": number(gap.two_norm[-1]) + at}
     if bar is not None:
         cells["estimated"] = number(bar.two_norm[-1]) + ("" if bar.trusted[-1] else "?")
     relative = number(found.relative(line))
@@ -87,7 +88,9 @@ def _trust(found: ShadowOutcome) -> list[str]:
         if kind == METHODS[method].kinds[0]:
             share, closer = found.relative(line), ""
             if order > 1 and share > 0:
-                closer = f" ({_times(1 / share)} first order)"
+                stopped = line.follow.failed_at is not None
+                at = f" at step {line.gap.steps[-1]}, where it stopped" if stopped else ""
+                closer = f" ({_times(1 / share)} first order{at})"
             reason = line.follow.validity.reason
             sentences.append(f"- {method}, order {order}{closer}: {reason}")
     remarks = dict.fromkeys(text for line in found.lines for text in line.follow.validity.remarks)
