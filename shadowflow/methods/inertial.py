@@ -1,14 +1,15 @@
 """The inertial flow: the moments stay as states, and only the step is corrected.
 
 In units of steps s, a = ln(1/β), κ = (a/2)/sinh(a/2), at order 2:
-  m' = −a (m − ψ(g̃)),  θ' = −h Φ(m̂),  g̃ = ∇E(θ + ½ h Φ),
+  m' = −a (m − ψ(g̃)),  θ' = −h Φ(m̂),  g̃(s) = ∇E(θ(s − ½)),
   m̂ = [ψ(g̃) + (m − ψ(g̃)) β^{½} κ] / (1 − β^{s+½} κ), the denominator 1 without bias correction.
 The average is followed exactly (its flow over one step is β), β^{½} κ makes the mean of m̂ over
-a step the value after the update, and the half step centres the gradient. Without bias correction
-a nonlinear Φ of moments that rise from 0 has another mean than the Φ of their mean: early in a
-cold run θ' gets −h [L Φ(m(·)) − Φ(m̂)] more, both at the gradient of the place (``onward``: L).
-Orders 3 and 4 read both from real steps of the optimizer (``onward``). Full batch only; at any
-decay, from a cold or a settled start.
+a step the value after the update, and the gradient half a step back centres it. Without bias
+correction a nonlinear Φ of moments that rise from 0 has another mean than the Φ of their mean:
+θ' gets −h [G − mean of Φ(m̂)] more, both at the gradient of θ_n held, G after the step.
+Step 0 of a cold start is the optimizer's own: Φ of the first gradient is known, and with a small
+eps it is another one half a step on. Orders 3 and 4 read m' and θ' from real steps of the
+optimizer (``onward``). Full batch only; at any decay, from a cold or a settled start.
 
 keep: the moments left out are no states but averages along the path, read as in ``displaced`` on
 one line through two gradients, from their own places and half a step more: order 2.
@@ -16,7 +17,8 @@ one line through two gradients, from their own places and half a step more: orde
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -26,8 +28,8 @@ from jaxtyping import Array, PyTree
 from .. import checks, trees
 from ..ema_weights import Memory
 from ..optimizers.base import AbstractOptimizer, Start, State, traced
-from ..optimizers.moments import AbstractMoments, Moment, decay_power
-from . import inertial_rules as rules_of, ode
+from ..optimizers.moments import AbstractMoments, decay_power
+from . import inertial_rules as rules_of, inertial_step as step_of, ode
 from .base import AbstractMethod, AbstractStepper, ShadowPlan
 from .collocation import begun
 from .nodes import known_decay
@@ -48,42 +50,46 @@ def substeps(decays: Sequence[float], order: int = 2) -> int:
     return max((math.ceil(-math.log(decay) / fading) for decay in some), default=1)
 
 
-def half_phase(decay: Array) -> Array:
-    """κ = (a/2) / sinh(a/2) for a = ln(1/decay); 1 in the limits decay → 1 and decay = 0."""
-    some = decay > 0
-    half = -jnp.log(jnp.where(some, decay, 0.5)) / 2
-    return jnp.where(some, half / jnp.sinh(half), 1.0)
-
-
 class InertialFlow(AbstractStepper):
     """One step of the inertial flow.
 
-    The carry is (θ, state, memory, last direction, the number of the last step that moved). The
-    record is (half the change of the direction since the last step, the direction, whether order 2
-    was taken in place of a higher one): the size of what a first-order inertial flow, which reads
-    gradient and moments half a step late, would miss. What uncorrected weights, rising from 0,
-    change by themselves is no such miss and is taken out.
+    The carry is (θ, state, memory, last direction, the number of the last step that moved, whether
+    none has moved since a cold start, what the step hands on to the next). The record is (half the
+    change of the direction since the last step, the direction, whether order 2 was taken in place
+    of a higher one): the size of what a first-order inertial flow, which reads gradient and moments
+    half a step late, would miss. What uncorrected weights, rising from 0, change by themselves is
+    no such miss and is taken out.
     """
 
     optimizer: AbstractMoments
+    averaged: step_of.Averaged
     substeps: Array
     rules: rules_of.Rules | None
     order: int = eqx.field(static=True)
     kept: tuple[bool, ...] | None = eqx.field(static=True)
+    rising: bool = eqx.field(static=True)
     lower: "InertialFlow | None" = None
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """No direction is known before the first step."""
-        return params, state, memory, trees.scale(jnp.nan, trees.zeros_like(params)), memory.count
+        zeros, fresh = trees.zeros_like(params), memory.count == 0
+        return (
+            params,
+            state,
+            memory,
+            trees.scale(jnp.nan, zeros),
+            memory.count,
+            fresh,
+            nothing(zeros),
+        )
 
     def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
-        params, state, memory, last, before = carry
+        params, state, memory, last, before, unmoved, ahead = carry
         memory = memory.with_rate(rate)
         gradient = self.problem.gradient(params)
-        reference = self.optimizer.transformed(gradient)
-        drift = rules_of.each(trees.zeros_like, state.moments)
-        moved, drift, lowered = self._finite_flow(memory, state, reference, (params, drift))
-        moments = self._moments(state, reference, drift, 1.0)
+        own = lambda: (*self._own(memory, state, params, gradient), ahead, jnp.asarray(False))
+        flow = lambda: self._finite_flow(memory, state, (params, gradient), ahead)
+        moved, moments, ahead, lowered = self.either(unmoved, own, flow)
         here = trees.scale(1 / jnp.where(rate > 0, rate, 1.0), trees.subtract(params, moved))
         if self.kept is None:
             rise = self._rise(memory, before, params, gradient)
@@ -94,9 +100,27 @@ class InertialFlow(AbstractStepper):
             record = (*self._eliminated(memory, state, params, gradient), lowered)
         direction = trees.where(rate > 0, here, last)
         before = jnp.where(rate > 0, memory.count, before)
+        unmoved = unmoved & (rate == 0)
         finite = jnp.isfinite(self.problem.value(params)) & trees.all_finite((moved, moments))
-        carry = moved, State(moments, state.step + 1), memory.advanced(), direction, before
-        return carry, record, finite
+        state = State(moments, state.step + 1)
+        return (moved, state, memory.advanced(), direction, before, unmoved, ahead), record, finite
+
+    def either(self, condition: Array, yes: Callable, no: Callable) -> Any:
+        """What one of two functions returns; only that one is called."""
+        if self.problem.traceable:
+            return jax.lax.cond(condition, yes, no)
+        return yes() if condition else no()
+
+    def _own(self, memory: Memory, state: State, params: PyTree, gradient: PyTree) -> tuple:
+        """(θ, moments) after the optimizer's own step with this gradient."""
+        moments = self._moments(state, self.optimizer.transformed(gradient), 1.0)
+        return trees.add(
+            params, -memory.rate, self._held(memory, moments, params, gradient)
+        ), moments
+
+    def _held(self, memory: Memory, moments: tuple, params: PyTree, gradient: PyTree) -> PyTree:
+        fresh = self._fresh(memory, gradient)
+        return rules_of.read(self.optimizer, moments, fresh, params, memory.count)
 
     def _eliminated(self, memory: Memory, state: State, params: PyTree, gradient: PyTree) -> tuple:
         """The record where moments are eliminated: what their places change of the direction."""
@@ -104,37 +128,57 @@ class InertialFlow(AbstractStepper):
         first = read(self._fresh(memory, gradient))
         return trees.sizes(first, read(self._on_line(memory, params, gradient, first)))
 
-    def _finite_flow(self, memory: Memory, state: State, reference: tuple, y: tuple) -> tuple:
+    def _finite_flow(self, memory: Memory, state: State, here: tuple, ahead: tuple) -> tuple:
         """``_flow``, and whether it is that of order 2 because of what is not finite above it."""
-        found = self._flow(memory, state, reference, y)
+        found = self._flow(memory, state, here, ahead)
         if self.lower is None:
             return *found, jnp.asarray(False)
-        below, fits = self.lower, trees.all_finite(found)
-        again = lambda: below._flow(memory, state, reference, y)
-        if self.problem.traceable:
-            return *jax.lax.cond(fits, lambda: found, again), ~fits
-        return *(found if fits else again()), ~fits
+        below, fits = self.lower, trees.all_finite(found[:2])
+        again = lambda: (*below._flow(memory, state, here, nothing(here[0]))[:2], ahead)
+        return *self.either(fits, lambda: found, again), ~fits
 
-    def _flow(self, memory: Memory, state: State, reference: tuple, y: tuple) -> tuple:
-        """(θ, drift) one step later."""
+    def _flow(self, memory: Memory, state: State, here: tuple, ahead: tuple) -> tuple:
+        """(θ, moments, what is handed on) one step later."""
+        params, gradient = here
+        more = self._more(memory, state, params, gradient)
+        if self.order == 2 and self.kept is None:
+            moved, moments, front = self.averaged(self, memory, state, here, more, ahead)
+            return moved, moments, (front, memory.rate)
+        reference = self.optimizer.transformed(gradient)
+        drift = rules_of.each(trees.zeros_like, state.moments)
 
         def run(rule):
-            field = lambda s, y: self._field(memory, state, reference, rule, s, y)
+            field = lambda s, y: self._field(memory, state, reference, rule, more, s, y)
             return ode.one_step(
                 field,
-                y,
+                (params, drift),
                 traceable=self.problem.traceable,
                 substeps=self._parts(memory),
                 high_order=self.order > 2,
             )
 
+        moved, drift = self._ruled(memory, run)
+        return moved, self._moments(state, reference, 1.0, drift), ahead
+
+    def _ruled(self, memory: Memory, run: Callable) -> tuple:
+        """``run`` of the rule that serves at this step."""
         rules = self.rules
         if rules is None or memory.settled:
             return run(None if rules is None else rules.late)
-        begun = memory.step < rules.begin
-        if not self.problem.traceable:
-            return run(rules.early if begun else rules.late)
-        return jax.lax.cond(begun, lambda: run(rules.early), lambda: run(rules.late))
+        early = memory.step < rules.begin
+        return self.either(early, lambda: run(rules.early), lambda: run(rules.late))
+
+    def _more(self, memory: Memory, state: State, params: PyTree, gradient: PyTree) -> PyTree:
+        """The direction of the moments after a step less the mean of that in it, at one gradient:
+        what a nonlinear Φ misses of moments that rise from 0."""
+        if not self.rising or memory.settled or self.order > 2:
+            return trees.zeros_like(params)
+        moments = self._moments(state, self.optimizer.transformed(gradient), 1.0)
+        fresh_at = jax.tree_util.Partial(step_of.held, self._fresh(memory, gradient))
+        place = step_of.straight(params, trees.zeros_like(params))
+        whole = self.averaged.whole
+        mean, _ = step_of.walk(self.optimizer, memory, whole, state.moments, fresh_at, place)
+        return trees.subtract(self._held(memory, moments, params, gradient), mean)
 
     def _rise(self, memory: Memory, before: Array, params: PyTree, gradient: PyTree) -> PyTree:
         """F_n − F_m at one gradient, m = ``before``: 0 where all F are the same."""
@@ -150,46 +194,39 @@ class InertialFlow(AbstractStepper):
         more = EARLY_SUBSTEPS if self.order == 2 else EARLY_SUBSTEPS_HIGH
         return self.substeps * jnp.where(memory.step < EARLY_STEPS, more, 1)
 
-    def _moments(self, state: State, reference: tuple, drift: tuple, s) -> tuple:
+    def _moments(self, state: State, reference: tuple, s, drift: tuple | None = None) -> tuple:
         """m(s) = β^s m + (1 − β^s) ψ_reference + drift: exact while the gradient stands still."""
 
         def later(old, moment, psi, extra):
             faded = decay_power(moment.beta, jnp.asarray(s, trees.real_dtype()))
             still = trees.add(trees.scale(faded, old), 1 - faded, psi)
-            return trees.add(still, 1, extra)
+            return still if extra is None else trees.add(still, 1, extra)
 
+        drift = (None,) * len(reference) if drift is None else drift
         return rules_of.each(later, state.moments, self.optimizer.moments, reference, drift)
 
-    def _field(self, memory: Memory, state: State, reference: tuple, rule, s, y):
+    def _field(self, memory: Memory, state: State, reference: tuple, rule, more, s, y):
         params, drift = y
-        moments = self._moments(state, reference, drift, s)
+        moments = self._moments(state, reference, s, drift)
         now = State(moments, memory.count + jnp.asarray(s, trees.real_dtype()))
         if self.order > 2:
             direction, fresh = rule(self, memory.rate, params, now)
         else:
-            direction, fresh = self._half(memory, now, rule, params, s)
+            direction, fresh = self._half(memory, now, more, params, s)
         pull = lambda extra, moment, psi, base: trees.scale(
             _speed(moment.beta), trees.subtract(trees.subtract(psi, base), extra)
         )
         pulls = rules_of.each(pull, drift, self.optimizer.moments, fresh, reference)
         return trees.scale(-memory.rate, direction), pulls
 
-    def _half(self, memory: Memory, now: State, rule, params: PyTree, s) -> tuple[PyTree, tuple]:
-        """Order 2: (direction, ψ of the gradients half a step back)."""
+    def _half(self, memory: Memory, now: State, more, params: PyTree, s) -> tuple[PyTree, tuple]:
+        """Order 2, moments left out: (direction, ψ of the gradients half a step back)."""
         gradient = self.problem.gradient(params)
         fresh = self._fresh(memory, gradient)
-        here = mended = self._direction(memory, now.moments, fresh, params, s)
-        if rule is not None:
-            mended = rules_of.still(rule, self.optimizer, params, now, fresh)
-        there = trees.add(params, memory.rate / 2, mended)
-        if self.kept is None:
-            late = self.optimizer.transformed(self.problem.gradient(there))
-        else:
-            late = self._on_line(memory, params, gradient, mended)
-        direction = self._direction(memory, now.moments, late, there, s)
-        if rule is not None:
-            direction = trees.add(direction, 1, trees.subtract(mended, here))
-        return direction, late
+        here = trees.add(more, 1, self._direction(memory, now.moments, fresh, params, s))
+        there = trees.add(params, memory.rate / 2, here)
+        late = self._on_line(memory, params, gradient, here)
+        return trees.add(more, 1, self._direction(memory, now.moments, late, there, s)), late
 
     def _fresh(self, memory: Memory, gradient: PyTree) -> tuple:
         """ψ(g) per moment, of an eliminated one as if every gradient so far had been g."""
@@ -216,22 +253,12 @@ class InertialFlow(AbstractStepper):
         )
 
     def _direction(self, memory: Memory, moments: tuple, fresh: tuple, params: PyTree, s):
-        read = tuple(
-            self._read(moment, memory, old, psi, s)
-            for moment, old, psi in zip(self.optimizer.moments, moments, fresh, strict=True)
-        )
-        return self.optimizer.direction(read, params, memory.count)
+        return step_of.direction_at(self.optimizer, memory, moments, fresh, params, s)
 
-    def _read(self, moment: Moment, memory: Memory, old: PyTree, psi: PyTree, s) -> PyTree:
-        if old is None:
-            return psi
-        decay = moment.beta
-        share = jnp.sqrt(decay) * half_phase(decay)
-        mixed = trees.add(trees.scale(1 - share, psi), share, old)
-        if not moment.bias_correction or memory.settled:
-            return mixed
-        now = jnp.asarray(s, decay.dtype) + memory.count
-        return trees.scale(1 / (1 - decay_power(decay, now) * share), mixed)
+
+def nothing(params: PyTree) -> tuple:
+    """What no step has handed on: a gradient at no learning rate."""
+    return trees.zeros_like(params), jnp.asarray(jnp.nan, trees.real_dtype())
 
 
 def _speed(decay: Array) -> Array:
@@ -280,21 +307,31 @@ class Inertial(AbstractMethod):
         """The flow of the moments that are kept."""
         optimizer, order = plan.run.optimizer, plan.order
         some = plan.keep or [True] * len(optimizer.moments)
-        moments = [moment for moment, kept in zip(optimizer.moments, some, strict=True) if kept]
-        decays = [known_decay(moment) for moment in moments]
+        decays = [known_decay(moment) for moment in optimizer.moments]
+        kept = [decay for decay, kept in zip(decays, some, strict=True) if kept]
+        states = [m.has_memory and kept for m, kept in zip(optimizer.moments, some, strict=True)]
         if order > 2 and any(
-            m.has_memory and decay == 0 for m, decay in zip(moments, decays, strict=True)
+            state and decay == 0 for state, decay in zip(states, decays, strict=True)
         ):
             raise ValueError(
                 f"decay: expected the number 0 for a moment without memory at order {order}, got "
                 "an array that is 0; pass 0.0."
             )
-        rising = not all(moment.corrected for moment in moments)
-        rules = rules_of.rules(decays, order, trees.real_dtype(), rising)
-        parts = jnp.asarray(substeps(decays, order))
+        faded = [decay if state else None for decay, state in zip(decays, states, strict=True)]
+        rising = not all(moment.corrected for moment in optimizer.moments)
+        rules = rules_of.rules(kept, order, trees.real_dtype(), rising) if order > 2 else None
         lower = self.bind(dataclasses.replace(plan, order=2)) if order > 2 else None
-        problem, optimizer = plan.run.tabulated, traced(optimizer)
-        return InertialFlow(problem, optimizer, parts, rules, order, plan.keep, lower)
+        return InertialFlow(
+            plan.run.tabulated,
+            traced(optimizer),
+            step_of.averaged(faded),
+            jnp.asarray(substeps(kept, order)),
+            rules,
+            order,
+            plan.keep,
+            rising,
+            lower,
+        )
 
 
 def kept_moments(optimizer: AbstractOptimizer, keep, order) -> tuple[bool, ...] | None:

