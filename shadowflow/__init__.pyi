@@ -1,4 +1,5 @@
 from .batching import shuffled as shuffled, with_replacement as with_replacement
+from .curvature import Curvature as Curvature, curvature as curvature
 from .diagnostics.bias import (
     ImplicitBias as ImplicitBias,
     Measure as Measure,
@@ -11,7 +12,6 @@ from .diagnostics.convergence import (
     compare as compare,
     convergence as convergence,
 )
-from .diagnostics.curvature import Curvature as Curvature, curvature as curvature
 from .diagnostics.error_bar import ErrorBar as ErrorBar, error_bar as error_bar
 from .diagnostics.shuffle_mean import ShuffleMean as ShuffleMean, shuffle_mean as shuffle_mean
 from .ema_weights import Truncation as Truncation

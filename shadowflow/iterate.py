@@ -13,7 +13,7 @@ Conventions, fixed by this example: θ_0 is the start; step n = 0, 1, … reads 
 ([0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3])
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -22,9 +22,9 @@ from jaxtyping import Array
 
 from . import checks, trees
 from .methods.collocation import begun
-from .optimizers.base import AbstractOptimizer, traced
+from .optimizers.base import AbstractOptimizer, State, traced
 from .problem import Problem
-from .running import FollowedRun, Trajectory, chunked, drive, followed, trajectory
+from .running import Chunk, FollowedRun, Trajectory, chunked, drive, followed, trajectory
 
 
 class ExactStep(eqx.Module):
@@ -37,10 +37,10 @@ class ExactStep(eqx.Module):
         params, state = carry
         batch = self.problem.batch_index(state.step) if self.problem.batched else None
         value, grad = self.problem.value_and_gradient(params, batch)
-        state, move = self.optimizer.update(state, grad, params, rate, value)
+        after, move = self.optimizer.update(state, grad, params, rate, value)
         moved = trees.add(params, 1, move)
         finite = jnp.isfinite(value) & trees.all_finite(grad) & trees.all_finite(moved)
-        return (moved, state), (), finite
+        return (moved, after), (), finite & trees.stays_finite(state.moments, after.moments)
 
 
 def iterate(
@@ -82,9 +82,14 @@ def iterated(
     run: FollowedRun, save_every: int = 1, progress: Callable | None = None, order: int = 2
 ) -> Trajectory:
     """``iterate`` after its checks; order: that of the settled state, if the run begins in it."""
-    state = begun(run, order)
-    advance = ExactStep(run.tabulated, traced(run.optimizer))
-    chunks = chunked(advance, (run.params, state), run.rates, run.problem.traceable)
+    state, chunks = advanced(run, order)
     driven = drive(chunks, run.params, run.steps, save_every, progress)
     end = state if driven.carry is None else driven.carry[1]
     return trajectory(driven, run.first, run.rates, end)
+
+
+def advanced(run: FollowedRun, order: int = 2) -> tuple[State, Iterator[Chunk]]:
+    """The state in which a run begins, and its steps chunk by chunk."""
+    state = begun(run, order)
+    advance = ExactStep(run.tabulated, traced(run.optimizer))
+    return state, chunked(advance, (run.params, state), run.rates, run.problem.traceable)

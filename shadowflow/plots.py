@@ -143,22 +143,25 @@ def comparison(found, axes: Axes | None = None) -> Axes:
 
 
 def validity(found, axes: Axes | None = None) -> Axes:
-    """The correction relative to the first-order step, step by step, with the three levels.
+    """The distance over the way gone, step by step, with the three levels.
 
-    found: ``steps``, ``ratio``, ``running_max``. Dots: the ratio at the step; line: its largest
-    value so far, which decides.
+    found: ``steps``, ``share``, ``running_max``, ``first_order`` or None, ``basis``. Dots: the
+    share at the step; line: its largest value so far, which decides; dashes: first order's.
     """
-    ratio, running = np.asarray(found.ratio, float), np.asarray(found.running_max, float)
-    finite = ratio[np.isfinite(ratio) & (ratio > 0)]
+    share, running = np.asarray(found.share, float), np.asarray(found.running_max, float)
+    finite = share[np.isfinite(share) & (share > 0)]
     low = max(LEAST_RATIO, min(0.01, *finite, 0.01)) / 2
     high = max(1.0, *finite, 1.0) * 2
     with canvas(axes) as axes:
         axes.set(yscale="log", ylim=(low, high), xlabel="step")
-        axes.set_ylabel("correction / first-order step")
+        axes.set_ylabel(f"distance / way gone, {found.basis}")
         # inside the limits, so that 0 and infinity are seen at the edge of the picture
-        ratio, running = (np.clip(some, 1.1 * low, high / 1.1) for some in (ratio, running))
-        axes.plot(found.steps, ratio, ".", ms=3, color=FAINT, label="at the step")
-        axes.plot(found.steps, running, color=INK, label="largest so far")
+        inside = lambda some: np.clip(np.asarray(some, float), 1.1 * low, high / 1.1)
+        axes.plot(found.steps, inside(share), ".", ms=3, color=FAINT, label="at the step")
+        axes.plot(found.steps, inside(running), color=INK, label="largest so far")
+        if found.first_order is not None:
+            first, grey = inside(found.first_order), COLOURS["first order"]
+            axes.plot(found.steps, first, color=grey, ls="--", lw=0.9, label="first order")
         right: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right"}
         right |= {"va": "center", "fontsize": "small"}
         start = low

@@ -1,5 +1,6 @@
 """What an optimizer follows: its shadow along a run, its modified equation, its memoryless step."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from jaxtyping import Array, PyTree
 
 from . import checks, ema_weights as mem, trees, trust
 from .ema_weights import Truncation, truncation_of
+from .estimate import estimate
+from .following import Pursuit, first_order_beside, memory_known, optimizer_beside, pursue
 from .methods import choose, planned, refuse_unfit
 from .methods.base import MemorylessMethod, ShadowPlan, phase_of
 from .methods.collocation import past_state
@@ -18,7 +21,7 @@ from .optimizers import thresholds
 from .optimizers.base import SETTLED, AbstractOptimizer, State, step_number
 from .optimizers.from_optax import as_optimizer
 from .problem import Problem
-from .running import Trajectory, as_traceable, drive, followed, oldest_read, trajectory
+from .running import FollowedRun, Trajectory, as_traceable, followed, oldest_read
 from .trust import Validity
 
 
@@ -27,24 +30,32 @@ class Shadow(Trajectory):
     """A Trajectory and its validity; ``verdict`` says in words whether it can be trusted.
 
     order: the order, also where "auto" chose it. truncation: with mini-batches, what of the past
-    was told apart, with the error bound of what was dropped; else None.
+    was told apart, with the error bound of what was dropped; else None. judged: the validity
+    where it was measured, or what estimates it when it is first asked for.
     """
 
-    validity: Validity
     order: int
     truncation: Truncation | None
+    judged: Validity | Callable[[], Validity]
+
+    @functools.cached_property
+    def validity(self) -> Validity:
+        """How far it is from the optimizer: measured along the run, or estimated without it."""
+        return self.judged if isinstance(self.judged, Validity) else self.judged()
 
     @property
     def summary(self) -> str:
-        """Whether it holds, and which steps there are."""
-        return f"{self.validity.summary}; order {self.order}, {super().summary}"
+        """Whether it holds, if that is known by now, and which steps there are."""
+        known = isinstance(self.judged, Validity) or "validity" in vars(self)
+        told = self.validity.summary if known else "not checked"
+        return f"{told}; order {self.order}, {super().summary}"
 
     def describe(self) -> str:
         """The verdict, then which steps there are."""
         return f"{self.verdict}\nOrder {self.order}, {super().summary}."
 
     def plot(self, axes=None):
-        """The correction relative to the first-order step, step by step."""
+        """The distance from the optimizer over the way gone, step by step."""
         return self.validity.plot(axes)
 
     @property
@@ -98,6 +109,7 @@ def shadow(
     memory_tolerance: float | None = None,
     curvature: float | None = None,
     keep: Sequence[str | int] | None = None,
+    check: bool | Trajectory = True,
     save_every: int = 1,
     progress: Callable[[int], Any] | None = None,
 ) -> Shadow:
@@ -121,11 +133,17 @@ def shadow(
     keep: with "inertial" of order 2, the moments that stay states, by name ("mu", "nu") or number;
         the others are eliminated, as the memoryless methods do with all, and a state need not
         have them. None: all; (): none.
+    check: True runs the optimizer and its first order along, so that the verdict is measured, at
+        the cost of one gradient a step and those of first order; a Trajectory of ``iterate`` with
+        the same arguments is taken for the optimizer's own run. False: the verdict is an estimate
+        from the neighbouring order (as ``error_bar``'s), made when it is first read; so it is
+        where the optimizer cannot be run, as its state at ``start`` is not known.
     save_every, progress: as in ``iterate``.
 
     Returns a ``Shadow``: times and steps as ``iterate``'s, so ``compare`` lays one beside the
-    other, and per step the validity with its verdict. A non-finite number stops it with
-    ``failed_at``. Global error on a fixed horizon: C · learning_rate^order. Raises ValueError
+    other, and per step the validity with its verdict: it holds within a tenth of the way gone, in
+    part within .4 of it and where it is no closer than first order. A non-finite number stops it
+    with ``failed_at``. Global error on a fixed horizon: C · learning_rate^order. Raises ValueError
     for unknown names, naming those there are, for what a method cannot have, with the reason, and
     TypeError or ValueError for bad input.
 
@@ -150,35 +168,97 @@ def shadow(
         memory_tolerance=memory_tolerance,
         keep=keep,
     )
-    return shadowed(plan, curvature, save_every, progress)
+    if not isinstance(check, bool | Trajectory):
+        raise TypeError(f"check: expected True, False or a Trajectory of iterate, got {check!r}.")
+    return shadowed(run, plan, check, curvature=curvature, save_every=save_every, progress=progress)
 
 
 def shadowed(
-    plan: ShadowPlan, curvature: float | None = None, save_every: int = 1, progress=None
+    run: FollowedRun,
+    plan: ShadowPlan,
+    check: bool | Trajectory = False,
+    *,
+    first: Trajectory | None = None,
+    curvature: float | None = None,
+    save_every: int = 1,
+    progress: Callable | None = None,
 ) -> Shadow:
-    """The shadow of a plan, judged."""
-    run, memoryless = plan.run, plan.eliminates
-    driven = drive(plan.chunks(), run.params, run.steps, save_every, progress)
-    end = None
-    if plan.method.keeps_moments:
-        end = run.optimizer.given(run.start.state if driven.carry is None else driven.carry[1])
-    path = trajectory(driven, run.first, run.rates, end)
-    correction, plain, *lowered = ((), ()) if driven.records is None else driven.records
-    of_steps = [trust.lower_remark(plan.order, flags, run.first) for flags in lowered]
-    of_memory = trust.memory_remark(run, int(path.steps[-1]))
-    fastest = max(run.rates, default=0.0)
-    judged = trust.judge(
-        run.first + np.arange(len(correction)),
-        correction,
-        plain,
-        params=path.params,
-        rates=run.rates,
-        remarks=[*of_steps, of_memory, *plan.remarks],
-        failed_at=path.failed_at,
-        memoryless=memoryless,
-        past=trust.past_edge(run.optimizer, fastest, curvature, memoryless),
+    """The shadow of a plan for a run; first: that of first order, where it was run already."""
+    real: Any = check or None
+    beside: Any = first
+    if isinstance(check, Trajectory):
+        real = _fitting(check, run)
+    elif check:
+        real = optimizer_beside(run, plan.order) if memory_known(run) else None
+    if real is not None and first is None:
+        beside = first_order_beside(run, plan)
+    found = pursue(plan, save_every, progress, real=real, first=beside)
+    path, made, fastest = found.path, plan.run, max(run.rates, default=0.0)
+    remarks = [
+        *trust.lower_remarks(plan.order, found.lowered, made.first),
+        trust.memory_remark(made, int(path.steps[-1])),
+        *plan.remarks,
+    ]
+    judged: Any
+    if found.apart is None:
+        judged = functools.partial(_estimated, run, plan, path, curvature, remarks)
+    else:
+        past = trust.past_edge(run.optimizer, fastest, curvature, plan.eliminates)[1]
+        judged = _measured(plan, found, [past[:1].upper() + past[1:], *remarks])
+    return Shadow(**vars(path), order=plan.order, truncation=plan.truncation, judged=judged)
+
+
+def _measured(plan: ShadowPlan, found: Pursuit, remarks: list[str]) -> Validity:
+    apart: Any = found.apart
+    taken = np.arange(len(apart.way))
+    rounding, _ = trust.rounding_of(found.path.last, taken + 1, plan.kind == "flow")
+    return trust.measured(
+        plan.run.first + taken,
+        apart.two_norm,
+        apart.way,
+        apart.first_order if apart.compared else None,
+        rounding,
+        dtype=jax.tree.leaves(plan.run.params)[0].dtype,
+        failed_at=found.path.failed_at,
+        real_failed=apart.real_failed,
+        remarks=remarks,
     )
-    return Shadow(**vars(path), validity=judged, order=plan.order, truncation=plan.truncation)
+
+
+def _estimated(
+    run: FollowedRun, plan: ShadowPlan, path: Trajectory, known: float | None, remarks: list[str]
+) -> Validity:
+    found = estimate(run, plan, path, known)
+    if found.exact:
+        dtype = jax.tree.leaves(run.params)[0].dtype
+        given = found.steps, found.two_norm, found.way, None, found.rounding
+        return trust.measured(*given, dtype=dtype, failed_at=path.failed_at, remarks=remarks)
+    return trust.estimated(
+        found.steps,
+        found.two_norm,
+        found.way,
+        found.held,
+        source=found.neighbour,
+        why=found.why,
+        failed_at=path.failed_at,
+        remarks=remarks,
+        past=found.past,
+    )
+
+
+def _fitting(real: Trajectory, run: FollowedRun) -> Trajectory:
+    """``real``, or a refusal where it is not a run from the same start."""
+    same = jax.tree.structure(real.params) == jax.tree.structure(run.params)
+    if real.steps[0] == run.first and same:
+        first = zip(*map(jax.tree.leaves, (trees.row(real.params, 0), run.params)), strict=True)
+        same = all(np.shape(a) == np.shape(b) and np.array_equal(a, b) for a, b in first)
+    if real.steps[0] != run.first or not same:
+        raise ValueError(
+            f"check: expected the optimizer's run from the same params at step {run.first}, got "
+            f"one from other params or from step {real.steps[0]}; pass "
+            "iterate(problem, optimizer, params, learning_rate, steps, start=start), or True."
+        )
+    return real
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -74,6 +74,17 @@ def all_finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
+def stays_finite(before: PyTree, after: PyTree) -> Array:
+    """True where nothing that was finite has ceased to be so; ±inf may be a state's own start."""
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    kept = [
+        jnp.all(jnp.isfinite(b) | ~jnp.isfinite(a))
+        for a, b in pairs
+        if jnp.issubdtype(jnp.result_type(b), jnp.inexact)
+    ]
+    return jnp.all(jnp.stack([jnp.asarray(True), *kept]))
+
+
 def where(condition, tree: PyTree, other: PyTree) -> PyTree:
     """``tree`` where the scalar ``condition`` is true, else ``other``."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), tree, other)

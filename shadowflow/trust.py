@@ -1,48 +1,59 @@
-"""Where a shadow holds: judged from the run itself, in numbers and in words.
+"""Where a shadow holds: how far it is from the optimizer, measured or estimated, and in words.
 
-The theory is asymptotic. The running maximum of |second-order correction| / |first-order step|
-says how far into its range a run went: up to 0.1 it holds, up to 0.4 in part, beyond it does
-not (the ratio at one instant recovers while the run is already far off; hence the maximum).
+What decides is the distance from the iterates over the way that they have gone, at its largest so
+far: up to 0.1 a shadow holds, up to 0.4 in part, beyond it does not. A shadow of second order or
+more that is no closer than first order holds in part at best: its correction says nothing.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from . import plots
+from . import plots, trees
 from .optimizers import thresholds
 from .optimizers.base import AbstractOptimizer
 from .plots import Result
 from .running import FollowedRun
 
 HOLDS, PARTLY = 0.1, 0.4
+LEVELS = ("holds", "partly", "does not hold")
 UNSETTLED = 0.05
-OPENINGS = {"holds": "holds", "partly": "holds in part", "does not hold": "does not hold"}
+ALIKE = 1.05  # a factor between two distances that makes no difference
+ROUNDING = 0.3  # of eps · |θ| √steps: the same increments round alike, what is left is random
+BIASED = 0.25  # of eps · |θ| · steps: a flow's increments round otherwise, but alike at every step
 
 
 @dataclass(frozen=True, repr=False)
 class Validity(Result):
     """How far a result can be trusted.
 
-    steps: step numbers, int array [steps]; ratio: the correction relative to the first-order
-    step, per step; running_max: its running maximum; level: "holds", "partly", "does not hold"
-    or "below rounding"; reason: the same in words; remarks: what else to mind.
+    basis: "measured", against the optimizer's own run, or "estimated", without it. steps: the
+    numbers of the steps taken, int array; share: per step the distance from the optimizer after
+    it, over the way that it has gone (of a bias: the error over the bias); first_order: the same
+    of first order, where it was measured too. running_max: the largest share so far.
+    level: "holds", "partly" or "does not hold"; reason: the same in words; remarks: what else to
+    mind.
     """
 
+    basis: str
     steps: np.ndarray
-    ratio: np.ndarray
-    running_max: np.ndarray
+    share: np.ndarray
+    first_order: np.ndarray | None
     level: str
     reason: str
-    remarks: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def running_max(self) -> np.ndarray:
+        """The largest share so far, per step."""
+        return np.maximum.accumulate(self.share) if len(self.share) else self.share
 
     @property
     def summary(self) -> str:
-        """The reason, which begins with the level."""
+        """The reason, which says the level and whether it was measured."""
         return self.reason
 
     plot = plots.validity
@@ -58,71 +69,198 @@ class Validity(Result):
         return " ".join(f"{text}." for text in (self.reason, *self.remarks))
 
 
-def judge(
-    steps,
-    correction,
-    plain,
-    *,
-    params: PyTree,
-    rates,
-    remarks: Sequence[str] = (),
-    failed_at: int | None = None,
-    memoryless: bool = True,
-    past: tuple[str, str] = ("", ""),
-) -> Validity:
-    """The validity of a run from the sizes of its corrections and of its first-order steps.
+def level_of(share: float) -> str:
+    """The level of a distance over the way gone.
 
-    correction, plain: per step, in parameters per unit of time; rates: learning rates; params:
-    any parameters of the run, for the size of rounding; remarks: what else the verdict says,
-    "" being nothing; past: the edge that the run is past (``past_edge``) and the level that this
-    leaves it, whatever the ratio is.
+    >>> level_of(0.003), level_of(0.2), level_of(float("nan"))
+    ('holds', 'partly', 'does not hold')
     """
-    correction, plain = np.asarray(correction, float), np.asarray(plain, float)
-    still = np.where(correction == 0, 0.0, np.inf)
+    return LEVELS[0] if share <= HOLDS else LEVELS[1] if share <= PARTLY else LEVELS[2]
+
+
+def worst(*levels: str) -> str:
+    """The least of some levels."""
+    return max(levels, key=LEVELS.index)
+
+
+def rounding_of(params: PyTree, steps: np.ndarray, flow: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What rounding adds to a distance after so many steps: in the two-norm and the max-norm."""
+    rows = trees.flat_rows(jax.tree.map(lambda leaf: np.asarray(leaf)[None], params))
+    parts = trees.coarsest_eps(params) * (BIASED * steps if flow else ROUNDING * np.sqrt(steps))
+    return parts * np.linalg.norm(rows), parts * np.max(np.abs(rows), initial=0.0)
+
+
+def over_way(distance: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """A distance over the way gone: 0 of 0 is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(plain > 0, correction / plain, still)
-    ratio = np.where(np.isnan(ratio), np.inf, ratio)
-    running = np.maximum.accumulate(ratio) if len(ratio) else ratio
-    level, reason = _level(np.asarray(steps), ratio, memoryless)
+        return np.where(distance == 0, 0.0, distance / way)
+
+
+def measured(
+    steps: np.ndarray,
+    distance: np.ndarray,
+    way: np.ndarray,
+    first: np.ndarray | None,
+    rounding: np.ndarray,
+    *,
+    dtype,
+    failed_at: int | None = None,
+    real_failed: int | None = None,
+    remarks: Sequence[str] = (),
+) -> Validity:
+    """The validity of a shadow from its distances from the optimizer's iterates.
+
+    steps, distance, way, rounding: per step; first: the distance of first order, None where it is
+    not known or is what is judged. failed_at, real_failed: where the shadow, and the optimizer
+    itself, met a number that is not finite.
+    """
+    known = np.isfinite(way)
+    steps, distance, way, rounding = (row[known] for row in (steps, distance, way, rounding))
+    share = over_way(distance, way)
+    counted = over_way(np.maximum(distance - rounding, 0), way)
+    level = level_of(np.max(counted, initial=0.0))
+    reason = _course(steps, share, counted)
+    if first is not None and len(steps):
+        first = over_way(first[known], way)
+        better, words = _beside(distance, first * way, rounding, first, dtype)
+        level = level if better else worst(level, "partly")
+        reason += words
+    if not len(steps):
+        reason = "no step was taken"
+    opening = {"holds": "follows", "partly": "follows in part", "does not hold": "does not follow"}
     if failed_at is not None:
         level = "does not hold"
-        reason = f"a non-finite number began at step {failed_at}; {reason}"
-    elif level == "holds" and _below_rounding(correction, rates, params):
-        level = "below rounding"
-        dtype = jax.tree.leaves(params)[0].dtype
-        remedy = "" if dtype == np.float64 else "; use float64"
-        reason = (
-            f"cannot be told from rounding: the correction adds up to less than the rounding of "
-            f"{dtype}{remedy}"
-        )
+        reason = f"a non-finite number began at step {failed_at}; until then {reason}"
+    if real_failed is not None:
+        remarks = [
+            f"The optimizer itself met a number that is not finite at step {real_failed}",
+            *remarks,
+        ]
+    told = f"{opening[level]}: {reason}"
+    return Validity("measured", steps, share, first, level, told, tuple(filter(None, remarks)))
+
+
+def _course(steps: np.ndarray, share: np.ndarray, counted: np.ndarray) -> str:
+    """Where it left, if it did, and how far off it is at the end."""
+    if not len(steps):
+        return ""
+    many = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+    end = f"{percent(share[-1])} after {many}"
+    gone = np.flatnonzero(~(counted <= HOLDS))
+    if len(gone):
+        return f"left at step {steps[gone[0]]} ({percent(share[gone[0]])} of the way gone), {end}"
+    top = int(np.argmax(share))
+    if share[top] > 2 * share[-1]:
+        return f"within {percent(share[top])} of the way gone (at step {steps[top]}), {end}"
+    return f"within {percent(share[top])} of the way gone after {many}"
+
+
+def _beside(distance, first, rounding, shares, dtype) -> tuple[bool, str]:
+    """(whether it is closer than first order, or neither can be told; the same in words)."""
+    both = np.isfinite(first)
+    size = lambda row: float(np.sqrt(np.mean(np.square(row[both])))) if np.any(both) else np.inf
+    mine, other, floor = size(distance), size(first), size(rounding)
+    if not np.any(both):
+        return True, ", where first order is not finite"
+    if mine <= floor and other <= floor:
+        return True, f", as first order does: {dtype} cannot tell them apart"
+    if mine <= floor:
+        return True, f", to the rounding of {dtype} (first order: {percent(shares[both][-1])})"
+    factor = max(other / mine, 1e-9) if mine else np.inf
+    if factor > ALIKE:
+        return True, f", {times(factor)} × closer than first order"
+    farther = "as far as" if factor * ALIKE > 1 else f"{times(1 / factor)} × farther than"
+    return False, f", {farther} first order, so its correction says nothing"
+
+
+def percent(share: float) -> str:
+    """A share in words.
+
+    >>> percent(0.00312), percent(0.5), percent(12.0), percent(float("nan"))
+    ('0.31 %', '50 %', '12 ×', 'an unknown part')
+    """
+    if not np.isfinite(share):
+        return "an unknown part"
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{times(share)} ×"
+
+
+def times(factor: float) -> str:
+    """A factor in two digits, without an exponent where it can be read so.
+
+    >>> times(1.234), times(230.4), times(1.5e7)
+    ('1.2', '230', '1.5e+07')
+    """
+    return f"{float(f'{factor:.2g}'):.0f}" if 100 <= factor < 1e5 else f"{factor:.2g}"
+
+
+def estimated(
+    steps: np.ndarray,
+    distance: np.ndarray,
+    way: np.ndarray,
+    held: np.ndarray,
+    *,
+    source: str,
+    why: str,
+    failed_at: int | None = None,
+    remarks: Sequence[str] = (),
+    past: tuple[str, str] = ("", ""),
+) -> Validity:
+    """The validity of a shadow from an estimate of its distances, where nothing was measured.
+
+    held: per step whether the estimate can be believed; why: what is wrong where it cannot;
+    source: what it is from. past: the edge that the run is past (``past_edge``) and the level
+    that this leaves it.
+    """
+    share, held = over_way(distance, way), np.logical_and.accumulate(held)
+    level = level_of(np.max(share[held], initial=0.0))
+    if not len(steps):
+        reason = "no step was taken"
+    elif np.all(held):
+        reason = f"{_course(steps, share, share)}, estimated from {source}"
+    else:
+        level, left = "does not hold", int(np.argmin(held))
+        reason = f"nothing can be said from step {steps[left]} on: {why} (estimated from {source})"
+        if left:
+            reason = f"{_course(steps[:left], share[:left], share[:left])}, and {reason}"
+    if failed_at is not None:
+        level = "does not hold"
+        reason = f"a non-finite number began at step {failed_at}; until then {reason}"
     if past[1]:
-        level = "does not hold" if "does not hold" in (level, past[0]) else past[0]
-        reason = f"{past[1]}; {reason}"
-    told = f"{OPENINGS[level]}: {reason}" if level in OPENINGS else reason
-    return Validity(np.asarray(steps), ratio, running, level, told, tuple(filter(None, remarks)))
+        level, reason = worst(level, past[0]), f"{past[1]}; {reason}"
+    opening = {"holds": "should follow", "partly": "should follow in part", "does not hold": "no"}
+    told = f"{opening[level]}: {reason}" if level != "does not hold" else f"does not hold: {reason}"
+    return Validity("estimated", steps, share, None, level, told, tuple(filter(None, remarks)))
 
 
-def _level(steps: np.ndarray, ratio: np.ndarray, memoryless: bool) -> tuple[str, str]:
-    what = "the second-order correction" if memoryless else "half the turn of the direction"
-    if not len(ratio):
-        return "holds", "no step was taken"
-    worst = int(np.argmax(ratio))
-    size = f"{ratio[worst]:.2g} of the step" if np.isfinite(ratio[worst]) else "no finite size"
-    reason = f"{what} reached {size} (at step {steps[worst]})"
-    if ratio[worst] <= HOLDS:
-        return "holds", f"{what} stayed within {size} (largest at step {steps[worst]})"
-    if ratio[worst] <= PARTLY:
-        return "partly", reason
-    remedy = "; method='inertial' follows further" if memoryless else ""
-    return "does not hold", reason + remedy
+def by_size(
+    steps: np.ndarray,
+    correction: np.ndarray,
+    plain: np.ndarray,
+    *,
+    failed_at: int | None = None,
+    remarks: Sequence[str] = (),
+) -> Validity:
+    """The validity of what can be neither measured nor estimated from a neighbour: from the size
+    of the second-order correction relative to the first-order step.
 
-
-def _below_rounding(correction: np.ndarray, rates, params: PyTree) -> bool:
-    leaves = jax.tree.leaves(params)
-    size = np.sqrt(sum(float(np.sum(np.square(np.asarray(leaf, float)))) for leaf in leaves))
-    total = float(np.sum(correction * np.asarray(rates)[: len(correction)]))
-    eps = float(jnp.finfo(leaves[0].dtype).eps)
-    return len(correction) > 0 and total < eps * size * np.sqrt(len(correction))
+    >>> by_size(np.arange(2), np.array([0.01, 0.02]), np.ones(2)).reason
+    'should hold: the correction stays within 2 % of the step, estimated from its size alone'
+    """
+    share = np.nan_to_num(over_way(np.asarray(correction), np.asarray(plain)), nan=np.inf)
+    level = level_of(np.max(share, initial=0.0))
+    reason = "no step was taken"
+    if len(share):
+        top = int(np.argmax(share))
+        reason = (
+            f"the correction stays within {percent(share[top])} of the step"
+            if level == "holds"
+            else f"the correction reaches {percent(share[top])} of the step (at step {steps[top]})"
+        ) + ", estimated from its size alone"
+    if failed_at is not None:
+        level, reason = "does not hold", f"a non-finite number began at step {failed_at}; {reason}"
+    told = {"holds": "should hold", "partly": "should hold in part"}.get(level, level)
+    kept = tuple(filter(None, remarks))
+    return Validity("estimated", np.asarray(steps), share, None, level, f"{told}: {reason}", kept)
 
 
 def past_edge(
@@ -151,18 +289,18 @@ def past_edge(
     return "", ""
 
 
-def lower_remark(order: int, lowered, first: int) -> str:
-    """What to say of the steps at which order 2 was taken for a higher one; "" for none.
+def lower_remarks(order: int, lowered: np.ndarray | None, first: int) -> list[str]:
+    """What to say of the steps at which order 2 was taken for a higher one, if there are any.
 
     lowered: a flag per step; first: the number of the first one.
     """
-    where = np.flatnonzero(lowered)
-    if not len(where):
-        return ""
-    return (
+    where = np.flatnonzero(lowered) if lowered is not None else ()
+    if lowered is None or not len(where):
+        return []
+    return [
         f"Order 2 was taken at {len(where)} of {len(lowered)} steps (first at step "
         f"{first + where[0]}), where order {order} is not finite: it looks too many steps ahead"
-    )
+    ]
 
 
 def memory_remark(run: FollowedRun, end: int) -> str:

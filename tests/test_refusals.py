@@ -130,7 +130,7 @@ def test_an_optimizer_has_moments(moments):
 
 RUNS = {
     "iterate": lambda rate, steps=3: iterate(PROBLEM, ADAM, PARAMS, rate, steps),
-    "shadow": lambda rate, steps=3: shadow(PROBLEM, ADAM, PARAMS, rate, steps),
+    "shadow": lambda rate, steps=3: shadow(PROBLEM, ADAM, PARAMS, rate, steps, check=False),
 }
 BUILDS = {
     **RUNS,
@@ -184,7 +184,7 @@ def test_saving_is_every_whole_number_of_steps(value):
 
 ENTRIES = {
     "iterate": lambda params: iterate(PROBLEM, ADAM, params, 0.1, 3),
-    "shadow": lambda params: shadow(PROBLEM, ADAM, params, 0.1, 3),
+    "shadow": lambda params: shadow(PROBLEM, ADAM, params, 0.1, 3, check=False),
     "settled_state": lambda params: settled_state(PROBLEM, ADAM, params, 0.1),
 }
 
@@ -223,7 +223,7 @@ def test_parameters_are_finite(call, value):
 
 def test_an_unknown_method_is_answered_with_the_known_ones():
     for call in (
-        lambda: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, method="tailor"),
+        lambda: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, method="tailor", check=False),
         lambda: memoryless_step(PROBLEM, ADAM, 0.1, method="tailor"),
         lambda: modified_field(PROBLEM, ADAM, 0.1, method="tailor"),
     ):
@@ -232,10 +232,14 @@ def test_an_unknown_method_is_answered_with_the_known_ones():
 
 def test_an_unknown_kind_is_answered_with_the_known_ones():
     for method, known in (("displaced", ["'flow'", "'iteration'"]), ("inertial", ["'flow'"])):
-        call = lambda m=method: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, method=m, kind="ode")
+        call = lambda m=method: shadow(
+            PROBLEM, ADAM, PARAMS, 0.1, 3, method=m, kind="ode", check=False
+        )
         refused(call, "kind", method, "'ode'", *known)
     refused(
-        lambda: shadow(PROBLEM, ADAM, PARAMS, 0.1, 3, method="inertial", kind="iteration"),
+        lambda: shadow(
+            PROBLEM, ADAM, PARAMS, 0.1, 3, method="inertial", kind="iteration", check=False
+        ),
         "kind",
         "'iteration'",
         "'flow'",
@@ -286,7 +290,7 @@ def test_what_a_problem_is_made_of_are_functions(name):
 def entries(problem, params=PARAMS):
     return [
         lambda: iterate(problem, ADAM, params, 0.1, 3),
-        lambda: shadow(problem, ADAM, params, 0.1, 3),
+        lambda: shadow(problem, ADAM, params, 0.1, 3, check=False),
         lambda: settled_state(problem, ADAM, params, 0.1),
     ]
 
@@ -329,7 +333,7 @@ def test_a_method_with_products_needs_them_from_a_host_function():
     problem = Problem(grad=np.asarray, traceable=False)
     for method in ("taylor", "linearized"):
         refused(
-            lambda m=method: shadow(problem, ADAM, PARAMS, 0.1, 3, method=m),
+            lambda m=method: shadow(problem, ADAM, PARAMS, 0.1, 3, method=m, check=False),
             "hvp:",
             "None",
             "displaced",
@@ -354,7 +358,7 @@ def with_state(state):
     problem = Problem(lambda tree: jnp.sum(tree["a"] ** 2) + tree["b"] ** 2)
     return [
         lambda: iterate(problem, ADAM, TREE, 0.1, 3, start=state),
-        lambda: shadow(problem, ADAM, TREE, 0.1, 3, start=state, method="inertial"),
+        lambda: shadow(problem, ADAM, TREE, 0.1, 3, start=state, method="inertial", check=False),
     ]
 
 
@@ -396,7 +400,7 @@ def test_the_step_of_a_state_is_a_whole_number_or_infinite(step):
 def test_a_start_within_a_run_without_its_state_is_refused():
     problem = Problem(lambda tree: jnp.sum(tree["a"] ** 2) + tree["b"] ** 2)
     refused(
-        lambda: shadow(problem, ADAM, TREE, 0.1, 3, start=5, method="inertial"),
+        lambda: shadow(problem, ADAM, TREE, 0.1, 3, start=5, method="inertial", check=False),
         "start:",
         "at step 5",
         "a State",

@@ -184,9 +184,8 @@ def implicit_bias(
             f"{optimizer.name} is not pointwise: what it does to one coordinate depends on others, "
             "and no potential of its own is penalized coordinate by coordinate"
         )
-    sizes = [trees.norm(found.bias)], [trees.norm(parts[PLAIN])]
-    rates, params = [float(memory.rate)], run.params
-    judged = trust.judge([run.first], *sizes, params=params, rates=rates, remarks=remarks)
+    sizes = (np.asarray([float(trees.norm(tree))]) for tree in (found.bias, parts[PLAIN]))
+    judged = trust.by_size(np.asarray([run.first]), *sizes, remarks=remarks)
     measures = (found.potential, found.norm)
     potential, norm = (None if pair is None else _measure(*pair, parts) for pair in measures)
     whole = trees.add(parts[PLAIN], 1, found.bias)

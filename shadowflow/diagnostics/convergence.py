@@ -19,6 +19,7 @@ from ..plots import Result
 from ..problem import Problem
 from ..running import FollowedRun, Trajectory, followed
 from ..shadow import Shadow, shadowed
+from ..trust import level_of, over_way
 
 TOLERANCE, SHORTFALL = 0.15, 0.2
 HALVINGS = 3
@@ -243,11 +244,12 @@ def convergence(
     for method, kind, order in wanted:
         real = real_at(max(2, order))
         plans = [planned(run, order=order, method=method, kind=kind) for run in [*runs, beside]]
-        follow = [shadowed(plan) for plan in plans]
+        follow = [shadowed(plan.run, plan) for plan in plans]
         errors = [_error(a, b) for a, b in zip(real[:-1], follow[:-1], strict=True)]
         apart = [_error(paths[0], paths[-1]) for paths in (real, follow)]
         floor = MARGIN * max(filter(np.isfinite, apart)) * np.sqrt(runs[-1].steps)
-        rows.append(order_row(method, kind, order, start, rates, errors, floor, follow[-2]))
+        level = _level(real[-2], follow[-2])
+        rows.append(order_row(method, kind, order, start, rates, errors, floor, level))
         if progress is not None:
             progress(1)
     return OrderTable(rows)
@@ -308,8 +310,16 @@ def _error(real: Trajectory, follow: Trajectory) -> float:
     return float(compare(real, follow).max_norm.max())
 
 
-def order_row(method, kind, order, start, rates, errors, floor: float, follow: Shadow) -> OrderRow:
-    """What errors at these rates say of an order; follow: the shadow at the smallest rate."""
+def _level(real: Trajectory, follow: Shadow) -> str:
+    """The level of a shadow from its distance over the way gone."""
+    gap = compare(real, follow)
+    shares = over_way(gap.two_norm[1:], np.maximum.accumulate(gap.moved[1:]))
+    failed = np.inf if follow.failed_at is not None else 0.0
+    return level_of(np.max(shares, initial=failed))
+
+
+def order_row(method, kind, order, start, rates, errors, floor: float, level: str) -> OrderRow:
+    """What errors at these rates say of an order; level: that of the smallest rate."""
     seen = [(h, e) for h, e in zip(rates, errors, strict=True) if np.isfinite(e) and e > floor]
     halvings, shortfall = STEEP.get(min(order, max(STEEP)), (HALVINGS, SHORTFALL))
     slope = None
@@ -322,6 +332,6 @@ def order_row(method, kind, order, start, rates, errors, floor: float, follow: S
     above = np.inf if METHODS[method].orders is None else TOLERANCE
     below = shortfall if METHODS[method].orders is None else TOLERANCE
     holds = max(errors) <= floor or (miss is not None and -below <= miss <= above)
-    begun, level = "cold" if start == 0 else "settled", follow.validity.level
+    begun = "cold" if start == 0 else "settled"
     found = tuple(rates), tuple(errors), tuple(map(float, slopes)), slope, float(floor)
     return OrderRow(method, kind, order, begun, *found, bool(holds), level)

@@ -12,19 +12,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from .. import checks, plots, trees
-from ..methods import METHODS, choose, planned
+from .. import checks, plots
+from ..estimate import Estimate, estimate
+from ..methods import METHODS, planned
 from ..optimizers.base import SETTLED, AbstractOptimizer, Start
 from ..plots import Result
 from ..problem import Problem
 from ..running import FollowedRun, followed
 from ..shadow import Shadow, shadowed
-from ..trust import HOLDS
-from .convergence import compare
-
-SHARE = 0.1  # of the way gone: an error beyond it is past what a neighbour can tell
-ROUNDING = 0.3  # of eps · |θ| √steps: the same increments round alike, what is left is random
-BIASED = 0.25  # of eps · |θ| · steps: a flow's increments round otherwise, but alike at every step
+from ..trust import LEVELS
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,16 +68,15 @@ def error_bar(
 
     - of "collocation", and of all methods where there is no memory: collocation, the next order;
     - of the other memoryless methods: "inertial", whose error is far smaller;
-    - with mini-batches and optax transformations: the next order, of the highest one "taylor" for
-      "displaced" and the reverse;
+    - with mini-batches, and of optax transformations that are no averages, the optimizer itself:
+      nothing there is of a higher order, and its own run costs less than any shadow;
     - of "inertial": its next order; of the highest, e_{p−1}²/e_{p−2} is the estimate, with e the
       distance from an order to the next.
 
     follow: the shadow, where it was run already with the same arguments.
-    The estimate is trusted until the neighbour's own verdict fails, a number is not finite, or the
-    two are farther apart than a tenth of the way gone. It leaves out that a start may be less
-    settled than ``start="settled"`` says, and an error that the orders 3 and 4 of "inertial" have
-    in common in the first steps of a cold run.
+    The estimate is trusted until the neighbour's own correction exceeds a tenth of its path, a
+    number is not finite, or the two are farther apart than a tenth of the way gone. It leaves out
+    that a start may be less settled than ``start="settled"`` says.
 
     Raises what ``shadow`` raises, and ValueError for order="auto".
 
@@ -95,27 +90,21 @@ def error_bar(
     """
     if order == "auto":
         raise ValueError("order: expected a number, got 'auto'; give the one that shadow chose.")
-    _, kind = choose(method, kind, order)
     save_every = checks.count("save_every", save_every, 1)
-    own = followed(problem, optimizer, params, learning_rate, steps, start)
-
-    def run(method: str, order: int, kind: str) -> Shadow:
-        alone = METHODS[method].needs_settled and own.start.step == 0 and not optimizer.remembers
-        settled = dataclasses.replace(own, start=Start(SETTLED, None)) if alone else own
-        nodes = spacing if METHODS[method].has_nodes else None
-        plan = planned(settled, method=method, order=order, kind=kind, spacing=nodes)
-        return shadowed(plan, save_every=save_every)
-
-    follow = run(method, order, kind) if follow is None else _fitting(follow, own)
-    beside = neighbours(own.problem, own.optimizer, method, order, kind)
-    others = [run(*name) for name in beside]
-    name = " and ".join(", ".join((name, f"order {order}", kind)) for name, order, kind in beside)
-    flow = "flow" in (kind, beside[0][2])
-    return _bar(follow, others, name, flow)
+    run = followed(problem, optimizer, params, learning_rate, steps, start)
+    alone = METHODS[method].needs_settled and run.start.step == 0 and not optimizer.remembers
+    settled = dataclasses.replace(run, start=Start(SETTLED, None)) if alone else run
+    nodes = spacing if METHODS[method].has_nodes else None
+    plan = planned(settled, method=method, order=order, kind=kind, spacing=nodes)
+    if follow is None:
+        follow = shadowed(settled, plan, save_every=save_every)
+    else:
+        _fitting(follow, run)
+    return _bar(follow, estimate(settled, plan, follow))
 
 
-def _fitting(follow: Shadow, run: FollowedRun) -> Shadow:
-    """``follow``, or a refusal where its steps are not those of the run."""
+def _fitting(follow: Shadow, run: FollowedRun) -> None:
+    """A refusal where the steps of ``follow`` are not those of the run."""
     checks.instance("follow", follow, Shadow)
     asked, got = (run.first, run.first + run.steps), (follow.steps[0], follow.steps[-1])
     if got != asked and not (follow.failed_at is not None and got[0] == asked[0]):
@@ -123,66 +112,35 @@ def _fitting(follow: Shadow, run: FollowedRun) -> Shadow:
             f"follow: expected the shadow of the same arguments, from step {asked[0]} to "
             f"{asked[1]}, got one from {got[0]} to {got[1]}."
         )
-    return follow
 
 
-def neighbours(
-    problem: Problem, optimizer: AbstractOptimizer, method: str, order: int, kind: str
-) -> list[tuple[str, int, str]]:
-    """(method, order, kind) of what an error is estimated against: one above, or two below.
-
-    >>> from shadowflow import adam
-    >>> neighbours(Problem(lambda x: x**2), adam(), "collocation", 3, "iteration")
-    [('collocation', 4, 'iteration')]
-    """
-    found = METHODS[method]
-    if found.orders is None or (not problem.batched and not optimizer.remembers):
-        return [("collocation", order + 1, kind)]
-    if found.keeps_moments or problem.batched or not optimizer.closed_form:
-        if found.offers(order + 1):
-            return [(method, order + 1, kind)]
-        if found.keeps_moments:
-            return [(method, order - 1, kind), (method, order - 2, kind)]
-        return [("displaced" if method == "taylor" else "taylor", order, kind)]
-    orders = METHODS["inertial"].orders or ()
-    return [("inertial", min(better for better in orders if better > order), "flow")]
+def _bar(follow: Shadow, found: Estimate) -> ErrorBar:
+    """The estimate with the start before it, where nothing is off yet."""
+    whole = follow.failed_at is None and bool(np.all(np.isfinite(found.two_norm)))
+    zero = lambda row: np.concatenate([[0.0], row])
+    two, most, rounding = map(zero, (found.two_norm, found.max_norm, found.rounding))
+    trusted = np.concatenate([[True], found.trusted])
+    verdict = _verdict(follow.steps, two, trusted, found, whole)
+    given = follow.steps, most, two, rounding, trusted
+    return ErrorBar(*given, found.neighbour, verdict, follow)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of what diverges, which is not trusted
-def _bar(follow: Shadow, others: list[Shadow], name: str, flow: bool) -> ErrorBar:
-    gap = compare(follow, others[0])
-    share = np.ones(len(gap.steps))
-    if len(others) > 1:
-        below = compare(*others).two_norm[: len(share)]
-        ratio = gap.two_norm[: len(below)] / np.where(below > 0, below, np.inf)
-        share[: len(below)] = np.minimum(1.0, ratio)
-    steps = gap.steps - gap.steps[0]
-    last, eps = trees.flat_rows(trees.row(follow.params, [-1])), trees.coarsest_eps(follow.params)
-    size, largest = np.linalg.norm(last), np.max(np.abs(last), initial=0.0)
-    parts = eps * (BIASED * steps if flow else ROUNDING * np.sqrt(steps))
-    rounding = parts * size
-    two, most = share * gap.two_norm + rounding, share * gap.max_norm + parts * largest
-    ratio = others[0].validity.running_max
-    seen = np.clip(steps - 1, 0, max(len(ratio) - 1, 0))
-    held = ratio[seen] <= HOLDS if len(ratio) else np.ones(len(steps), bool)
-    near = (two <= SHARE * gap.moved) | (steps == 0)
-    trusted = np.logical_and.accumulate(np.isfinite(two) & held & near)
-    whole = len(steps) == len(follow.steps) and follow.failed_at is None
-    verdict = _verdict(gap.steps, two, rounding, trusted, held, name, whole)
-    return ErrorBar(gap.steps, most, two, rounding, trusted, name, verdict, follow)
-
-
-def _verdict(steps, two, rounding, trusted, held, name: str, whole: bool) -> str:
-    last = f"{two[-1]:.2g} at step {steps[-1]} (two-norm, from {name})"
+def _verdict(steps, two, trusted, found: Estimate, whole: bool) -> str:
+    known = np.flatnonzero(np.isfinite(two))[-1]
+    last = f"{two[known]:.2g} at step {steps[known]} (two-norm, from {found.neighbour})"
     if np.all(trusted) and whole:
-        if two[-1] < 3 * rounding[-1]:
+        if found.exact:
+            return f"The error is {last}."
+        if len(found.rounding) and two[-1] < 3 * found.rounding[-1]:
             return f"The error is no larger than rounding: {last}."
         return f"The error is about {last}."
     left = len(steps) - 1 if np.all(trusted) else int(np.argmin(trusted))
-    if np.all(trusted):
+    if np.all(trusted) or not np.isfinite(two[left]):
         why = "there one of both met a number that is not finite"
-    elif not held[left]:
-        why = "there the neighbour does not hold itself, and both may leave together"
+    elif found.past[0] == LEVELS[-1]:
+        why = found.past[1]
+    elif not found.held[left - 1]:
+        why = found.why
     else:
         why = "there it is a tenth of the way gone: the shadow has left"
     return (

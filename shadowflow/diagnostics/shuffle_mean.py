@@ -167,7 +167,7 @@ def shuffle_mean(
         else:
             call = Partial(_ends, stepper, (run.params, run.memory(begin, plan.kept)), rates)
     mean, error, records = _average(call, schedules, draws, problem)
-    failed, judged = _judged(records, begin, run.params, run.rates[begin - run.first :])
+    failed, judged = _judged(records, begin)
     said = _said(problem.count, epochs, draws, exact, error)
     return ShuffleMean(mean, error, len(orders), exact, failed, judged, said)
 
@@ -297,7 +297,7 @@ def _pieces(
 _many = eqx.filter_jit(lambda function, schedules: jax.vmap(function)(schedules))
 
 
-def _judged(records: tuple, start: int, params: PyTree, rates: np.ndarray) -> tuple:
+def _judged(records: tuple, start: int) -> tuple:
     """(failed_at, validity): at every step that of the order whose correction is largest."""
     pair, finite = records
     bad = np.flatnonzero(~np.all(finite, axis=0))
@@ -310,4 +310,4 @@ def _judged(records: tuple, start: int, params: PyTree, rates: np.ndarray) -> tu
     worst = np.argmax(np.where((correction == 0) & (plain == 0), 0, ratio), axis=0)
     each = np.arange(len(worst))
     sizes = correction[worst, each], plain[worst, each]
-    return failed, trust.judge(start + each, *sizes, params=params, rates=rates, failed_at=failed)
+    return failed, trust.by_size(start + each, *sizes, failed_at=failed)

@@ -321,13 +321,14 @@ def begun(
         return complete(run.start.state, optimizer, params, keep)
     if run.start.settled:
         return past_state(problem, optimizer, params, rate, order, spacing)
-    if run.first > 0:
+    fresh = optimizer.init(params, rate if optimizer.keeps_rate else 1.0)
+    if run.first > 0 and optimizer.remembers:
         raise ValueError(
             f"start: expected the optimizer's state at step {run.first}, which carries its "
             f"moments from there, got {run.first}; pass a State or the optax state, 0 for a "
             "cold start or 'settled'."
         )
-    return optimizer.init(params, rate if optimizer.keeps_rate else 1.0)
+    return State(fresh.moments, fresh.step + run.first)
 
 
 class Collocation(MemorylessMethod):

@@ -130,7 +130,8 @@ def closer(seed: int, rate: float, b2: float, eps: float) -> float:
         run = problem, adam, jax.tree.map(jnp.float64, start), rate, STEPS
         real = iterate(*run)
         first, second = (
-            _end(compare(real, shadow(*run, **way._asdict())).two_norm) for way in (FIRST, SECOND)
+            _end(compare(real, shadow(*run, **way._asdict(), check=False)).two_norm)
+            for way in (FIRST, SECOND)
         )
     return second / first
 

@@ -129,16 +129,15 @@ def overall(way: Way, problem: Problem, optimizer: Optimizer, params, horizon, r
 
 def local(way: Way, problem: Problem, optimizer: Optimizer, params, horizon, rates) -> OrderRow:
     """The order of the largest error of one step over the horizon, one above that of the way."""
-    paths = [
-        shadow(problem, optimizer, params, rate, round(horizon / rate), **way._asdict())
-        for rate in rates
-    ]
+    run = lambda rate: (problem, optimizer, params, rate, round(horizon / rate))
+    paths = [shadow(*run(rate), **way._asdict(), check=rate == rates[-1]) for rate in rates]
     errors = [
         float(one_step_errors(problem, optimizer, path, rate).max())
         for path, rate in zip(paths, rates, strict=True)
     ]
     floor = MARGIN * np.finfo(np.float64).eps * float(np.abs(paths[-1].params).max())
-    return order_row(way.method, way.kind, way.order + 1, 0, rates, errors, floor, paths[-1])
+    level = paths[-1].validity.level
+    return order_row(way.method, way.kind, way.order + 1, 0, rates, errors, floor, level)
 
 
 def one_step_errors(

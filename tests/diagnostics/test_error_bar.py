@@ -9,8 +9,9 @@ import pytest
 
 import shadowflow as sf
 from shadowflow.diagnostics import error_bar as module
-from shadowflow.diagnostics.error_bar import _bar, neighbours
-from shadowflow.trust import judge
+from shadowflow.diagnostics.error_bar import _bar
+from shadowflow.estimate import Estimate
+from shadowflow.trust import rounding_of
 
 QUADRATIC = sf.Problem(lambda x: jnp.sum(jnp.array([1.0, 3.0]) * x**2) / 2)
 X = jnp.array([1.0, -0.5])
@@ -53,7 +54,7 @@ def test_orders_three_and_four_share_what_a_cold_start_costs():
 def test_the_highest_order_is_estimated_from_those_below():
     """Extrapolated: of order 4 the distance to order 3 alone would be far too large."""
     bar, gap = both(4, "inertial", "flow", rate=0.05)
-    lower = sf.shadow(QUADRATIC, MOMENTUM, X, 0.05, 60, method="inertial", order=3)
+    lower = sf.shadow(QUADRATIC, MOMENTUM, X, 0.05, 60, method="inertial", order=3, check=False)
     plain = sf.compare(bar.follow, lower).two_norm[-1]
     assert "order 3, flow and inertial, order 2" in bar.neighbour
     assert gap.two_norm[-1] / 3 < bar.two_norm[-1] < 5 * gap.two_norm[-1] < plain
@@ -104,16 +105,30 @@ def test_past_the_flow_edge_it_says_that_it_cannot_be_trusted():
     assert np.all(calm.trusted)
 
 
-def test_mini_batches_have_the_other_method_as_neighbour():
-    problem = sf.Problem(lambda x, c: 0.5 * jnp.sum(c * x**2), batches=jnp.array([1.0, 2.0, 3.0]))
-    assert neighbours(problem, MOMENTUM, "taylor", 1, "flow") == [("taylor", 2, "flow")]
-    assert neighbours(problem, MOMENTUM, "taylor", 2, "flow") == [("displaced", 2, "flow")]
-    assert neighbours(problem, MOMENTUM, "displaced", 2, "flow") == [("taylor", 2, "flow")]
+MIXED = sf.Problem(
+    lambda x, c: jnp.sum(c * x**2) / 2 - jnp.sum(x),
+    batches=jnp.array([[1.0, 1.0], [5.0, -3.0], [-4.0, 3.0]]),
+)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate"),
+    [(sf.sgd(), 1e-2), (sf.momentum(decay=0.9), 1e-3), (sf.adam(b1=0.9, b2=0.99), 1e-3)],
+)
+def test_on_mini_batches_the_bar_is_the_error_itself(optimizer, rate):
+    """Taylor and displaced agree to rounding there, both of them far from the optimizer."""
+    run = MIXED, optimizer, jnp.array([1.0, 0.5]), rate, 300
+    bar = sf.error_bar(*run)
+    other = sf.shadow(*run, method="taylor", check=False)
+    gap = sf.compare(sf.iterate(*run), bar.follow)
+    np.testing.assert_allclose(bar.two_norm, gap.two_norm, rtol=1e-9)
+    assert sf.compare(bar.follow, other).two_norm[-1] < bar.two_norm[-1] / 5
+    assert bar.neighbour == "the optimizer's own run" and "The error is " in bar.verdict
 
 
 def test_a_shadow_that_was_run_is_taken():
     run = QUADRATIC, MOMENTUM, X, 1e-2, 20
-    follow = sf.shadow(*run, method="taylor")
+    follow = sf.shadow(*run, method="taylor", check=False)
     bar = sf.error_bar(*run, method="taylor", follow=follow)
     assert bar.follow is follow
     np.testing.assert_array_equal(bar.two_norm, sf.error_bar(*run, method="taylor").two_norm)
@@ -124,69 +139,81 @@ def test_auto_is_refused():
         sf.error_bar(QUADRATIC, MOMENTUM, X, 1e-2, 5, order="auto", method="collocation")
 
 
-# What is made of two shadows, by hand
+# What is made of an estimate, by hand
 
 
-def path(values, ratio=0.01):
-    """A shadow of one coordinate through ``values``, its ratio the same at every step or given."""
-    steps = np.arange(len(values))
-    ratios = np.broadcast_to(np.asarray(ratio, float), (len(values) - 1,))
-    valid = judge(steps[:-1], ratios, np.ones(len(ratios)), params=X, rates=np.ones(len(ratios)))
-    params = np.asarray(values, float)[:, None]
-    return sf.Shadow(steps, 0.1 * steps, params, None, None, valid, 2, None)
+WAY = 1.0 + np.arange(10.0)  # the way gone is the number of steps
 
 
-def bar_of(follow, *others, flow=False):
-    return _bar(follow, list(others), "another", flow)
+def estimate_of(share, held=True, **changes):
+    """An estimate that is ``share`` of the way gone, of a shadow of one coordinate."""
+    two = np.broadcast_to(np.asarray(share, float), (10,)) * WAY
+    held = np.broadcast_to(np.asarray(held), (10,))
+    zero = np.zeros(10)
+    rows = np.arange(10), two, two, zero, WAY, held, "another", "it has left itself", False
+    return dataclasses.replace(Estimate(*rows), **changes)
 
 
-WAY = 1.0 + np.arange(11.0)  # its way gone is the number of the step
+def bar_of(share, held=True, failed_at=None, **changes):
+    steps = np.arange(11)
+    path = sf.Trajectory(steps, 0.1 * steps, 1.0 + steps[:, None], None, failed_at)
+    follow = sf.Shadow(**vars(path), order=2, truncation=None, judged=lambda: None)
+    return _bar(follow, estimate_of(share, held, **changes))
 
 
 @pytest.mark.parametrize(("share", "trusted"), [(0.05, True), (0.09, True), (0.11, False)])
 def test_a_tenth_of_the_way_gone_is_where_trust_ends(share, trusted):
-    bar = bar_of(path(WAY), path(WAY + share * np.arange(11)))
-    assert np.all(bar.trusted[1:] == trusted)
+    bar = bar_of(share)
+    assert bar.trusted[0] and np.all(bar.trusted[1:] == trusted)
     assert ("a tenth of the way gone" in bar.verdict) is not trusted
 
 
 def test_trust_that_is_lost_stays_lost():
-    """At step 4 the two are far apart, afterwards near again."""
-    aside = np.where(np.arange(11) == 4, 2.0, 1e-3)
-    bar = bar_of(path(WAY), path(WAY + aside))
+    """After step 4 the two are far apart, afterwards near again."""
+    bar = bar_of(np.where(np.arange(10) == 3, 0.5, 1e-3))
     assert bar.trusted[:4].all() and not bar.trusted[4:].any()
     assert "before step 4" in bar.verdict
 
 
 def test_a_neighbour_that_does_not_hold_is_not_trusted_however_near():
-    ratio = np.where(np.arange(10) < 6, 0.05, 0.5)
-    bar = bar_of(path(WAY), path(WAY + 1e-3, ratio))
+    bar = bar_of(1e-3, np.arange(10) < 6)
     assert bar.trusted[:7].all() and not bar.trusted[7:].any()
-    assert "the neighbour does not hold itself" in bar.verdict
+    assert "it has left itself" in bar.verdict
 
 
-def test_rounding_adds_up_at_random_in_an_iteration_and_alike_in_a_flow():
-    """In units of eps · |θ|, at step n: .3 √n and .25 n."""
-    unit, steps = np.finfo(float).eps * WAY[-1], np.arange(11)
-    same = path(WAY), path(WAY)
-    np.testing.assert_allclose(bar_of(*same).rounding, 0.3 * unit * np.sqrt(steps), rtol=1e-12)
-    np.testing.assert_allclose(bar_of(*same, flow=True).rounding, 0.25 * unit * steps, rtol=1e-12)
-    np.testing.assert_array_equal(bar_of(*same).two_norm, bar_of(*same).rounding)
+def test_an_edge_that_is_passed_leaves_no_trust():
+    bar = bar_of(1e-3, past=("does not hold", "past the edge"))
+    assert not bar.trusted[1:].any() and "past the edge" in bar.verdict
+    assert bar_of(1e-3, past=("partly", "past the flow edge")).trusted.all()
 
 
-def test_rounding_in_the_max_norm_is_of_the_largest_coordinate():
-    two = dataclasses.replace(path(WAY), params=np.stack([3 * WAY, 4 * WAY], axis=1))
-    bar = bar_of(two, two)
-    np.testing.assert_allclose(bar.two_norm[1:] / bar.max_norm[1:], 5 / 4, rtol=1e-12)
+def test_what_is_of_rounding_size_is_trusted_whatever_its_share():
+    assert bar_of(0.5, rounding=WAY).trusted.all()
+
+
+def test_an_estimate_from_the_optimizer_is_called_exact():
+    assert bar_of(0.01, exact=True).verdict.startswith("The error is 0.1 at step 10")
+    assert bar_of(0.01).verdict.startswith("The error is about 0.1 at step 10")
 
 
 def test_a_shadow_that_met_what_is_not_finite_is_said_to_end_there():
     """Trusted as far as it went; the same of a neighbour that is shorter."""
-    failed = dataclasses.replace(path(WAY), failed_at=10)
-    for follow, other in ((failed, path(WAY)), (path(WAY), path(WAY[:9]))):
-        bar = bar_of(follow, other)
-        assert bar.trusted.all()
-        assert f"before step {bar.steps[-1]}: there one of both met a number" in bar.verdict
+    bar = bar_of(0.01, failed_at=10)
+    assert bar.trusted.all() and "before step 10: there one of both met a number" in bar.verdict
+    shorter = np.where(np.arange(10) < 8, 0.01, np.nan)
+    bar = bar_of(shorter, np.isfinite(shorter))
+    assert bar.trusted[:9].all() and not bar.trusted[9:].any()
+    assert "before step 9: there one of both met a number" in bar.verdict
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_rounding_adds_up_at_random_in_an_iteration_and_alike_in_a_flow(flow):
+    """In units of eps · |θ|, at step n: .3 √n and .25 n; in the max-norm of the largest."""
+    steps, place = np.arange(1, 5), np.array([3.0, 4.0])
+    two, most = rounding_of(place, steps, flow)
+    unit = np.finfo(float).eps * (0.25 * steps if flow else 0.3 * np.sqrt(steps))
+    np.testing.assert_allclose(two, 5 * unit, rtol=1e-12)
+    np.testing.assert_allclose(most, 4 * unit, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("method", "nodes"), [("collocation", 3.0), ("displaced", None)])
@@ -204,10 +231,15 @@ def test_the_spacing_is_that_of_the_nodes_where_there_are_some(monkeypatch, meth
 
 
 def test_two_lower_orders_extrapolate_to_the_highest():
-    """Distances e₂ = 1e-2 and e₁ = 1e-1 of the two: the next is e₂²/e₁ = 1e-3, never above e₂."""
-    for below, expected in ((1e-1, 1e-3), (1e-3, 1e-2)):
-        bar = bar_of(path(WAY), path(WAY + 1e-2), path(WAY + 1e-2 + below))
-        np.testing.assert_allclose(bar.two_norm, expected, rtol=1e-9)
+    """With distances e₃ and e₂ of the orders below: the next is e₃²/e₂."""
+    bar, _ = both(4, "inertial", "flow", rate=0.05, steps=20)
+    run = QUADRATIC, MOMENTUM, X, 0.05, 20
+    three, two = (
+        sf.compare(bar.follow, sf.shadow(*run, method="inertial", order=order, check=False))
+        for order in (3, 2)
+    )
+    expected = three.two_norm[1:] ** 2 / two.two_norm[1:] + bar.rounding[1:]
+    np.testing.assert_allclose(bar.two_norm[1:], expected, rtol=1e-6)
 
 
 @pytest.mark.slow

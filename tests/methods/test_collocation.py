@@ -276,6 +276,7 @@ def test_a_run_stops_where_the_loss_is_not_finite():
         order=3,
         kind="iteration",
         start="settled",
+        check=False,
     )
     assert run.failed_at == 4 and np.allclose(run.params, 0.9 ** np.arange(5), rtol=1e-14)
 
@@ -296,6 +297,7 @@ def test_the_flow_has_the_order_over_a_run(order):
             method="collocation",
             kind="flow",
             order=order,
+            check=False,
         )
         real = settled_run(optimizer, order, rate, count)
         errors.append(float(np.abs(follow.params - real).max()))

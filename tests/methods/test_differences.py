@@ -18,7 +18,9 @@ SURFACE = oracles.landscape(smooth_loss)
 
 
 def follow(row, steps, **options):
-    return shadow(SMOOTH, ROWS[row](), PLACE, RATE, steps, method="differences", **options)
+    return shadow(
+        SMOOTH, ROWS[row](), PLACE, RATE, steps, method="differences", **options, check=False
+    )
 
 
 def by_hand(row, steps, rates=lambda n: RATE, ages=0):
@@ -60,6 +62,7 @@ def test_adam_s_closed_form():
         RATE,
         n + 1,
         method="differences",
+        check=False,
     )
     g, last = (SURFACE.gradient(run.params[k]) for k in (n, n - 1))
     mean = lambda b, p: sum(oracles.weights(b, n, True)[n - a] * a**p for a in range(n + 1))
@@ -71,7 +74,7 @@ def test_adam_s_closed_form():
 
 def test_it_follows_schedules_by_itself():
     rates = lambda n: RATE * (1.5 if n % 5 < 2 else 0.5)
-    run = shadow(SMOOTH, ROWS["adam-both"](), PLACE, rates, 9, method="differences")
+    run = shadow(SMOOTH, ROWS["adam-both"](), PLACE, rates, 9, method="differences", check=False)
     np.testing.assert_allclose(run.params, by_hand("adam-both", 9, rates), rtol=1e-11)
 
 
@@ -98,7 +101,13 @@ def slope(schedule):
         rate = schedule(0.5 / count)
         real = iterate(BILINEAR, ROWS["adam-inside"](), BILINEAR_START, rate, count)
         run = shadow(
-            BILINEAR, ROWS["adam-inside"](), BILINEAR_START, rate, count, method="differences"
+            BILINEAR,
+            ROWS["adam-inside"](),
+            BILINEAR_START,
+            rate,
+            count,
+            method="differences",
+            check=False,
         )
         errors.append(float(np.abs(run.params - real.params).max()))
     return float(np.log2(errors[0] / errors[-1]) / 3)
@@ -144,7 +153,7 @@ class Counting:
 def test_one_gradient_a_step():
     counting = Counting()
     host = Problem(grad=counting, traceable=False)
-    run = shadow(host, ROWS["adam-both"](), PLACE, RATE, 7, method="differences")
+    run = shadow(host, ROWS["adam-both"](), PLACE, RATE, 7, method="differences", check=False)
     assert counting.calls == 7 + 2, "and two before the first"
     np.testing.assert_allclose(run.params, follow("adam-both", 7).params, rtol=1e-12)
 
@@ -156,7 +165,16 @@ def test_within_a_run_it_begins_with_a_real_difference():
         optimizer = ROWS["adam-inside"]()
         before = iterate(BILINEAR, optimizer, BILINEAR_START, rate, 20)
         after = iterate(BILINEAR, optimizer, before.last, rate, count, start=before.state)
-        run = shadow(BILINEAR, optimizer, before.last, rate, count, method="differences", start=20)
+        run = shadow(
+            BILINEAR,
+            optimizer,
+            before.last,
+            rate,
+            count,
+            method="differences",
+            start=20,
+            check=False,
+        )
         errors.append(float(np.abs(run.params - after.params).max()))
     assert errors[0] / errors[1] > 13
 
@@ -182,5 +200,5 @@ def test_it_is_no_field_and_no_flow():
 
 def test_a_nan_is_met_at_its_step():
     problem = Problem(lambda x: jnp.where(x[0] < 0.87, jnp.nan, smooth_loss(x)))
-    run = shadow(problem, ROWS["adam-both"](), PLACE, RATE, 50, method="differences")
+    run = shadow(problem, ROWS["adam-both"](), PLACE, RATE, 50, method="differences", check=False)
     assert run.failed_at == run.steps[-1] and np.all(np.isfinite(run.params))

@@ -198,7 +198,7 @@ def test_the_ratio_of_figure_3_is_second_order_s_distance_over_first_order_s(sma
         plain = plain - rate * grad(plain) / np.sqrt(grad(plain) ** 2 + eps)
     adam = sf.adam(b1=0.9, b2=b2, eps=0.0, eps_root=eps)
     run = problem, adam, start, rate, claims.STEPS
-    second = sf.shadow(*run, method="taylor", order=2, kind="iteration").last
+    second = sf.shadow(*run, method="taylor", order=2, kind="iteration", check=False).last
     wanted = np.linalg.norm(second - real) / np.linalg.norm(plain - real)
     assert claims.closer(seed, rate, b2, eps) == pytest.approx(wanted, rel=1e-6)
     assert wanted < 0.5
@@ -233,7 +233,7 @@ def test_the_orders_of_a_theorem_are_those_of_its_problem(batched):
         problem = sf.Problem(loss, batches=centres)
     rmsprop = sf.rmsprop(decay=0.7, eps=0.0, eps_root=1e-2)
     run = problem, rmsprop, jnp.array([2.8, 3.5]), 2.0**-8, 128
-    follow = sf.shadow(*run, method="taylor", order=2, kind="iteration")
+    follow = sf.shadow(*run, method="taylor", order=2, kind="iteration", check=False)
     gap = np.abs(sf.iterate(*run).params - follow.params).max()
     assert found[0].errors[0] == pytest.approx(gap, rel=1e-6)
 

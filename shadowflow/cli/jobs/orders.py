@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ...curvature import curvature
 from ...diagnostics.convergence import compare
-from ...diagnostics.curvature import curvature
 from ...files import writable, write_json
 from ...iterate import iterate
 from ...methods import METHODS
@@ -170,7 +170,7 @@ def _along(plan: Plan) -> dict[str, list]:
 
 def followed(way: Way, real: Trajectory, run: tuple, **options: Any) -> dict[str, Any]:
     """How far a way is at every step kept, where it leaves, and its verdict."""
-    follow = shadow(*run, **way._asdict(), **options)
+    follow = shadow(*run, **way._asdict(), **options, check=real)
     gap = compare(real, follow)
     steps = gap.steps - gap.steps[0]
     shares = gap.two_norm / np.where(gap.moved > 0, gap.moved, np.inf)

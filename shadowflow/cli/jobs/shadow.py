@@ -70,7 +70,7 @@ def arrays(found: ShadowOutcome) -> dict[str, np.ndarray]:
             f"{line.name}/two_norm": line.gap.two_norm,
             f"{line.name}/max_norm": line.gap.max_norm,
             f"{line.name}/steps": valid.steps,
-            f"{line.name}/ratio": valid.ratio,
+            f"{line.name}/share": valid.share,
             f"{line.name}/running_max": valid.running_max,
         }
         content |= leaves(f"{line.name}/last", line.follow.last)
@@ -109,7 +109,8 @@ def _row(found: ShadowOutcome, line: Followed) -> dict[str, Any]:
         "two_norm": float(gap.two_norm[-1]),
         "largest_two_norm": float(gap.two_norm.max()),
         "two_norm_of_first_order": found.relative(line),
-        "ratio_running_max": float(valid.running_max[-1]) if len(valid.ratio) else 0.0,
+        "share_running_max": float(valid.running_max[-1]) if len(valid.share) else 0.0,
+        "basis": valid.basis,
         "level": valid.level,
         "verdict": follow.verdict,
         "failed_at": follow.failed_at,

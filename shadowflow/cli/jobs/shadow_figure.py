@@ -66,9 +66,9 @@ def _validity(axis, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> N
         axis.annotate(words, **place, ha="right", va=part, fontsize=7, color=colour)
     seen = [HOLDS, PARTLY]
     for name in names:
-        ratio = positive(arrays[f"{name}/running_max"])
-        axis.plot(arrays[f"{name}/steps"], ratio, **_line(name))
-        late = ratio[1 + len(ratio) // 20 :]
+        share = positive(arrays[f"{name}/running_max"])
+        axis.plot(arrays[f"{name}/steps"], share, **_line(name))
+        late = share[1 + len(share) // 20 :]
         seen += [np.nanmin(late), np.nanmax(late)] if np.any(late > 0) else []
-    axis.set(yscale="log", xlabel="step", ylabel="correction relative to the step, running max.")
+    axis.set(yscale="log", xlabel="step", ylabel="distance over the way gone, largest so far")
     axis.set_ylim(max(1e-5, min(seen) / 2), min(1e5, max(seen) * 3))

@@ -15,10 +15,11 @@ from ...diagnostics.error_bar import ErrorBar, error_bar
 from ...iterate import iterate
 from ...methods import METHODS
 from ...optimizers.moments import Optimizer
+from ...paper.along import shadows_along
 from ...paper.ways import Way
 from ...problem import Problem
 from ...running import Trajectory
-from ...shadow import Shadow, settled_state, shadow
+from ...shadow import Shadow, settled_state
 from .settings import Setting
 
 SAVED = 500
@@ -86,9 +87,9 @@ def run(
     total = steps * (len(ways) + 1)
     with tqdm(total=total, delay=2, disable=quiet, unit="step", leave=False) as bar:
         real = iterate(*given, steps, **options, progress=bar.update)
-        for way in ways:
-            follow = shadow(*given, steps, **way._asdict(), **options, progress=bar.update)
-            way, estimate = way._replace(order=follow.order), None
+        run = (*given, steps)
+        for way, follow in shadows_along(real, run, ways, **options, progress=bar.update):
+            estimate = None
             if bars:
                 estimate = error_bar(*given, steps, **way._asdict(), **options, follow=follow)
             lines.append(Followed(way, follow, compare(real, follow), estimate))

@@ -20,7 +20,7 @@ from ...diagnostics.convergence import compare
 from ...iterate import iterate
 from ...lab.models import bilinear_problem
 from ...optimizers import zoo
-from ...shadow import shadow
+from ..along import shadows_along
 from ..evidence import Evidence, below, ordered
 from ..ways import Way
 from . import Arrays, Data, Progress, style
@@ -102,8 +102,8 @@ def compute(settings: BilinearRuns, data: Data, progress: Progress) -> dict[str,
             arrays[f"{curve.key}/adam/path"] = np.asarray(real.params)
             arrays[f"{curve.key}/adam/gradient"] = np.abs(gradient).max()
             progress.update(1)
-            for name, way in FLOWS.items():
-                follow = shadow(*run, **way._asdict(), save_every=save_every)
+            shadows = shadows_along(real, run, FLOWS.values(), save_every=save_every)
+            for name, (_, follow) in zip(FLOWS, shadows, strict=True):
                 arrays[f"{curve.key}/{name}/path"] = np.asarray(follow.params)
                 arrays[f"{curve.key}/{name}/distance"] = compare(real, follow).max_norm
                 arrays[f"{curve.key}/{name}/verdict"] = np.asarray(follow.validity.level)

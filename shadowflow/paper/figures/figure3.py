@@ -21,7 +21,8 @@ from ...iterate import iterate
 from ...lab.models import mlp_init, perceptron_problem
 from ...optimizers import zoo
 from ...problem import Problem
-from ...shadow import settled_state, shadow
+from ...shadow import settled_state
+from ..along import shadows_along
 from ..assumptions import JUMP, Assumptions, assumptions
 from ..evidence import Evidence, above, below, ordered, said
 from ..ways import Way
@@ -134,8 +135,10 @@ def compute(settings: PerceptronRuns, data: Data, progress: Progress) -> dict[st
             rows = trees.flat_rows(real.params)
             arrays[f"{case.key}/moved"] = np.abs(rows - rows[:1]).max(axis=1)
             arrays |= _assumed(settings, case, assumptions(problem, adam, real, every=PROBE))
-            for name, way in case.lines().items():
-                follow = shadow(*run, **way._asdict(), start=begun, progress=progress.update)
+            shadows = shadows_along(
+                real, run, case.lines().values(), start=begun, progress=progress.update
+            )
+            for name, (_, follow) in zip(case.lines(), shadows, strict=True):
                 gap = compare(real, follow).max_norm
                 stop = -1 if follow.failed_at is None else follow.failed_at
                 line = f"{case.key}/{name}"

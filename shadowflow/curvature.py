@@ -6,11 +6,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .. import checks, trees
-from ..optimizers.base import State
-from ..optimizers.moments import Optimizer
-from ..optimizers.thresholds import HESSIAN, linear_response
-from ..problem import Problem, checked, compiled
+from . import checks, trees
+from .optimizers.base import State
+from .optimizers.moments import Optimizer
+from .optimizers.thresholds import HESSIAN, linear_response
+from .problem import Problem, checked, compiled
 
 DENSE = 32  # up to so many parameters the matrix is written out
 TOLERANCE, RESTARTS = 1e-4, 100  # of the eigenvalue: where Lanczos stops, converged or not
