@@ -120,9 +120,11 @@ def measured(
     counted = over_way(np.maximum(distance - rounding, 0), way)
     level = level_of(np.max(counted, initial=0.0))
     reason = _course(steps, share, counted)
+    if len(steps) and not np.any(counted):
+        reason = f"to the rounding of {dtype} after {_many(steps)}"
     if first is not None and len(steps):
         first = over_way(first[known], way)
-        better, words = _beside(distance, first * way, rounding, first, dtype)
+        better, words = _beside(distance, first * way, rounding, first)
         level = level if better else worst(level, "partly")
         reason += words
     if not len(steps):
@@ -144,7 +146,7 @@ def _course(steps: np.ndarray, share: np.ndarray, counted: np.ndarray) -> str:
     """Where it left, if it did, and how far off it is at the end."""
     if not len(steps):
         return ""
-    many = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+    many = _many(steps)
     end = f"{percent(share[-1])} after {many}"
     gone = np.flatnonzero(~(counted <= HOLDS))
     if len(gone):
@@ -155,17 +157,21 @@ def _course(steps: np.ndarray, share: np.ndarray, counted: np.ndarray) -> str:
     return f"within {percent(share[top])} of the way gone after {many}"
 
 
-def _beside(distance, first, rounding, shares, dtype) -> tuple[bool, str]:
+def _many(steps: np.ndarray) -> str:
+    return "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+
+
+def _beside(distance, first, rounding, shares) -> tuple[bool, str]:
     """(whether it is closer than first order, or neither can be told; the same in words)."""
     both = np.isfinite(first)
-    size = lambda row: float(np.sqrt(np.mean(np.square(row[both])))) if np.any(both) else np.inf
+    size = lambda row: float(np.linalg.norm(row[both]))
     mine, other, floor = size(distance), size(first), size(rounding)
     if not np.any(both):
         return True, ", where first order is not finite"
     if mine <= floor and other <= floor:
-        return True, f", as first order does: {dtype} cannot tell them apart"
+        return True, ", as first order does"
     if mine <= floor:
-        return True, f", to the rounding of {dtype} (first order: {percent(shares[both][-1])})"
+        return True, f" (first order: within {percent(np.max(shares[both]))})"
     factor = max(other / mine, 1e-9) if mine else np.inf
     if factor > ALIKE:
         return True, f", {times(factor)} × closer than first order"

@@ -62,7 +62,9 @@ def test_runs_that_are_equal_are_drawn_without_a_logarithm():
 
 def test_a_validity_has_its_levels_and_keeps_zero_and_infinity_in_the_picture():
     running = np.maximum.accumulate(RATIO)
-    axes = plots.validity(Found(steps=STEPS, ratio=RATIO, running_max=running))
+    axes = plots.validity(
+        Found(steps=STEPS, share=RATIO, running_max=running, first_order=None, basis="measured")
+    )
     drawn, (low, high) = lines(axes), axes.get_ylim()
     for values, label in ((RATIO, "at the step"), (running, "largest so far")):
         inside = (values > low) & (values < high)
@@ -181,7 +183,8 @@ class Drawn(Result):
         return "holds.\nSix steps."
 
     def plot(self, axes=None):
-        return plots.validity(Found(steps=STEPS, ratio=RATIO, running_max=RATIO), axes)
+        found = {"share": RATIO, "running_max": RATIO, "first_order": RATIO, "basis": "measured"}
+        return plots.validity(Found(steps=STEPS, **found), axes)
 
 
 def test_a_result_is_one_line_and_words():

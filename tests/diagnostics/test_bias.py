@@ -192,7 +192,7 @@ def test_the_verdict_comes_with_the_numbers():
             SMOOTH, zoo.adam(b1=0.9, b2=0.99, eps=0.0, eps_root=1e-6), PLACE, 1.0, start="settled"
         ),
     )
-    assert small.verdict.startswith("holds")
+    assert small.verdict.startswith("should hold")
     assert large.verdict.startswith("does not hold")
     assert large.verdict in large.describe()
     assert "settled memory" in small.verdict

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
+from support.records import ratio
 from support.rows import fast
 from table import BILINEAR, BILINEAR_START, ROWS, bilinear_loss
 
@@ -88,8 +89,8 @@ def test_pieces_are_dropped_only_where_they_no_longer_matter():
     assert 30 < faded < 60
     follow = sf.shadow(BILINEAR, adam, BILINEAR_START, RATE, steps, method="taylor")
     np.testing.assert_allclose(follow.params, by_pieces(adam, "taylor", 2, steps), atol=1e-9)
-    assert len(follow.validity.ratio) == steps
-    assert np.all(follow.validity.ratio > 0)
+    sizes = ratio(BILINEAR, adam, BILINEAR_START, RATE, steps, method="taylor")
+    assert len(sizes) == steps and np.all(sizes > 0)
 
 
 HOST = sf.Problem(
@@ -120,7 +121,9 @@ def test_a_host_function_is_followed_like_a_traced_one(method, kind, start):
     options = {"method": method, "kind": kind, "start": start}
     host, traced = (sf.shadow(problem, *args, **options) for problem in (HOST, BILINEAR))
     np.testing.assert_allclose(host.params, traced.params, rtol=1e-12)
-    np.testing.assert_allclose(host.validity.ratio, traced.validity.ratio, rtol=1e-5)
+    np.testing.assert_allclose(host.validity.share, traced.validity.share, rtol=1e-5)
+    sizes = [ratio(problem, *args, **options) for problem in (HOST, BILINEAR)]
+    np.testing.assert_allclose(*sizes, rtol=1e-5)
 
 
 def test_a_host_function_gets_arrays_not_tracers():
@@ -170,9 +173,9 @@ def test_a_flow_stops_where_nan_begins_and_keeps_what_came_before(method, kind, 
     assert np.all(np.isfinite(follow.params))
     assert len(follow.params) == follow.failed_at + 1
     assert follow.verdict.startswith(
-        f"does not hold: a non-finite number began at step {follow.failed_at}"
+        f"does not follow: a non-finite number began at step {follow.failed_at}"
     )
-    assert len(follow.validity.ratio) == follow.failed_at
+    assert len(follow.validity.share) == follow.failed_at
 
 
 def test_a_failure_late_in_a_run_is_placed_exactly():
@@ -244,7 +247,8 @@ def test_saving_less_saves_the_same(start):
     np.testing.assert_array_equal(some.steps, [0, 4, 8, 11])
     np.testing.assert_allclose(some.times, RATE * some.steps)
     np.testing.assert_array_equal(some.params, every.params[some.steps])
-    assert len(some.validity.ratio) == 11
+    np.testing.assert_array_equal(some.validity.share, every.validity.share)
+    assert len(some.validity.share) == 11
 
 
 def test_progress_counts_every_step_once():
