@@ -161,10 +161,10 @@ def _from_optimizer(run: FollowedRun, plan: ShadowPlan, path: Trajectory) -> Est
     steps, flow = path.steps[1:], plan.kind == "flow"
     rounding, _ = rounding_of(path.last, steps - path.steps[0], flow)
     if run.first > 0 and run.start.state is None:
-        unknown = np.full(len(steps), np.nan)
-        no = np.zeros(len(steps), bool)
+        unknown, no = np.full(len(steps), np.nan), np.zeros(len(steps), bool)
         why = f"the optimizer's state at step {run.first} is not known; pass start=state"
-        return Estimate(steps - 1, *(unknown,) * 2, rounding, unknown, no, "no state", why, False)
+        rows = steps - 1, unknown, unknown, rounding, unknown, no
+        return Estimate(*rows, "no state", why, False)
     apart, _ = distances(run, optimizer_beside(run, plan.order), path)
     saved = steps - path.steps[0]
     two, most, way = (_saved(row, saved) for row in (apart.two_norm, apart.max_norm, apart.way))

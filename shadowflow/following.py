@@ -174,6 +174,7 @@ class Beside:
         return Apart(two, most, first, way, self.real.failed, self.first is not None)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of what diverges
 def norms(rows: PyTree, others: PyTree) -> tuple[np.ndarray, np.ndarray]:
     """Row by row the distance in two-norm and in max-norm."""
     square, most = 0.0, 0.0

@@ -96,6 +96,7 @@ def over_way(distance: np.ndarray, way: np.ndarray) -> np.ndarray:
         return np.where(distance == 0, 0.0, distance / way)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of what diverges
 def measured(
     steps: np.ndarray,
     distance: np.ndarray,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.records import ratio
+from support.records import ratios
 from support.refusals import refused
 from support.rows import fast
 from table import BILINEAR, BILINEAR_START, ROWS
@@ -250,7 +250,7 @@ def test_the_ratio_of_an_iteration_is_that_of_its_two_orders(method, order):
     adam, rate = ROWS["adam-inside"](), 0.05
     args, way = (BILINEAR, adam, BILINEAR_START, rate, 8), {"method": method, "order": order}
     follow = sf.shadow(*args, **way, kind="iteration", check=False)
-    found = ratio(*args, **way, kind="iteration")
+    found = ratios(*args, **way, kind="iteration")
     first, second = (
         sf.memoryless_step(BILINEAR, adam, rate, method=method, order=p) for p in (1, 2)
     )
@@ -270,7 +270,7 @@ def test_the_ratio_of_a_flow_is_that_of_its_two_fields(order, start):
     adam, rate = ROWS["adam-inside"](), 0.01
     args = BILINEAR, adam, BILINEAR_START, rate, 8
     follow = sf.shadow(*args, method="taylor", order=order, start=start, check=False)
-    found = ratio(*args, method="taylor", order=order, start=start)
+    found = ratios(*args, method="taylor", order=order, start=start)
     first, second = (
         sf.modified_field(BILINEAR, adam, rate, order=p, method="taylor") for p in (1, 2)
     )
@@ -285,7 +285,7 @@ def test_the_ratio_of_a_flow_is_that_of_its_two_fields(order, start):
 def test_the_ratio_of_the_inertial_flow_is_half_the_turn_of_its_direction():
     args = BILINEAR, ROWS["adam-inside"](), BILINEAR_START, 0.01, 6
     follow = sf.shadow(*args, method="inertial", check=False)
-    found = ratio(*args, method="inertial")
+    found = ratios(*args, method="inertial")
     moves = np.diff(follow.params, axis=0)
     turns = np.linalg.norm(np.diff(moves, axis=0), axis=1) / 2
     np.testing.assert_allclose(found[1:], turns / np.linalg.norm(moves[1:], axis=1), rtol=1e-6)
@@ -299,12 +299,12 @@ def test_weights_that_rise_from_zero_are_no_turn_of_the_inertial_direction(name)
     moves = np.diff(cold.params, axis=0)
     raw = np.linalg.norm(np.diff(moves, axis=0), axis=1) / 2 / np.linalg.norm(moves[1:], axis=1)
     assert raw[0] > 0.04
-    assert np.max(ratio(*args, method="inertial")) < raw[0] / 3
+    assert np.max(ratios(*args, method="inertial")) < raw[0] / 3
 
 
 def test_a_turn_is_still_seen_while_weights_rise():
     run = BILINEAR, ROWS["momentum"](), BILINEAR_START, 2.0, 12
-    assert np.max(ratio(*run, method="inertial")) > 0.4
+    assert np.max(ratios(*run, method="inertial")) > 0.4
 
 
 def test_a_step_of_rate_zero_is_no_turn_of_the_direction():
@@ -312,7 +312,7 @@ def test_a_step_of_rate_zero_is_no_turn_of_the_direction():
     args = (BILINEAR, ROWS["adam-inside"](), BILINEAR_START, warm, 8)
     follow = sf.shadow(*args, method="inertial")
     np.testing.assert_array_equal(follow.params[0], follow.params[1])
-    turned = ratio(*args, method="inertial")
+    turned = ratios(*args, method="inertial")
     assert turned[0] == turned[4] == 0 and np.all(turned[[2, 3, 5, 6]] > 0)
     assert follow.validity.level == "holds"
 

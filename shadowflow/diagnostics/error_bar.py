@@ -81,7 +81,7 @@ def error_bar(
     Raises what ``shadow`` raises, and ValueError for order="auto".
 
     >>> import jax.numpy as jnp
-    >>> from shadowflow import iterate, momentum
+    >>> from shadowflow import compare, iterate, momentum
     >>> problem, x = Problem(lambda x: x**2 / 2), jnp.asarray(1.0)
     >>> bar = error_bar(problem, momentum(decay=0.5), x, 1e-2, 50, method="taylor")
     >>> real = compare(iterate(problem, momentum(decay=0.5), x, 1e-2, 50), bar.follow)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from support.batch_problem import batch_loss
-from support.records import ratio
+from support.records import ratios
 from table import PLACE, ROWS
 
 import shadowflow as sf
@@ -99,7 +99,7 @@ def test_the_mean_of_the_shadows_is_that_of_every_shadow(kind, method):
         with_order(3, past), optimizer, PLACE, rate, kind=kind, method=method, start=state
     )
     np.testing.assert_allclose(found.mean, np.mean([r.last for r in runs], axis=0), rtol=1e-13)
-    worst = np.max([ratio(*run, **how) for run in each], axis=0)
+    worst = np.max([ratios(*run, **how) for run in each], axis=0)
     np.testing.assert_allclose(found.validity.share, worst, rtol=1e-10)
     np.testing.assert_array_equal(found.validity.steps, [4, 5, 6])
     assert found.verdict.startswith("should hold") and "all 6 orders of 3 batches" in found.verdict

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from support.records import ratio
+from support.records import ratios
 from support.refusals import refused
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss
 
@@ -187,7 +187,7 @@ def test_validity_and_first_order():
     np.testing.assert_allclose(first.params, plain.params, rtol=1e-13)
     assert np.abs(first.params - second.params).max() > 1e-4
     run = SMOOTH, ROWS["adam-both"](), PLACE, RATE, 20
-    near, found = (ratio(*run, kind="iteration", method=m) for m in ("displaced", "differences"))
+    near, found = (ratios(*run, kind="iteration", method=m) for m in ("displaced", "differences"))
     np.testing.assert_allclose(found[2:], near[2:], rtol=0.3)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
-from support.records import ratio
+from support.records import ratios
 from support.rows import fast
 from table import BILINEAR, BILINEAR_START, ROWS, bilinear_loss
 
@@ -89,7 +89,7 @@ def test_pieces_are_dropped_only_where_they_no_longer_matter():
     assert 30 < faded < 60
     follow = sf.shadow(BILINEAR, adam, BILINEAR_START, RATE, steps, method="taylor")
     np.testing.assert_allclose(follow.params, by_pieces(adam, "taylor", 2, steps), atol=1e-9)
-    sizes = ratio(BILINEAR, adam, BILINEAR_START, RATE, steps, method="taylor")
+    sizes = ratios(BILINEAR, adam, BILINEAR_START, RATE, steps, method="taylor")
     assert len(sizes) == steps and np.all(sizes > 0)
 
 
@@ -122,7 +122,7 @@ def test_a_host_function_is_followed_like_a_traced_one(method, kind, start):
     host, traced = (sf.shadow(problem, *args, **options) for problem in (HOST, BILINEAR))
     np.testing.assert_allclose(host.params, traced.params, rtol=1e-12)
     np.testing.assert_allclose(host.validity.share, traced.validity.share, rtol=1e-5)
-    sizes = [ratio(problem, *args, **options) for problem in (HOST, BILINEAR)]
+    sizes = [ratios(problem, *args, **options) for problem in (HOST, BILINEAR)]
     np.testing.assert_allclose(*sizes, rtol=1e-5)
 
 

@@ -8,7 +8,7 @@ from shadowflow.running import followed
 from shadowflow.trust import over_way
 
 
-def ratio(problem, optimizer, params, rate, steps, *, start=0, method, order=2, kind=None):
+def ratios(problem, optimizer, params, rate, steps, *, start=0, method, order=2, kind=None):
     """Per step the second-order correction over the first-order step."""
     run = followed(problem, optimizer, params, rate, steps, start)
     found = pursue(planned(run, method, order, kind))
