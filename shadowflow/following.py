@@ -126,9 +126,10 @@ def distances(
 ) -> tuple[Apart, list]:
     """How far other runs are from ``path``, and the records of the first; none is kept.
 
-    The first is that of ``chunks``; below: another, whose distances are ``first_order``.
+    The first is that of ``chunks``; below: another, whose distances from the first are
+    ``first_order``.
     """
-    beside, records = Beside(run, path, below), []
+    beside, records = Beside(run, path, below, from_real=False), []
     for chunk in beside.measured(chunks):
         records.append(jax.tree.map(lambda leaf, n=chunk.good: np.asarray(leaf)[:n], chunk.records))
         if chunk.good < chunk.length:
@@ -137,9 +138,13 @@ def distances(
 
 
 class Beside:
-    """The optimizer's iterates, and its first order, along the chunks of a shadow."""
+    """The optimizer's iterates, and its first order, along the chunks of a shadow.
 
-    def __init__(self, run: FollowedRun, real: Any, first: Any):
+    from_real: whether first order is measured from the iterates, or from the shadow.
+    """
+
+    def __init__(self, run: FollowedRun, real: Any, first: Any, from_real: bool = True):
+        self.from_real = from_real
         self.real = Rows(real, run.first)
         self.first = None if first is None else Rows(first, run.first)
         self.parts: list[np.ndarray] = []
@@ -153,17 +158,17 @@ class Beside:
 
     def _distances(self, follow: PyTree, count: int) -> np.ndarray:
         found = np.full((4, count), np.nan)
+        rows = lambda tree, index: jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
         known, real = self.real.take(count)
         if len(known):
-            rows = lambda tree, index: jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
             found[0, known], found[1, known] = norms(rows(follow, known), real)
             found[3, known] = norms(real, self.origin)[0]
         if self.first is not None:
             there, first = self.first.take(count)
             both, here, other = np.intersect1d(known, there, return_indices=True)
             if len(both):
-                pick = lambda tree, index: jax.tree.map(lambda leaf: leaf[index], tree)
-                found[2, both] = norms(pick(real, here), pick(first, other))[0]
+                beside = rows(real, here) if self.from_real else rows(follow, both)
+                found[2, both] = norms(beside, rows(first, other))[0]
         return found
 
     def apart(self) -> Apart:

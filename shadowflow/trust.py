@@ -83,6 +83,7 @@ def worst(*levels: str) -> str:
     return max(levels, key=LEVELS.index)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of what diverges
 def rounding_of(params: PyTree, steps: np.ndarray, flow: bool) -> tuple[np.ndarray, np.ndarray]:
     """What rounding adds to a distance after so many steps: in the two-norm and the max-norm."""
     rows = trees.flat_rows(jax.tree.map(lambda leaf: np.asarray(leaf)[None], params))

@@ -26,7 +26,9 @@ def test_a_run_far_on_reads_its_own_steps_and_what_they_remember(kind):
         order = lambda step: seen(step, int(step) % 3)
         problem = sf.Problem(loss, batches=jnp.arange(3.0), schedule=order)
     runs = {
-        first: sf.shadow(problem, HEAVY, START, rate, STEPS, start=first, kind="iteration")
+        first: sf.shadow(
+            problem, HEAVY, START, rate, STEPS, start=first, kind="iteration", check=False
+        )
         for first in (FAR, NEAR)
     }
     assert runs[FAR].steps[-1] == FAR + STEPS and runs[FAR].failed_at is None
