@@ -37,9 +37,9 @@ data: .venv/.cli         ## the real data sets, into the cache; without them the
 	$(BIN)/shadowflow data get mnist fashion-mnist cifar10
 
 figures: .venv/.dev      ## the paper's figures at full scale, with their evidence, into docs/results
-	$(BIN)/shadowflow reproduce all shuffles --out build/results
+	$(BIN)/shadowflow reproduce all shuffles constants --out build/results
 	mkdir -p docs/results
-	for name in fig1 fig2 fig3 shuffles; do \
+	for name in fig1 fig2 fig3 shuffles constants; do \
 	  cp build/results/$$name-full/figure.png docs/results/$$name.png; \
 	  cp build/results/$$name-full/evidence.json docs/results/$$name.json; done
 	$(BIN)/python docs/make_table.py

@@ -13,7 +13,7 @@ from .flags import Flag
 
 Paper = Literal["fig1", "fig2", "fig3"]
 Trained = Literal["fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "fig11", "fig12"]
-Beyond = Literal["perceptron", "resnet101", "cifar100", "shuffles"]
+Beyond = Literal["perceptron", "resnet101", "cifar100", "shuffles", "constants"]
 Name = Literal[Paper, Trained, Beyond, "all"]
 
 
@@ -25,8 +25,8 @@ class Reproduce(OnRuns):
     evidence: expected and measured numbers, and whether each claim holds. The exit code is 1
     where one does not. Figures 4 to 12 show training runs, which lie in the folder of --out and
     are shared, resumed and found again; what becomes of the paper's claims on them is reported,
-    and changes no exit code. "shuffles" goes beyond the paper: the sign of the bias against β, ρ
-    and the batch size.
+    and changes no exit code. Two go beyond the paper: "shuffles", the sign of the bias against β,
+    ρ and the batch size, and "constants", how those of the theorems grow as ε → 0.
     """
 
     figures: Positional[tuple[Name, ...]] = ("all",)
@@ -35,8 +35,8 @@ class Reproduce(OnRuns):
         Literal["smoke", "full", "laptop", "paper"] | None, arg(help_behavior_hint="")
     ] = None
     """Seconds to try it out (smoke); the figures of the paper, of fig1 to fig3 (full, their
-    default and that of shuffles); narrow networks (laptop, the default of the others); or the
-    paper's own sizes."""
+    default and that of shuffles and constants); narrow networks (laptop, the default of the
+    others); or the paper's own sizes."""
     redraw: Flag = False
     """Compute nothing: draw the arrays of an earlier run from --out."""
     style: Annotated[tuple[Path, ...], arg(metavar="FILE.mplstyle", help_behavior_hint="")] = ()

@@ -268,6 +268,11 @@ CLAIMS = {
         "One step of the modified flow errs by h³", "Theorems B.3, C.3, D.3, E.3", local_orders
     ),
     "assumptions": computed(ASSUMED, "the assumptions of Theorems B.4 to E.4", remarks.within),
+    "bias-turned": computed(
+        "It is the bias that moves the norm: it follows when the bias alone is turned up",
+        "equation (5), which a correlation alone would not show",
+        remarks.causal,
+    ),
     "sharpness": computed(
         "The one-norm of the gradient is a sharpness", "the remark on ℓ∞", remarks.sharpness
     ),

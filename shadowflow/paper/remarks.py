@@ -1,7 +1,9 @@
 """The paper's remarks and assumptions on trial: the one-norm as sharpness, runs that stay within
-the theorems and one that leaves them."""
+the theorems and one that leaves them, and what the bias does when it is turned up and down."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import equinox as eqx
 import jax
@@ -14,9 +16,11 @@ from ..iterate import iterate
 from ..lab.models import bilinear_problem, digits_problem
 from ..optimizers import zoo
 from ..problem import Problem
-from . import theorems, trials
+from ..shadow import memoryless_step
+from . import analysis, curves, theorems, trials
 from .assumptions import assumptions
 from .evidence import above, near, said
+from .figures.constants import PARABOLA
 from .trials import Trial
 
 RADII = tuple(10.0**-power for power in (6, 5, 4, 3, 2, 1, 0))
@@ -72,7 +76,6 @@ def sharpness(scale: str) -> list[Trial]:
 
 RATE = 2.0**-9
 CROSSED = 0.2  # when the sign flow's first gradient component is 0: |x - 1| at the start
-CROSSING = Problem(lambda x: (x[0] - 1) ** 2 / 2 + (x[1] + 5) ** 2 / 2)
 
 
 def within(scale: str) -> list[Trial]:
@@ -98,9 +101,72 @@ def within(scale: str) -> list[Trial]:
                 claim = f"{theorem.label}, {words}: the run leaves the assumptions"
                 rows.append(said(claim, where, "nowhere", **numbers))
         adam = zoo.adam(**theorems.ADAM, eps=1e-8)
-        run = iterate(CROSSING, adam, jnp.asarray([1 + CROSSED, 0.0]), RATE, steps)
-        left = assumptions(CROSSING, adam, run).outside
+        run = iterate(PARABOLA, adam, jnp.asarray([1 + CROSSED, 0.0]), RATE, steps)
+        left = assumptions(PARABOLA, adam, run).outside
     when = np.nan if left is None else left.step * RATE
     claim = "ε outside, a component of the gradient passes 0: the time at which the run leaves"
     rows.append(near(claim, when, CROSSED, 0.02, step=left and left.step))
     return [trials.of_evidence("the runs stay within the theorems", "bilinear model", rows)]
+
+
+DIALS = (-1.0, 0.0, 1.0, 2.0)  # 0: no bias; 1: Adam's, to second order
+TURNED = ((0.9, 0.99, True), (0.9, 0.5, False))  # β, ρ, whether the norm is to rise with the dial
+DIAL_RATE, DIAL_EPS, LEVEL, DIAL_STEPS, SEEDS = 1e-4, 1e-6, 1.5, 500, (0, 1, 2)
+
+
+def turned(problem: Problem, params: PyTree, b1: float, b2: float, steps: int) -> tuple:
+    """(loss, perturbed one-norm) [dials, steps] where Adam's bias is turned up and down.
+
+    θ ← θ + Δ₁ + s (Δ₂ − Δ₁): Δ₁ is the step without memory, Δ₂ the second-order one, both as of
+    step n at θ, and s one of ``DIALS``. All else, the start and the data, is the same.
+    """
+    adam = zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=DIAL_EPS)
+    plain, second = (memoryless_step(problem, adam, DIAL_RATE, order=order) for order in (1, 2))
+
+    def run(dial):
+        def step(place, n):
+            value, gradient = problem.value_and_gradient(place)
+            without = plain(n, place)
+            bias = trees.subtract(second(n, place), without)
+            size = jax.tree.map(lambda g: jnp.sum(jnp.sqrt(g * g + DIAL_EPS)), gradient)
+            norm = sum(jax.tree.leaves(size), jnp.zeros(()))
+            return trees.add(trees.add(place, 1, without), dial, bias), (value, norm)
+
+        return jax.lax.scan(step, params, jnp.arange(steps))[1]
+
+    return jax.tree.map(np.asarray, jax.jit(jax.lax.map, static_argnums=0)(run, jnp.array(DIALS)))
+
+
+def causal(scale: str) -> list[Trial]:
+    """Whether the norm at equal loss follows the bias alone, up for ρ > β and down for β > ρ."""
+    found = []
+    for b1, b2, rising in TURNED:
+        rows = []
+        for seed in SEEDS:
+            with jax.enable_x64(True):
+                problem, start = digits_problem(seed)
+                start = jax.tree.map(jnp.float64, start)
+                losses, norms = turned(problem, start, b1, b2, DIAL_STEPS)
+            rows.append(
+                [curves.at_loss(*both, LEVEL).value for both in zip(norms, losses, strict=True)]
+            )
+        test = trials.trend(np.array(rows), rising)
+        words = f"{'larger' if rising else 'smaller'} perturbed one-norm at training loss {LEVEL:g}"
+        run = {
+            "sweep": {"s": list(DIALS), "β": b1, "ρ": b2},
+            "outcomes": rows,
+            "seeds": list(SEEDS),
+            "test": dataclasses.asdict(test),
+        }
+        found.append(
+            Trial(
+                f"more of the bias: {words}",
+                f"perceptron, digits, β = {b1:g}, ρ = {b2:g}, h = {DIAL_RATE:g}",
+                test.words,
+                analysis.means(np.array(rows).T),
+                test.p,
+                test.verdict,
+                run,
+            )
+        )
+    return found

@@ -1,5 +1,7 @@
 """What the theorems assume along a run: by hand on polynomials, and where a run leaves them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +100,7 @@ def test_the_theorems_runs_stay_within_and_another_does_not(monkeypatch):
     rows = trial.run["rows"]
     assert trial.verdict == HOLDS and len(rows) == 9
     away = sf.Problem(lambda x: (x[0] + 9) ** 2 / 2 + (x[1] + 5) ** 2 / 2)
-    monkeypatch.setattr(remarks, "CROSSING", away)
+    monkeypatch.setattr(remarks, "PARABOLA", away)
     monkeypatch.setattr(remarks.theorems, "THEOREMS", remarks.theorems.THEOREMS[:1])
     (trial,) = remarks.within("smoke")
     assert trial.verdict == FAILS and np.isnan(trial.run["rows"][-1]["measured"])
@@ -126,3 +128,38 @@ def test_the_climb_finds_more_than_the_corner_that_the_gradient_points_to():
     found = float(remarks.rise_within(hill, jnp.asarray(0.0), 1.0))
     assert found == pytest.approx(0.09 - 0.04)  # e = 0.5, half a box from the corner
     assert found > -(0.7**2) + 0.09
+
+
+def test_turning_the_bias_is_adding_so_much_of_the_correction(monkeypatch):
+    """Step by step by the closed form of the paper's (63)."""
+    monkeypatch.setattr(
+        remarks, "memoryless_step", functools.partial(sf.memoryless_step, method="taylor")
+    )
+    surface = oracles.Landscape(lambda x: x - C * np.sin(x), lambda x: np.diag(1 - C * np.cos(x)))
+    problem = sf.Problem(lambda x: jnp.sum(x**2 / 2 + jnp.asarray(C) * jnp.cos(x)))
+    start, h = np.array([0.7, -1.2]), remarks.DIAL_RATE
+    losses, norms = remarks.turned(problem, jnp.asarray(start), 0.6, 0.8, 30)
+    for row, dial in enumerate(remarks.DIALS):
+        x = start
+        for n in range(30):
+            g = surface.gradient(x)
+            assert norms[row, n] == pytest.approx(np.sum(np.sqrt(g**2 + 1e-6)), rel=1e-12)
+            assert losses[row, n] == pytest.approx(np.sum(x**2 / 2 + C * np.cos(x)), rel=1e-12)
+            plain = -h * g / np.sqrt(g**2 + 1e-6)
+            _, move = oracles.theorem([surface] * 30, x, h, n, 0.6, 0.8, 0.0, 1e-6)
+            x = x + plain + dial * (move - plain)
+    assert len(np.unique(norms[:, -1])) == len(remarks.DIALS)
+
+
+def test_the_norm_must_follow_the_dial_in_both_directions(monkeypatch):
+    """Made-up norms that rise with the dial: the claim holds for ρ > β only."""
+    fall = np.tile(np.linspace(2.3, 1, 60), (4, 1))
+    rise = lambda *given: (fall, np.outer([1.0, 1.1, 1.2, 1.3], np.ones(60)))
+    monkeypatch.setattr(remarks, "digits_problem", lambda seed: (BOWL, jnp.asarray(AT)))
+    monkeypatch.setattr(remarks, "turned", rise)
+    assert [trial.verdict for trial in remarks.causal("smoke")] == [HOLDS, FAILS]
+
+
+@pytest.mark.slow
+def test_the_norm_follows_the_bias_alone():
+    assert [trial.verdict for trial in remarks.causal("smoke")] == [HOLDS, HOLDS]
