@@ -255,7 +255,7 @@ class Truncation(Result):
         direction may change by more than the weight missing in it): that is the error of the
         correction.
         """
-        kept, longest, bounds = self.steps, max(self.decays), []
+        kept, longest, bounds = self.steps, max(self.decays, default=0.0), []
         for decay in self.decays:
             ratio = decay / (longest or 1.0)
             missing = kept if ratio == 1 else min(kept, ratio / (1 - ratio))
@@ -265,7 +265,8 @@ class Truncation(Result):
     @property
     def summary(self) -> str:
         """How many steps are kept, and the largest weight that is dropped."""
-        return f"{self.steps} steps, at most {max(self.dropped):.1g} of a moment's weight dropped"
+        most = max(self.dropped, default=0.0)
+        return f"{self.steps} steps, at most {most:.1g} of a moment's weight dropped"
 
     @property
     def remark(self) -> str:
@@ -292,6 +293,11 @@ def truncation_of(
     >>> cut.steps, round(cut.dropped[1], 5)
     (66, 0.00096)
     """
+    if tolerance is not None and not optimizer.closed_form:
+        raise ValueError(
+            f"memory_tolerance: expected None for the optax transformation {optimizer.name}, whose "
+            f"memory has no weights to drop, got {tolerance!r}; leave it out."
+        )
     faded = optimizer.memory_length(params, steps)
     if faded is not None and tolerance is not None:
         faded = optimizer.faded(tolerance)

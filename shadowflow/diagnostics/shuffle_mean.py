@@ -158,7 +158,7 @@ def shuffle_mean(
         run = dataclasses.replace(run, problem=problem.scheduled(jnp.asarray(schedules[0])))
         of_shadow = "flow" if kind == FIELD else kind
         plan = planned(run, method, order, of_shadow, memory_tolerance=memory_tolerance)
-        stepper = plan.method.bind(plan)
+        run, stepper = plan.run, plan.method.bind(plan)
         if kind == FIELD:
             begin = last - problem.count
             steps = jnp.arange(begin, last, dtype=jnp.int32)

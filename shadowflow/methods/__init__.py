@@ -46,10 +46,11 @@ def unfit(method: AbstractMethod, problem: Problem, optimizer: AbstractOptimizer
             f"method: expected one of {known} for the optax transformation {optimizer.name}, which "
             f"has no moments, got {name!r}."
         )
-    if problem.batched and foreign:
+    if problem.batched and foreign and not method.batches_optax:
+        known = [name for name, other in METHODS.items() if other.batches_optax]
         return (
-            f"problem: expected a full batch for the optax transformation {optimizer.name}, got "
-            "mini-batches; pass problem.full_batch(), or an Optimizer(moments, combine)."
+            f"method: expected one of {known} for the optax transformation {optimizer.name} on "
+            f"mini-batches, got {name!r}; or pass problem.full_batch() for the full batch."
         )
     if problem.batched and method.full_batch:
         return (
@@ -111,5 +112,6 @@ def planned(
         )
     cut = None
     if problem.batched:
-        cut = truncation_of(optimizer, run.params, memory_tolerance, run.first + run.steps)
+        seen = found.seen(optimizer, run.params, run.start.state)
+        cut = truncation_of(seen, run.params, memory_tolerance, run.end)
     return found.prepared(ShadowPlan(run, found, kind, order, spacing, cut, keep))

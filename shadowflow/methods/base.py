@@ -261,6 +261,7 @@ class AbstractMethod:
     needs_settled: whether it needs a settled memory, and so a constant learning rate.
     full_batch: why it needs the full batch; "" where it takes mini-batches.
     follows_optax: whether it follows any optax transformation.
+    batches_optax: whether it does so on mini-batches too.
     keeps_moments: whether it carries the optimizer's state.
     has_nodes: whether it has nodes, which ``spacing`` sets apart.
     is_field: whether it is a function of the step and the parameters alone.
@@ -274,6 +275,7 @@ class AbstractMethod:
     needs_settled: ClassVar[bool] = False
     full_batch: ClassVar[str] = ""
     follows_optax: ClassVar[bool] = False
+    batches_optax: ClassVar[bool] = False
     keeps_moments: ClassVar[bool] = False
     has_nodes: ClassVar[bool] = False
     is_field: ClassVar[bool] = False

@@ -31,6 +31,7 @@ from .base import (
     MomentsDirection,
     ShadowPlan,
 )
+from .batched_replay import BatchedReplay
 from .optax_replay import Replay
 from .present import Present, present
 
@@ -78,6 +79,7 @@ class Displaced(MemorylessMethod):
     name = "displaced"
     summary = "nothing expanded: past gradients on a line through two real ones"
     follows_optax = True
+    batches_optax = True
 
     def seen(self, optimizer, params: PyTree, state: State | None):
         """A transformation whose state is averages as moments: no past is run again for these.
@@ -94,6 +96,8 @@ class Displaced(MemorylessMethod):
 
     def direction(self, problem, optimizer, phase, *, order=2, spacing=None, start=None):
         """Of moments, of moments on mini-batches, or of any transformation run over its past."""
+        if not optimizer.closed_form and problem.batched:
+            return BatchedReplay(problem, optimizer, phase, origin=start)
         if not optimizer.closed_form:
             return Replay(problem, optimizer, phase, linear=False, origin=start)
         made = minibatch.BatchedDisplaced if problem.batched else DisplacedDirection
@@ -103,6 +107,11 @@ class Displaced(MemorylessMethod):
         """What mini-batches cost it."""
         if not plan.run.problem.batched:
             return ""
+        if not plan.run.optimizer.closed_form:
+            return (
+                "With mini-batches each past step that is remembered costs a gradient at its own "
+                "place, at every step"
+            )
         return (
             "With mini-batches each moment reads its own places: where eps is small this form is "
             "tamer than Taylor's, but not bounded"

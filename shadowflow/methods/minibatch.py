@@ -6,6 +6,8 @@ it for batch b. Taylor (the paper's (9), Theorems B.4, C.4, D.4, E.4) takes ψ_i
 displaced reads batch b's gradient at θ + Y_{i,b}/W_{i,b}, where on average moment i saw it.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -35,10 +37,10 @@ def present_of(
     """F_n(θ): every past gradient of batch b taken as ∇E_b(θ)."""
     here = trees.row(gradients, fold.present_slot)
     moments = tuple(
-        jax.tree.map(moment.transform, here)
+        optimizer.transformed_by(i, here)
         if weights is None
-        else average(fold.sum(i), jax.tree.map(jax.vmap(moment.transform), gradients))
-        for i, (moment, weights) in enumerate(zip(optimizer.moments, fold.weights, strict=True))
+        else average(fold.sum(i), jax.vmap(partial(optimizer.transformed_by, i))(gradients))
+        for i, weights in enumerate(fold.weights)
     )
     direction = optimizer.direction(moments, params, memory.count)
     return Present(optimizer, memory, params, here, moments, direction)
@@ -55,28 +57,38 @@ def remembered(
     n = memory.step if isinstance(memory.step, int) else jnp.asarray(memory.step, jnp.int32)
     first = first_of(n + 1, memory.kept or 0)
     kept = [i for i, weights in enumerate(fold.weights) if weights is not None]
-    params, like = ravel_pytree(params)  # pointwise work is faster on one long array
-    gradients = jax.vmap(lambda tree: ravel_pytree(tree)[0])(gradients)
+    like = lambda tree: tree
+    if optimizer.pointwise:  # is faster on one long array
+        params, like = ravel_pytree(params)
+        gradients = jax.vmap(lambda tree: ravel_pytree(tree)[0])(gradients)
     zeros, rows = trees.zeros_like(params), trees.zeros_like(gradients)
-    start = ([zeros for _ in kept], zeros, [rows for _ in kept])
+    fresh = optimizer.transformed(zeros)
+    start = ([trees.zeros_like(fresh[i]) for i in kept], zeros, [rows for _ in kept])
 
     def body(step, carry):
         averages, way, sums = carry
         age = n - step
         slot = fold.slots[age]
         sums = [
-            total.at[slot].add(trees.cast(fold.weights[i][age], way) * way)
+            _added(total, slot, trees.scale(fold.weights[i][age], way))
             for i, total in zip(kept, sums, strict=True)
         ]
-        averages, direction = _step(optimizer, fold, params, gradients[slot], averages, step, first)
+        here = trees.row(gradients, slot)
+        averages, direction = _step(optimizer, fold, params, here, averages, step, first)
         return averages, trees.add(way, fold.rates[age], direction), sums
 
     _, way, sums = jax.lax.fori_loop(first, n, body, start)
     result: list = [None] * len(fold.weights)
     for i, total in zip(kept, sums, strict=True):
         past = fold.sum(i).at[fold.present_slot].add(-fold.weights[i][0])
-        result[i] = jax.vmap(like)(spread(past, total) * way[None] - total)
+        rest = lambda leaf, whole, past=past: spread(past, leaf) * whole[None] - leaf
+        result[i] = jax.vmap(like)(jax.tree.map(rest, total, way))
     return tuple(result)
+
+
+def _added(rows: PyTree, slot, row: PyTree) -> PyTree:
+    """``rows`` with ``row`` added to one of them."""
+    return jax.tree.map(lambda leaf, more: leaf.at[slot].add(more), rows, row)
 
 
 def _step(
@@ -147,13 +159,13 @@ class BatchedDisplaced(BatchedDirection):
         ahead = self.ahead(memory)
         there = trees.add(params, ahead, now.direction)
         moments = []
-        for i, moment in enumerate(self.optimizer.moments):
+        for i in range(len(self.optimizer.moments)):
             if ways[i] is not None:
                 moments.append(self._two_points(fold, i, gradients, ways[i], there, ahead))
                 continue
             batch = self.problem.batch_index(memory.step)
             here = self.problem.gradient(there, batch) if self.phase else now.gradient
-            moments.append(jax.tree.map(moment.transform, here))
+            moments.append(self.optimizer.transformed_by(i, here))
         return now.direction, self.optimizer.direction(tuple(moments), there, memory.count)
 
     def _two_points(self, fold: Fold, index: int, gradients, way, there: PyTree, ahead) -> PyTree:
@@ -163,7 +175,7 @@ class BatchedDisplaced(BatchedDirection):
         standard deviation of the times: averages of g² see the spread of the places, with no
         more gradients.
         """
-        moment, total = self.optimizer.moments[index], fold.sum(index)
+        psi, total = jax.vmap(partial(self.optimizer.transformed_by, index)), fold.sum(index)
         safe = jnp.where(total > 0, total, 1)
         mean = fold.sum(index, fold.times) / safe
         variance = fold.sum(index, fold.times**2) / safe - mean**2
@@ -171,10 +183,7 @@ class BatchedDisplaced(BatchedDirection):
         share = jnp.where(time > 0, deviation / jnp.where(time > 0, time, 1.0), 0.0)
         places = jax.tree.map(lambda y, x: x[None] + y / spread(safe, y), way, there)
 
-        def mean_of_two(moved, still):
-            gap = spread(share, moved) * (moved - still)
-            psi = jax.vmap(moment.transform)
-            return (psi(moved + gap) + psi(moved - gap)) / 2
-
         moved = self.problem.gradients_at(places, fold.batches)
-        return average(total, jax.tree.map(mean_of_two, moved, gradients))
+        gap = jax.tree.map(lambda m, g: spread(share, m) * (m - g), moved, gradients)
+        both = trees.add(psi(trees.add(moved, 1, gap)), 1, psi(trees.add(moved, -1, gap)))
+        return average(total, trees.scale(0.5, both))

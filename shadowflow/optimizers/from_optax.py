@@ -112,12 +112,14 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
     name: for tables and messages (None: that of ``make``).
 
     Returns an optimizer for ``iterate``, ``shadow``, ``modified_field``, ``memoryless_step``,
-    ``convergence`` and ``implicit_bias``, on the full batch: the transformation is run over the
-    gradients of its past. It need not be pointwise, and only method "taylor" differentiates it.
-    Methods: "displaced" (second order, at any step, with schedules), "collocation" (any order,
-    settled), "taylor" (as a check of the others), "inertial" (where its state is exponential
-    averages alone). Accumulators such as Adagrad's depend on their whole past and have no settled
-    flow: "displaced" follows them from step 0, or from a state of their run.
+    ``convergence`` and ``implicit_bias``: the transformation is run over the gradients of its
+    past. It need not be pointwise, and only method "taylor" differentiates it. What it is (how long
+    it remembers, whether its state is averages) is found by running it on a part of each leaf, a
+    few hundred coordinates, more where it treats larger shapes otherwise.
+    Methods: "displaced" (second order, at any step, with schedules, and on mini-batches),
+    "collocation" (any order, settled), "taylor" (as a check of the others), "inertial" (where its
+    state is exponential averages alone). Accumulators such as Adagrad's depend on their whole past
+    and have no settled flow: "displaced" follows them from step 0, or from a state of their run.
 
     Raises TypeError for what is not a function, for a function that makes no transformation, and
     for a transformation that asks for more than gradients, parameters and the loss.

@@ -138,6 +138,11 @@ class AbstractMoments(AbstractOptimizer):
         """ψ_i(g) of one moment."""
         return self.transformed(grad)[index]
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether ψ and Φ are known to be alike for every coordinate, whatever leaf it is in."""
+        return False
+
     def taken(self, state: State) -> State:
         """The moments in a ``State`` of the optimizer that these are the moments of."""
         return state
@@ -280,6 +285,10 @@ class Optimizer(AbstractMoments):
     def transformed(self, grad: PyTree) -> tuple:
         """(ψ_1(g), …, ψ_I(g)), leaf by leaf."""
         return tuple(jax.tree.map(moment.transform, grad) for moment in self.moments)
+
+    @property
+    def pointwise(self) -> bool:
+        return True
 
     def transformed_by(self, index: int, grad: PyTree) -> PyTree:
         return jax.tree.map(self.moments[index].transform, grad)

@@ -429,9 +429,11 @@ REFUSALS = [
         "order",
     ),
     (
-        lambda: shuffle_mean(problem(3), sf.from_optax(optax.sgd), PLACE, RATE, kind="field"),
+        lambda: shuffle_mean(
+            problem(3), sf.from_optax(optax.sgd), PLACE, RATE, kind="field", method="taylor"
+        ),
         ValueError,
-        "problem: expected a full batch for the optax transformation",
+        r"method: expected one of \['displaced'\] for the optax transformation sgd on mini-batches",
     ),
     (
         lambda: shuffle_mean(problem(3), sf.sgd(), PLACE, RATE, samples=1),

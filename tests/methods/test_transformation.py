@@ -130,8 +130,8 @@ def test_what_never_forgets_is_refused(make):
             r"method: expected one of .*'collocation', 'inertial'\]",
         ),
         (
-            lambda: sf.shadow(CENTRES, ADAM, X, 1e-3, 3, check=False),
-            "problem: expected a full batch",
+            lambda: sf.shadow(CENTRES, ADAM, X, 1e-3, 3, method="taylor", check=False),
+            r"method: expected one of \['displaced'\] for the optax transformation adam on mini",
         ),
         (lambda: sf.from_optax(optax.lbfgs), "make: expected a transformation that asks .* lbfgs"),
         (lambda: sf.state_from_optax(ADAM, optax.sgd(0.1).init(X), X, 3), "opt_state: expected"),
