@@ -15,15 +15,16 @@ from ..ema_weights import Memory
 from ..methods.optax_replay import Replay
 from ..methods.present import Present
 from ..methods.taylor import Expansion, TaylorDirection
-from ..optimizers.base import AbstractOptimizer, traced
+from ..optimizers.base import AbstractOptimizer, State, traced
 from ..optimizers.memory_probe import pointwise
-from ..optimizers.moments import identity, square
 from ..plots import Result
 from ..problem import Problem, compiled
 from ..running import as_traceable, followed
 from ..trust import Validity
+from . import bias_checks
+from .memory_effect import MEMORY, effect_of_memory, labels
 
-PLAIN, MEMORY, GRID = "memoryless", "memory", "discretization"
+PLAIN, GRID = "memoryless", "discretization"
 GAUSS_POINTS = {32: 4, 64: 8}  # on each interval, by the bits of a float
 
 
@@ -35,7 +36,8 @@ class Measure(Result):
     rates: part → d value / d time that this part of the flow causes, in total; leaf_rates:
     the same per leaf (the share of the motion of that leaf's parameters); coordinate_rates:
     the same per coordinate. A part of the bias with a negative rate penalizes the function,
-    with a positive rate anti-penalizes it.
+    with a positive rate anti-penalizes it. exact: part → rate of the effect that the memory of
+    the given state has, not predicted but measured; None where no state was given.
     """
 
     value: float
@@ -44,6 +46,7 @@ class Measure(Result):
     leaf_rates: dict[str, PyTree]
     coordinate_rates: dict[str, PyTree]
     rounding: float
+    exact: dict[str, float] | None = None
 
     @property
     def summary(self) -> str:
@@ -89,7 +92,10 @@ class ImplicitBias(Result):
         paper's (3), (1+β)/(1−β) − (1+ρ)/(1−ρ) for |g| ≫ sqrt(ε). None while the moments'
         weights are uncorrected and unsettled (no such form exists there), and for an optax
         transformation.
-    validity: the size of the bias relative to the memoryless step, with its verdict.
+    effect_of_memory: name → pytree, what the memory of the given state does to this step, exactly:
+        the parts "momentum", "second moment", … without any expansion; None without a state.
+    validity: the error of the predicted parts relative to them: measured against that effect, or
+        estimated from other readings of the same order, with its verdict.
     """
 
     parts: dict[str, PyTree]
@@ -97,6 +103,7 @@ class ImplicitBias(Result):
     potential: Measure | None
     one_norm: Measure | None
     bias_coefficient: PyTree | None
+    effect_of_memory: dict[str, PyTree] | None
     validity: Validity
 
     @property
@@ -118,17 +125,38 @@ class ImplicitBias(Result):
         return self.validity.verdict
 
     def describe(self) -> str:
-        """What is penalized or anti-penalized, part by part, in a few lines of words."""
+        """The verdict, then what is penalized or anti-penalized, part by part, in words.
+
+        Where the prediction does not hold it is not told; with a state what was measured is.
+        """
         measured = {"penalized potential": self.potential, "perturbed one-norm": self.one_norm}
-        lines = []
+        lines = [f"The prediction {self.verdict}"]
         for name, measure in measured.items():
-            if measure is None:
-                continue
-            lines.append(f"The bias {measure.effect} the {name} (now {measure.value:.4g}):")
-            for part, rate in measure.rates.items():
-                word = "the flow without bias" if part == PLAIN else measure.effect_of(rate)
-                lines.append(f"  {part:<15} {rate:+.3e} per unit of time  ({word})")
-        return "\n".join([*lines, f"Verdict: {self.verdict}"])
+            if measure is not None:
+                lines += _told(name, measure, self.validity.level)
+        return "\n".join(lines)
+
+
+def _told(name: str, measure: Measure, level: str) -> list[str]:
+    """What one function of the gradient is said to be changed by: predicted, measured, or both."""
+    exact, holds = measure.exact, level != "does not hold"
+    if not holds and exact is None:
+        return [f"No statement about the {name} (now {measure.value:.4g})."]
+    if exact is not None:
+        effect = measure.effect_of(sum(exact.values()))
+        lines = [f"Memory {effect} the {name} (now {measure.value:.4g}) in this step:"]
+    else:
+        lines = [f"The bias {measure.effect} the {name} (now {measure.value:.4g}):"]
+    for part in dict.fromkeys([*measure.rates, *(exact or {})]):
+        rate = measure.rates.get(part, 0.0)
+        if exact is not None and part in exact:
+            predicted = f", predicted {rate:+.3e}" if holds else ""
+            word = f"measured: {measure.effect_of(exact[part])}{predicted}"
+            lines.append(f"  {part:<15} {exact[part]:+.3e} per unit of time  ({word})")
+        elif part == PLAIN or holds:
+            word = "the flow without bias" if part == PLAIN else measure.effect_of(rate)
+            lines.append(f"  {part:<15} {rate:+.3e} per unit of time  ({word})")
+    return lines
 
 
 def implicit_bias(
@@ -143,8 +171,9 @@ def implicit_bias(
     """The decomposition of the modified equation (second order, Taylor form) at ``params``.
 
     θ' = −F − h Σ_i ∂_iΦ ψ_i' H (mean way of moment i) − (h/2) DF F, full batch.
-    start: the number of the step (0: a cold start's first), or "settled": after a long run. There
-    is no default, as both answer different questions, often with opposite signs. ``eps_root``
+    start: the optimizer's state there, against which the prediction is then measured; or the
+    number of the step (0: a cold start's first), or "settled": after a long run. There is no
+    default, as these answer different questions, often with opposite signs. ``eps_root``
     asks for the perturbed one-norm with this ε beside the optimizer's own potential. Where
     ``combine`` reads the parameters (weight decay), the potential is that of Φ(y, θ) − Φ(0, θ).
     Costs one gradient and two or three Hessian-vector products (one more per moment where weights
@@ -172,24 +201,38 @@ def implicit_bias(
         )
     if eps_root is not None:
         checks.number("eps_root", eps_root, least=0)
+    optimizer, params = run.optimizer, run.params
     rate = as_traceable(learning_rate, run.oldest, run.first)
-    memory = mem.ready(run.optimizer, rate, run.start.step, run.params, end=run.first)
+    memory = mem.ready(optimizer, rate, run.start.step, params, end=run.first)
     analyse = _analyse if optimizer.closed_form else _of_state_map
-    found = analyse(problem, traced(run.optimizer), memory, run.params, traced(eps_root))
+    given = problem, traced(optimizer), memory, params
+    found = analyse(*given, traced(eps_root))
     memories = labels(optimizer).values() if optimizer.closed_form else [MEMORY]
     parts = {name: found.parts[name] for name in (PLAIN, *memories, GRID)}
+    exact = None if run.start.state is None else _exact(*given, run.start.state)
+    measures = [
+        None if pair is None else _measure(*pair, parts, exact)
+        for pair in (found.potential, found.norm)
+    ]
     remarks = [trust.memory_remark(run, run.first)]
     if found.potential is None:
         remarks.append(
             f"{optimizer.name} is not pointwise: what it does to one coordinate depends on others, "
             "and no potential of its own is penalized coordinate by coordinate"
         )
-    sizes = (np.asarray([float(trees.norm(tree))]) for tree in (found.bias, parts[PLAIN]))
-    judged = trust.by_size(np.asarray([run.first]), *sizes, remarks=remarks)
-    measures = (found.potential, found.norm)
-    potential, norm = (None if pair is None else _measure(*pair, parts) for pair in measures)
+    if exact is None:
+        judged = bias_checks.estimated(run.first, found.doubts, remarks)
+    else:
+        errors = bias_checks.errors(parts, exact, filter(None, measures))
+        judged = bias_checks.measured(run.first, errors, remarks)
     whole = trees.add(parts[PLAIN], 1, found.bias)
-    return ImplicitBias(parts, whole, potential, norm, found.bias_coefficient, judged)
+    return ImplicitBias(parts, whole, *measures, found.bias_coefficient, exact, judged)
+
+
+@compiled
+def _exact(problem, optimizer, memory: Memory, params: PyTree, state: State) -> dict[str, PyTree]:
+    value, gradient = problem.value_and_gradient(params)
+    return effect_of_memory(optimizer, state, params, gradient, memory.rate, value)
 
 
 class _Analysis(NamedTuple):
@@ -200,6 +243,7 @@ class _Analysis(NamedTuple):
     potential: tuple[PyTree, PyTree] | None
     norm: tuple[PyTree, PyTree] | None
     bias_coefficient: PyTree | None
+    doubts: dict[str, Array]
 
 
 @compiled
@@ -212,7 +256,8 @@ def _analyse(problem, optimizer, memory: Memory, params: PyTree, eps_root) -> _A
     driven = trees.subtract(now.direction, _at_zero(now))
     potential = potential_of(now), hvp(driven)
     norm = None if eps_root is None else _one_norm(now.gradient, hvp, eps_root)
-    return _Analysis(parts, bias, potential, norm, _coefficient(now, driven))
+    doubts = bias_checks.doubts(problem, expansion, parts, bias)
+    return _Analysis(parts, bias, potential, norm, _coefficient(now, driven), doubts)
 
 
 def _of_state_map(problem, optimizer, memory: Memory, params: PyTree, eps_root) -> _Analysis:
@@ -225,6 +270,7 @@ def _of_state_map(problem, optimizer, memory: Memory, params: PyTree, eps_root) 
         MEMORY: trees.subtract(first, moved),
         GRID: trees.subtract(moved, centred),
     }
+    eps = float(jnp.finfo(trees.finest_dtype(params)).eps)
     hvp = problem.linearize(params)[1]
     norm = None if eps_root is None else _one_norm(found.gradient, hvp, eps_root)
     potential = None
@@ -235,18 +281,13 @@ def _of_state_map(problem, optimizer, memory: Memory, params: PyTree, eps_root) 
         still = jax.tree.map(jnp.nan_to_num, phi(trees.zeros_like(params)))
         driven = trees.subtract(first, still)
         potential = _integral(phi, still, found.gradient), hvp(driven)
-    return _Analysis(parts, trees.subtract(first, centred), potential, norm, None)
-
-
-def labels(optimizer: AbstractOptimizer) -> dict[int, str]:
-    """Index → name of the moments with memory, the names being unique."""
-    plain = {identity: "momentum", square: "second moment"}
-    names: dict[int, str] = {}
-    for i, moment in enumerate(optimizer.moments):
-        if moment.has_memory:
-            name = plain.get(getattr(moment.transform, "func", None), f"moment {i + 1}")
-            names[i] = name if name not in names.values() else f"{name} {i + 1}"
-    return names
+    bias = trees.subtract(first, centred)
+    half = trees.scale(2, trees.subtract(first, found.again(jnp.asarray(0.0), jnp.asarray(0.5))))
+    doubts = {
+        bias_checks.SIZE: bias_checks.ratio(trees.norm(bias), trees.norm(first)),
+        MEMORY: bias_checks.relative(parts[MEMORY], half, 4 * eps * trees.norm(first)),
+    }
+    return _Analysis(parts, bias, potential, norm, None, doubts)
 
 
 def parts_of(expansion: Expansion) -> dict[str, PyTree]:
@@ -263,8 +304,9 @@ def parts_of(expansion: Expansion) -> dict[str, PyTree]:
     return {**parts, GRID: trees.scale(-1, now.moved_direction(moments, ahead))}
 
 
-def _measure(values: PyTree, slope: PyTree, parts: dict) -> Measure:
+def _measure(values: PyTree, slope: PyTree, parts: dict, exact: dict | None) -> Measure:
     """A measure from its values per coordinate and its gradient with respect to the parameters."""
+    rate = lambda part: float(trees.inner(slope, part))
     by_coordinate = {name: jax.tree.map(jnp.multiply, slope, part) for name, part in parts.items()}
     eps = float(jnp.finfo(trees.finest_dtype(values)).eps)
     leaf_sums = lambda tree: jax.tree.map(lambda leaf: float(jnp.sum(leaf)), tree)
@@ -275,6 +317,7 @@ def _measure(values: PyTree, slope: PyTree, parts: dict) -> Measure:
         leaf_rates={name: leaf_sums(tree) for name, tree in by_coordinate.items()},
         coordinate_rates=by_coordinate,
         rounding=4 * eps * float(trees.total(jax.tree.map(jnp.abs, by_coordinate[PLAIN]))),
+        exact=None if exact is None else {name: rate(part) for name, part in exact.items()},
     )
 
 

@@ -49,11 +49,11 @@ class DisplacedDirection(MomentsDirection):
             far = jnp.where(longest > 0, longest, 1.0)  # the time back of the second gradient
             slope = trees.scale(1 / far, change(trees.scale(far, now.direction)))
             return now.direction, now.on_line(slope, ahead)
-        moments = self._own_lines(now, change, ahead)
+        moments = self.own_lines(now, change, ahead)
         there = trees.add(params, ahead, now.direction)
         return now.direction, self.optimizer.direction(moments, there, memory.count)
 
-    def _own_lines(self, now: Present, change: Callable, ahead: Array | float) -> tuple:
+    def own_lines(self, now: Present, change: Callable, ahead: Array | float) -> tuple:
         """While the past directions differ: per moment the line through its own mean place.
 
         Moments without memory share one displaced gradient; ``ahead`` = 0.0 needs none for them.

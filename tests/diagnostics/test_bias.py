@@ -155,7 +155,7 @@ def quadratic(scale):
 def test_table_1_in_words(b1, b2, scale, word):
     problem, params = quadratic(scale)
     adam = zoo.adam(b1=b1, b2=b2, eps=0.0, eps_root=1e-6)
-    parts = sf.implicit_bias(problem, adam, params, 1e-4, start="settled")
+    parts = sf.implicit_bias(problem, adam, params, 1e-4 * scale, start="settled")
     assert parts.potential.effect == word
     assert f"The bias {word} the penalized potential" in parts.describe()
     assert parts.potential.rates["momentum"] < 0 < parts.potential.rates["second moment"]

@@ -42,7 +42,10 @@ class Followed:
 
 @dataclass(frozen=True)
 class ShadowOutcome:
-    """The run of an optimizer, its shadows, and its implicit bias at the end, if it has one."""
+    """The run of an optimizer, its shadows, and its implicit bias at the end, if it has one.
+
+    no_bias: why it has none.
+    """
 
     setting: Setting
     problem: Problem
@@ -50,6 +53,7 @@ class ShadowOutcome:
     real: Trajectory
     lines: list[Followed]
     bias: ImplicitBias | None
+    no_bias: str = ""
 
     def loss(self, index: int) -> float:
         """The loss at a saved place of the run, NaN for a problem that has only gradients."""
@@ -93,7 +97,7 @@ def run(
             if bars:
                 estimate = error_bar(*given, steps, **way._asdict(), **options, follow=follow)
             lines.append(Followed(way, follow, compare(real, follow), estimate))
-    return ShadowOutcome(setting, problem, optimizer, real, lines, bias_of(setting, given, real))
+    return ShadowOutcome(setting, problem, optimizer, real, lines, *bias_of(setting, given, real))
 
 
 def wanted(methods: tuple[str, ...], problem: Problem) -> list[Way]:
@@ -122,11 +126,18 @@ def _without_hvp(problem: Problem) -> bool:
     return not problem.traceable and problem.hvp is None
 
 
-def bias_of(setting: Setting, given: tuple, real: Trajectory) -> ImplicitBias | None:
-    """The bias where the run ended, with the weights of that step; None where it has none."""
+def bias_of(setting: Setting, given: tuple, real: Trajectory) -> tuple[ImplicitBias | None, str]:
+    """The bias where the run ended, measured against its memory there; or why there is none."""
     problem, optimizer, _, rate = given
-    if _without_hvp(problem) or problem.batched or real.failed_at is not None:
-        return None
-    step = "settled" if setting.settled else int(real.steps[-1])
+    if problem.batched:
+        return None, (
+            "with mini-batches the bias is no function of the parameters alone, and that of the "
+            "full batch is not what happens"
+        )
+    if _without_hvp(problem):
+        return None, "the problem has no Hessian-vector products; give it hvp="
+    if real.failed_at is not None:
+        return None, "the run ended in a number that is not finite"
     end = jax.tree.map(jnp.asarray, real.last)
-    return implicit_bias(problem, optimizer, end, rate, start=step, eps_root=setting.eps_root)
+    options: dict[str, Any] = {"start": real.state, "eps_root": setting.eps_root}
+    return implicit_bias(problem, optimizer, end, rate, **options), ""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ...diagnostics.bias import PLAIN, ImplicitBias
+from ...diagnostics.bias import ImplicitBias
 from ...methods import METHODS
 from ...optimizers.moments import Moment, Optimizer, identity, square
 from .formatting import number, table
@@ -35,17 +35,18 @@ def tell(found: ShadowOutcome) -> str:
         "The optimizer, g the gradient of the loss at θ, step n = 0, 1, …",
         *_indented(equation(found.optimizer, found.setting.learning_rate)),
         what_happened(found),
-        f"\nHow far is each shadow from the optimizer at step {end}?",
-        *_indented(table([_cells(found, line) for line in found.lines])),
-        "Can they be trusted? One by one:",
+        "\nWhich shadows follow it? Measured along the run:",
         *_indented(_trust(found)),
+        f"\nHow far each is from the optimizer at step {end}:",
+        *_indented(table([_cells(found, line) for line in found.lines])),
     ]
     if found.bias is not None:
-        weights = "a settled memory" if found.setting.settled else "that step"
         lines += [
-            f"\nWhat is penalized? At step {end}, with the weights of {weights}:",
-            *_indented(bias_lines(found.bias, found.setting.eps_root)),
+            f"What is penalized? At step {end}, with the memory that the optimizer has there:",
+            *_indented(bias_lines(found.bias)),
         ]
+    elif found.no_bias:
+        lines.append(f"What is penalized? Not told: {found.no_bias}.")
     return "\n".join(lines)
 
 
@@ -81,24 +82,14 @@ def _cells(found: ShadowOutcome, line: Followed) -> dict[str, str]:
 
 
 def _trust(found: ShadowOutcome) -> list[str]:
-    """The table in sentences: each method's verdict with its reason, then the remarks."""
-    sentences = []
-    for line in found.lines:
-        method, order, kind = line.way
-        if kind == METHODS[method].kinds[0]:
-            share, closer = found.relative(line), ""
-            if order > 1 and share > 0:
-                stopped = line.follow.failed_at is not None
-                at = f" at step {line.gap.steps[-1]}, where it stopped" if stopped else ""
-                closer = f" ({_times(1 / share)} first order{at})"
-            reason = line.follow.validity.reason
-            sentences.append(f"- {method}, order {order}{closer}: {reason}")
+    """Each method's verdict with its reason, of the kind that it is for, then the remarks."""
+    sentences = [
+        f"- {line.way.method}, order {line.way.order}: {line.follow.validity.reason}"
+        for line in found.lines
+        if line.way.kind == METHODS[line.way.method].kinds[0]
+    ]
     remarks = dict.fromkeys(text for line in found.lines for text in line.follow.validity.remarks)
     return [*sentences, *(f"{remark}." for remark in remarks)]
-
-
-def _times(factor: float) -> str:
-    return f"{factor:.2g} × closer than" if factor >= 1 else f"{1 / factor:.2g} × farther than"
 
 
 def equation(optimizer: Optimizer, learning_rate: float) -> list[str]:
@@ -135,36 +126,10 @@ def _names(moment: Moment, index: int) -> tuple[str, str]:
     return known.get(function, other)
 
 
-def bias_lines(bias: ImplicitBias, eps_root: float | None) -> list[str]:
-    """What is penalized or anti-penalized and by how much, with the verdict on the expansion."""
-    if bias.one_norm is not None:
-        measure = bias.one_norm
-        what = f"the perturbed one-norm of the gradient, Σ sqrt(g² + {eps_root:g})"
-    else:
-        measure, what = bias.potential, "the optimizer's own potential, Σ ∫Φ dg"
-    if measure is None:
-        return [f"Nothing is penalized coordinate by coordinate. The expansion {bias.verdict}"]
-    rows = [
-        {
-            "part": part,
-            "rate": f"{rate:+.2e}",
-            "effect": "the flow itself" if part == PLAIN else measure.effect_of(rate),
-        }
-        for part, rate in measure.rates.items()
-    ]
-    directions = {"penalizes": "down", "anti-penalizes": "up"}
-    return [
-        "On top of the first-order flow, memory and finite step push "
-        + directions.get(measure.effect, "neither up nor down"),
-        f"{what} (now {number(measure.value)}).",
-        "Rates of change along the flow, per unit of time (time = steps × learning rate):",
-        "",
-        *table(rows),
-        "",
-        f"Together: the bias {measure.effect} it, at {measure.bias_rate:+.2e}.",
-        *_coefficient_lines(bias),
-        f"Can the expansion be trusted here? It {bias.verdict}",
-    ]
+def bias_lines(bias: ImplicitBias) -> list[str]:
+    """What is penalized or anti-penalized and by how much, its verdict first."""
+    coefficient = [] if bias.validity.level == "does not hold" else _coefficient_lines(bias)
+    return [*bias.describe().splitlines(), *coefficient]
 
 
 def _coefficient_lines(bias: ImplicitBias) -> list[str]:
