@@ -79,13 +79,14 @@ MARGINS = {"peak": 0.05, "level": 0.05, "accuracy": 0.01}  # of norms relative
 def placements(scale: str, trained: Trained) -> list[Trial]:
     """Remark 1.2: runs with ε inside the root against the same with √ε outside, seed by seed.
 
-    The difference of a seed is the mean over the values of ρ; ``MARGINS`` says what is too small
-    to be called one.
+    The difference of a seed is the mean over the values of ρ that both have; ``MARGINS`` says what
+    is too small to be called one.
     """
     inside, outside = (trained[grid]["rho"] for grid in (INSIDE, OUTSIDE))
+    same = [inside.row.values.index(value) for value in outside.row.values]
     found = []
     for outcome, margin in MARGINS.items():
-        pair = [swept.table(outcome) for swept in (outside, inside)]
+        pair = outside.table(outcome), inside.table(outcome)[:, same]
         relative = outcome != "accuracy"
         apart = pair[0] / pair[1] - 1 if relative else pair[0] - pair[1]
         words = "outside over inside, less 1" if relative else "outside less inside"
@@ -269,8 +270,8 @@ CLAIMS = {
     ),
     "assumptions": computed(ASSUMED, "the assumptions of Theorems B.4 to E.4", remarks.within),
     "bias-turned": computed(
-        "It is the bias that moves the norm: it follows when the bias alone is turned up",
-        "equation (5), which a correlation alone would not show",
+        "It is the bias that moves the norm: taken s times, it takes the norm along",
+        "equation (5)",
         remarks.causal,
     ),
     "sharpness": computed(
