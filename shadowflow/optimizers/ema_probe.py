@@ -86,7 +86,13 @@ class Averages(AbstractMoments):
         return (*fresh, grad)
 
     def direction(self, moments: tuple, params: PyTree, step) -> PyTree:
-        """Φ for leaves as they are after the update with the gradient, the last of ``moments``."""
+        """Φ for leaves as they are after the update with the gradient, the last of ``moments``.
+
+        Its derivative where some are 0 is that beside it: an update may take their roots.
+        """
+        return _beside_zero(lambda *given: self._direction(*given), moments, params, step)
+
+    def _direction(self, moments: tuple, params: PyTree, step) -> PyTree:
         *after, grad = moments
         before = [
             jax.tree.map(lambda m, q, b=moment.beta: _undone(m, q, trees.cast(b, m)), one, psi)
@@ -103,6 +109,24 @@ class Averages(AbstractMoments):
         for i in self.counts:
             leaves[i] = jnp.where(jnp.isinf(step), FOREVER, step)
         return jax.tree.unflatten(self.structure, leaves)
+
+
+def _beside_zero(function: Callable, moments: tuple, *rest) -> PyTree:
+    """``function(moments, *rest)``, differentiated with a tiny number in place of each 0."""
+
+    @jax.custom_jvp
+    def called(moments, *rest):
+        return function(moments, *rest)
+
+    @called.defjvp
+    def slope(values, tangents):
+        tiny = lambda info: info.tiny / info.eps  # of which no share is rounded to 0
+        beside = jax.tree.map(
+            lambda leaf: jnp.where(leaf == 0, tiny(jnp.finfo(leaf.dtype)), leaf), values[0]
+        )
+        return called(*values), jax.jvp(function, (beside, *values[1:]), tangents)[1]
+
+    return called(moments, *rest)
 
 
 def _undone(after: Array, psi: Array, decay: Array) -> Array:
