@@ -33,6 +33,12 @@ def zeros_like(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
+def almost_zero(leaf: Array) -> float:
+    """A number so small that nothing sees it, of which a share of rounding's size is not yet 0."""
+    info = jnp.finfo(leaf.dtype)
+    return float(info.tiny) / float(info.eps)
+
+
 def real_dtype() -> jnp.dtype:
     """The dtype of scalars that describe a run (weights, times, norms): JAX's default float."""
     return jnp.zeros(()).dtype

@@ -227,14 +227,13 @@ class PastReading(eqx.Module):
 
 @eqx.filter_jit
 def _expanded(found: PastReading, phase: Array) -> PyTree:
-    """The direction to first order in the displacements. A coordinate whose gradient is 0 and
-    does not change has no derivative where a root is taken of it: it adds nothing."""
-    run = lambda share: found.again(phase, share)
-    first, slope = jax.jvp(run, (jnp.zeros(()),), (jnp.ones(()),))
-    changes = jax.tree.map(lambda *leaves: sum(map(jnp.abs, leaves)), *found.changes)
-    dead = jax.tree.map(lambda g, d: (g == 0) & (d == 0), found.gradient, changes)
-    slope = jax.tree.map(lambda s, d: jnp.where(d & jnp.isnan(s), 0, s), slope, dead)
-    return trees.add(first, 1, slope)
+    """The direction to first order in the displacements. A root of a gradient that is 0 has no
+    derivative; it is taken beside 0."""
+    beside = lambda g: jnp.where(g == 0, jnp.sqrt(trees.almost_zero(g)), g)
+    moved = eqx.tree_at(lambda f: f.gradient, found, jax.tree.map(beside, found.gradient))
+    run = lambda share: moved.again(phase, share)
+    slope = jax.jvp(run, (jnp.zeros(()),), (jnp.ones(()),))[1]
+    return trees.add(found.seen.direction, 1, slope)
 
 
 class Replay(AbstractDirection):

@@ -120,10 +120,8 @@ def _beside_zero(function: Callable, moments: tuple, *rest) -> PyTree:
 
     @called.defjvp
     def slope(values, tangents):
-        tiny = lambda info: info.tiny / info.eps  # of which no share is rounded to 0
-        beside = jax.tree.map(
-            lambda leaf: jnp.where(leaf == 0, tiny(jnp.finfo(leaf.dtype)), leaf), values[0]
-        )
+        tiny = lambda leaf: jnp.where(leaf == 0, trees.almost_zero(leaf), leaf)
+        beside = jax.tree.map(tiny, values[0])
         return called(*values), jax.jvp(function, (beside, *values[1:]), tangents)[1]
 
     return called(moments, *rest)

@@ -1,8 +1,11 @@
 """A gradient component that is exactly 0 makes no NaN, in any method, and gives the limit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from support.rows import fast
 from table import every_answer
@@ -97,3 +100,49 @@ def test_where_the_optimizer_itself_is_undefined_the_run_says_so():
     run = sf.iterate(problem, zoo.adam(eps=0.0, eps_root=0.0), place, 1e-3, 5)
     assert run.failed_at == 0
     np.testing.assert_array_equal(run.params, [place])
+
+
+BETAS = {"b1": 0.5, "b2": 0.7}
+OPTAX = pytest.mark.usefixtures("promotion_as_optax_needs_it")
+OUTSIDE_ROOT = {
+    "adam": (functools.partial(optax.adam, **BETAS), ROWS["adam-outside"]),
+    "nadam": (functools.partial(optax.nadam, **BETAS), ROWS["nadam-outside"]),
+    "adamw": (functools.partial(optax.adamw, **BETAS, weight_decay=0.01), ROWS["adamw-outside"]),
+    "rmsprop": (
+        functools.partial(optax.rmsprop, decay=0.7, eps=1e-8, eps_in_sqrt=False),
+        ROWS["rmsprop-outside"],
+    ),
+}
+
+
+@OPTAX
+@pytest.mark.parametrize("step", [3, pytest.param("settled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", fast(["adam"], OUTSIDE_ROOT))
+def test_a_transformation_that_takes_a_root_of_0_has_the_limit_as_its_field(name, step):
+    make, own = OUTSIDE_ROOT[name]
+    problem, place = PULLED
+    for method in ("taylor", "displaced"):
+        mine, expected = (
+            sf.modified_field(problem, optimizer, RATE, method=method)(step, place)
+            for optimizer in (sf.from_optax(make), own)
+        )
+        assert abs(expected[1]) > 1e-4 if method == "taylor" else np.isfinite(expected[1])
+        np.testing.assert_allclose(mine, expected, rtol=1e-6)
+
+
+@OPTAX
+@pytest.mark.parametrize("order", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", fast(["adam"], OUTSIDE_ROOT))
+def test_its_moments_are_followed_past_a_dead_unit_at_every_order(name, order):
+    """As the library's own are, and not at a lower order where a derivative is no number."""
+    make, own = OUTSIDE_ROOT[name]
+    problem, place = STILL
+    options = {"method": "inertial", "order": order}
+    mine, expected = (
+        sf.shadow(problem, optimizer, place, 1e-3, 3, **options)
+        for optimizer in (sf.from_optax(make), own)
+    )
+    assert mine.failed_at is None and "Order 2 was taken" not in mine.verdict
+    np.testing.assert_allclose(mine.params, expected.params, rtol=1e-6 if order == 2 else 1e-9)
+    if name != "adamw":
+        np.testing.assert_array_equal(mine.params[:, 1], 2.0)
