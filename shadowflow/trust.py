@@ -302,13 +302,26 @@ def lower_remarks(order: int, lowered: np.ndarray | None, first: int) -> list[st
 
     lowered: a flag per step; first: the number of the first one.
     """
-    where = np.flatnonzero(lowered) if lowered is not None else ()
-    if lowered is None or not len(where):
-        return []
+    why = f"where order {order} is not finite: it looks too many steps ahead"
+    return [f"Order 2 was taken at {where}, {why}" for where in _told(lowered, first)]
+
+
+def fixed_remarks(order: int, fixed: np.ndarray | None, first: int) -> list[str]:
+    """The same of steps that a flow took in one piece, as its solver's own were too many."""
+    why = "where it is not smooth enough for a solver that chooses its own steps"
     return [
-        f"Order 2 was taken at {len(where)} of {len(lowered)} steps (first at step "
-        f"{first + where[0]}), where order {order} is not finite: it looks too many steps ahead"
+        f"The flow of order {order} was solved by one step per step of the optimizer at {where}, "
+        f"{why}"
+        for where in _told(fixed, first)
     ]
+
+
+def _told(flags: np.ndarray | None, first: int) -> list[str]:
+    """How many of the steps are flagged, and from where on; nothing for none."""
+    where = np.flatnonzero(flags) if flags is not None else ()
+    if flags is None or not len(where):
+        return []
+    return [f"{len(where)} of {len(flags)} steps (first at step {first + where[0]})"]
 
 
 def memory_remark(run: FollowedRun, end: int) -> str:

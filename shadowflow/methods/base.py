@@ -126,7 +126,11 @@ class Flow(Iteration):
 
     Integrated beside it: the first-order direction along the same path, whose difference is
     the correction. A first-order flow takes the correction at the start of the step instead.
+
+    The record says last whether one fixed step was taken in place of adaptive ones (``fixed``).
     """
+
+    fixed: bool = eqx.field(static=True, default=False)
 
     def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
         params, memory = carry
@@ -142,6 +146,7 @@ class Flow(Iteration):
                 field, (params, nothing, nothing), traceable=traceable, high_order=self.order > 2
             )
             record = per_time(rate, first, second)
+        record = *record, jnp.asarray(self.fixed)
         return (moved, memory.advanced()), record, self.finite(memory, params, moved)
 
     def paired(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
@@ -153,7 +158,10 @@ class Flow(Iteration):
         return second, second, first
 
     def settled_chunks(self, carry: tuple, rates: np.ndarray) -> Iterator[Chunk]:
-        """A settled field does not depend on the step, so the solver chooses its own steps."""
+        """A settled field does not depend on the step, so the solver chooses its own steps.
+
+        Where it gives up, as at kinks, the rest of the run takes one fixed step a step.
+        """
         if not self.problem.traceable:
             yield from super().settled_chunks(carry, rates)
             return
@@ -168,7 +176,12 @@ class Flow(Iteration):
             good = int(np.argmin([*taken[:length], False]))
             params = jax.tree.map(lambda leaf, n=good: leaf[n], path)
             later = jax.tree.map(lambda leaf: leaf[1:], path)
-            yield Chunk((params, memory), later, records, length, good)
+            if good > 0:
+                yield Chunk((params, memory), later, records, good, good)
+            if good < length:
+                rest = dataclasses.replace(self, fixed=True)
+                yield from chunked(rest, (params, memory), rates[start + good :], True)
+                return
 
 
 @eqx.filter_jit
@@ -187,7 +200,8 @@ def _stride(flow: Flow, memory: Memory, params: PyTree, steps: Array) -> tuple:
         second, first = (jax.tree.map(lambda leaf: jnp.diff(leaf, axis=0), way) for way in ways)
         correction, plain = jax.vmap(trees.sizes)(first, second)
     values = jax.lax.map(flow.problem.value, path)
-    return path, values, (correction / memory.rate, plain / memory.rate)
+    sizes = correction / memory.rate, plain / memory.rate
+    return path, values, (*sizes, jnp.zeros(STRIDE, bool))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from support.rows import fast
 from table import BILINEAR, BILINEAR_START, ROWS, bilinear_loss
 
 import shadowflow as sf
+from shadowflow.methods import base
 from shadowflow.optimizers import zoo
 
 RATE, STEPS = 5e-3, 40
@@ -279,3 +280,47 @@ def test_inertial_asks_for_the_state_of_a_run_that_has_begun():
         sf.shadow(
             BILINEAR, zoo.adam(), BILINEAR_START, RATE, 3, method="inertial", start=5, check=False
         )
+
+
+def perceptron(width, act, seed=0):
+    """Twenty samples on one hidden layer, 3-width-1: its loss and a start."""
+    keys = jax.random.split(jax.random.key(seed), 4)
+    inputs, targets = jax.random.normal(keys[0], (20, 3)), jax.random.normal(keys[1], (20,))
+    start = {
+        "in": jax.random.normal(keys[2], (3, width)) / np.sqrt(3),
+        "out": jax.random.normal(keys[3], (width,)) / np.sqrt(width),
+    }
+    loss = lambda p: jnp.mean((act(inputs @ p["in"]) @ p["out"] - targets) ** 2)
+    return sf.Problem(loss), start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_flow_crosses_the_kinks_of_relu(order):
+    """Where its solver's steps are too many it takes fixed ones, and says from which step on; on a
+    smooth loss it takes none."""
+    adam = zoo.adam(b1=0.9, b2=0.95, eps=0.0, eps_root=1e-6)
+    for act in (jax.nn.relu, jnp.tanh):
+        problem, start = perceptron(3, act)
+        follow = sf.shadow(problem, adam, start, 1e-3, 40, order=order, start="settled")
+        assert follow.failed_at is None and follow.steps[-1] == 40
+        assert ("one step per step of the optimizer at" in follow.verdict) == (act is jax.nn.relu)
+        assert "non-finite" not in follow.verdict
+
+
+def test_the_fixed_steps_are_those_of_the_adaptive_solver_on_a_smooth_loss(monkeypatch):
+    """To a thousandth of the flow's own error, begun in the middle of a stride."""
+    args = (BILINEAR, ROWS["adam-inside"](), BILINEAR_START, RATE, STEPS)
+    state = sf.settled_state(*args[:-1])
+    real = sf.iterate(*args, start=state)
+    whole = sf.shadow(*args, start="settled")
+    stride = base._stride
+
+    def given_up(flow, memory, params, steps):
+        path, values, records = stride(flow, memory, params, steps)
+        return path.at[8:].set(jnp.inf), values, records
+
+    monkeypatch.setattr(base, "_stride", given_up)
+    fixed = sf.shadow(*args, start="settled")
+    assert fixed.failed_at is None and f"at {STEPS - 7} of {STEPS} steps" in fixed.verdict
+    assert 0 < gap(fixed.params, whole.params) < gap(real.params, whole.params) / 1000
