@@ -111,7 +111,7 @@ def pursue(
     end = None
     if plan.method.keeps_moments:
         end = run.optimizer.given(run.start.state if driven.carry is None else driven.carry[1])
-    path = trajectory(driven, run.first, run.rates, end)
+    path = driven.unbroken(trajectory(driven, run.first, run.rates, end))
     nothing = np.zeros(0)
     correction, plain, *lowered = driven.records or (nothing, nothing)
     apart = None if beside is None else beside.apart()

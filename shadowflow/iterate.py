@@ -67,7 +67,8 @@ def iterate(
 
     Returns a ``Trajectory``. If the loss, the gradient or a parameter is not finite, the run stops
     there: ``failed_at`` is the step, and everything before it is returned. Raises ValueError or
-    TypeError for bad input.
+    TypeError for bad input. What a function of the problem raises on the way, and Ctrl-C, has the
+    Trajectory up to there as its ``partial``, and a note that names the step.
 
     >>> from shadowflow import Problem, sgd
     >>> run = iterate(Problem(lambda x: x**2 / 2), sgd(), jnp.asarray(1.0), 0.1, 10)
@@ -85,7 +86,7 @@ def iterated(
     state, chunks = advanced(run, order)
     driven = drive(chunks, run.params, run.steps, save_every, progress)
     end = state if driven.carry is None else driven.carry[1]
-    return trajectory(driven, run.first, run.rates, end)
+    return driven.unbroken(trajectory(driven, run.first, run.rates, end))
 
 
 def advanced(run: FollowedRun, order: int = 2) -> tuple[State, Iterator[Chunk]]:

@@ -185,13 +185,29 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Driven:
-    """What ``drive`` returns: saved steps and parameters, records, last carry, failed step."""
+    """What ``drive`` returns: saved steps and parameters, records, last carry, failed step.
+
+    error: what a function of the user raised, or Ctrl-C, after the last step saved.
+    """
 
     kept: np.ndarray
     params: PyTree
     records: PyTree
     carry: tuple | None
     failed: int | None
+    error: BaseException | None = None
+
+    def unbroken(self, result: Any) -> Any:
+        """``result``; where the run was ended by an exception, that one, with ``partial`` = result.
+
+        A note of the exception says at which step it was raised.
+        """
+        if self.error is None:
+            return result
+        step = result.steps[-1]
+        self.error.add_note(f"at step {step}; `partial` of this exception is the run up to there")
+        self.error.partial = result  # ty: ignore[missing-attribute]
+        raise self.error
 
 
 def drive(
@@ -199,25 +215,29 @@ def drive(
 ) -> Driven:
     """Take chunks from ``params`` on until one ends early, keeping every ``save_every``-th step."""
     saved, records, kept, done, carry = [_stacked(params)], [], [0], 0, None
-    for chunk in chunks:
-        carry, path, record, length, good = chunk
-        numbers = done + 1 + np.arange(good)
-        chosen = numbers % save_every == 0
-        saved.append(jax.tree.map(lambda leaf, c=chosen: np.asarray(leaf)[: len(c)][c], path))
-        records.append(jax.tree.map(lambda leaf, n=good: np.asarray(leaf)[:n], record))
-        kept += list(numbers[chosen])
-        done += good
-        if progress is not None:
-            progress(good)
-        if good < length:
-            break
-    failed = done if done < steps else None
+    error = None
+    try:
+        for chunk in chunks:
+            carry, path, record, length, good = chunk
+            numbers = done + 1 + np.arange(good)
+            chosen = numbers % save_every == 0
+            saved.append(jax.tree.map(lambda leaf, c=chosen: np.asarray(leaf)[: len(c)][c], path))
+            records.append(jax.tree.map(lambda leaf, n=good: np.asarray(leaf)[:n], record))
+            kept += list(numbers[chosen])
+            done += good
+            if progress is not None:
+                progress(good)
+            if good < length:
+                break
+    except (Exception, KeyboardInterrupt) as raised:
+        error = raised
+    failed = done if done < steps and error is None else None
     if carry is not None and kept[-1] != done:
         saved.append(_stacked(carry[0]))
         kept.append(done)
     stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *saved)
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *records) if records else None
-    return Driven(np.asarray(kept), stacked, joined, carry, failed)
+    return Driven(np.asarray(kept), stacked, joined, carry, failed, error)
 
 
 def chunked(advance, carry: tuple, rates: np.ndarray, traceable: bool) -> Iterator[Chunk]:

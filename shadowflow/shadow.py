@@ -143,9 +143,10 @@ def shadow(
     Returns a ``Shadow``: times and steps as ``iterate``'s, so ``compare`` lays one beside the
     other, and per step the validity with its verdict: it holds within a tenth of the way gone, in
     part within .4 of it and where it is no closer than first order. A non-finite number stops it
-    with ``failed_at``. Global error on a fixed horizon: C · learning_rate^order. Raises ValueError
-    for unknown names, naming those there are, for what a method cannot have, with the reason, and
-    TypeError or ValueError for bad input.
+    with ``failed_at``; an exception on the way has the Trajectory up to there as its ``partial``.
+    Global error on a fixed horizon: C · learning_rate^order. Raises ValueError for unknown names,
+    naming those there are, for what a method cannot have, with the reason, and TypeError or
+    ValueError for bad input.
 
     >>> from shadowflow import iterate, sgd
     >>> quadratic, x = Problem(lambda x: x**2 / 2), jnp.asarray(1.0)

@@ -19,7 +19,7 @@ WORDS = "train --width 0.25 --images 120 --test-images 40 --ghost-batch 50 --che
 
 def start(folder, epochs):
     """The command, as a user types it."""
-    command = [sys.executable, "-m", "shadowflow.cli", *WORDS.split(), "--epochs", str(epochs)]
+    command = [sys.executable, "-m", "shadowflow", *WORDS.split(), "--epochs", str(epochs)]
     return subprocess.Popen(
         [*command, "--quiet", "--run-dir", str(folder)], cwd=ROOT, stdout=subprocess.DEVNULL
     )
@@ -46,7 +46,7 @@ def soak(folder, kills, epochs, spread, seed=0):
     rng = np.random.default_rng(seed)
     done = sum(kill_one(folder / "killed", epochs, rng, spread) for _ in range(kills))
     assert start(folder / "killed", epochs).wait() == 0
-    (alone,), (killed,) = folder.glob("alone/*"), folder.glob("killed/*")
+    (alone,), (killed,) = folder.glob("alone/mlp-*"), folder.glob("killed/mlp-*")
     return contents(killed), contents(alone), done
 
 

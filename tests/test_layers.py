@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "shadowflow"
 LAYERS = (
+    {"__main__"},
     {"cli"},
     {"paper"},
     {"lab"},

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
-try:
-    import tyro
-except ImportError as error:
-    raise ImportError("The command line needs tyro: pip install 'shadowflow[cli]'") from error
-
+import tyro
 from tyro.conf import CascadeSubcommandArgs, subcommand
 
-from . import sweep
+from .. import extras
+from . import failures, sweep
 from .claims import Claims
 from .data import Data
 from .derive import Derive
@@ -34,6 +31,21 @@ Command = (
     | Derive
     | Data
 )
+
+DRAWING = (ShadowCommand, Orders, Reproduce)
+COUNTING = (*DRAWING, Verify, Claims, Train, sweep.SweepCommand, sweep.Status)
+LAUNCHERS = {"slurm": "submitit", "ray": "ray"}
+
+
+def packages(command: Any) -> Iterator[str]:
+    """The packages that a command needs late, when much is computed already."""
+    if isinstance(command, COUNTING):
+        yield "tqdm"
+    if isinstance(command, DRAWING):
+        yield "matplotlib"
+    launcher = getattr(command, "launcher", "local")
+    if launcher in LAUNCHERS:
+        yield LAUNCHERS[launcher]
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command | sweep.Status | sweep.Export:
@@ -56,21 +68,24 @@ def parse(arguments: Sequence[str] | None = None) -> Command | sweep.Status | sw
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 2, with a sentence, for refused input."""
-    command = parse(arguments)
+    """Run the command line and return its exit code.
+
+    2, with a sentence, for refused input; 130 where Ctrl-C stopped it; 70 for a fault of this
+    package, whose traceback SHADOWFLOW_DEBUG=1 shows.
+    """
     try:
+        command = parse(arguments)
+        extras.check("this command", packages(command))
         return command.run()
-    except (ImportError, TypeError, ValueError) as error:
-        if not _is_refusal(error):
+    except SystemExit as ended:
+        if ended.code == failures.REFUSED:
+            words = list(sys.argv[1:] if arguments is None else arguments)
+            for hint in failures.hints(words):
+                print(f"shadowflow: {hint}", file=sys.stderr)
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if failures.debugging():
             raise
-        print(f"shadowflow: {error}", file=sys.stderr)
-        return 2
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the package itself raised this, rather than something it called."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
-    return module.partition(".")[0] == "shadowflow"
+        line, code = failures.told(error)
+        print(f"shadowflow: {line}", file=sys.stderr)
+        return code

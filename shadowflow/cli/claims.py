@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from ..lab.choices import whole
 from .flags import Flag
 from .sweep import Launcher
 
@@ -29,6 +30,10 @@ class OnRuns:
     quiet: Flag = False
     """Print no progress."""
 
+    def check(self) -> None:
+        """ValueError for no workers."""
+        whole("--workers", self.workers, 1)
+
 
 @dataclass(frozen=True)
 class Claims(OnRuns):
@@ -45,6 +50,7 @@ class Claims(OnRuns):
 
     def run(self) -> int:
         """0."""
+        self.check()
         from .jobs.claims import claims_job
         from .jobs.sweep import obtained
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
+from ..files import writable_file, write_text
 from ..lab.choices import Adam, Choice, named
 from .flags import built
 from .jobs.settings import Setting
@@ -34,18 +35,17 @@ class Derive:
     """Write it to this file instead."""
 
     def run(self) -> int:
-        """0; ValueError for a folder as the file, for what the zoo refuses, for no optimizer."""
-        if self.out is not None and self.out.is_dir():
-            raise ValueError(f"--out: expected a file, got the folder {str(self.out)!r}")
+        """0; ValueError for no plain file, for what the zoo refuses, for no optimizer."""
+        if self.out is not None:
+            writable_file(self.out)
         optimizer = self._optimizer()
-        from ..files import write
         from ..symbolic import derive
 
         page = getattr(derive(optimizer), self.format)()
         if self.out is None:
             print(page, end="")
         else:
-            write(self.out, lambda draft: draft.write_text(page, encoding="utf-8"))
+            write_text(self.out, page)
         return 0
 
     def _optimizer(self) -> Optimizer:

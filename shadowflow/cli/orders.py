@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from tyro.conf import arg
 
-from ..lab.choices import named
+from ..lab.choices import named, whole
 from .flags import Flag, built
 from .jobs.settings import Method, Setting
 from .shadow import EMBEDDED, Opt
@@ -75,9 +75,8 @@ class Orders:
             raise ValueError(f"--learning-rates: expected rising positive numbers, got {rates}")
         if not self.orders or min(self.orders) < 1:
             raise ValueError(f"--orders: expected whole numbers from 1, got {self.orders}")
-        for name, least in (("warm", 1), ("steps", 1), ("far", 0)):
-            if (given := getattr(self, name)) < least:
-                raise ValueError(f"--{name}: expected {least} or more, got {given}")
+        for name, least in (("warm", 1), ("steps", 1), ("far", 0), ("seed", 0)):
+            whole(f"--{name}", getattr(self, name), least)
         if not rates and not self.far:
             raise ValueError("--learning-rates, --far: expected a sweep or a long run, got neither")
         given = ("adam", EMBEDDED[0][0]) if self.opt is None else named(self.opt)

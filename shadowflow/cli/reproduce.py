@@ -44,6 +44,7 @@ class Reproduce(OnRuns):
 
     def run(self) -> int:
         """0 when every row of evidence holds, 1 otherwise."""
+        self.check()
         for path in self.style:
             if not path.is_file():
                 raise ValueError(

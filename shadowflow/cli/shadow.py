@@ -55,12 +55,14 @@ class ShadowCommand:
         for setting in self.settings("digits" if self.problem is None else self.problem):
             built(setting)
         problem, params, label = self._problem()
+        import jax
+
         from .jobs.shadow import shadow_job
 
-        shadow_job(self, self.settings(label), problem, params)
+        shadow_job(self, self.settings(label, jax.config.read("jax_enable_x64")), problem, params)
         return 0
 
-    def settings(self, label: str) -> list[Setting]:
+    def settings(self, label: str, x64: bool = False) -> list[Setting]:
         """The configurations asked for, on the problem of that label."""
         rate = self.learning_rate
         if self.opt is None and rate is not None:
@@ -71,7 +73,7 @@ class ShadowCommand:
         chosen = [("adam", *setting) for setting in EMBEDDED]
         if self.opt is not None:
             chosen = [(*named(self.opt), 1e-3 if rate is None else rate)]
-        rest = label, self.seed or 0, self.methods, self.settled
+        rest = label, self.seed or 0, self.methods, self.settled, x64
         return [Setting(*one, self.steps, *rest) for one in chosen]
 
     def _problem(self) -> tuple[Problem, Any, str]:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
+from ..files import writable_file
+from ..lab.choices import whole
 from ..lab.sweep import grid, plan
 from .flags import Flag
 from .train import Train
@@ -63,8 +65,8 @@ class SweepCommand:
                 "shadowflow sweep --grid seed=0,1 train --model mlp"
             )
         for flag, value in (("workers", self.workers), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise ValueError(f"--{flag}: expected 1 or more, got {value}")
+            if value is not None:
+                whole(f"--{flag}", value, 1)
         axes = dict(map(grid.axis, self.grid))
         if len(axes) < len(self.grid):
             raise ValueError(f"--grid: expected each name once, got {', '.join(self.grid)}")
@@ -152,7 +154,8 @@ class Export(_Planned):
         from ..lab.sweep import table
 
         sweep = plan.find(self.dir, self.name)
-        print(f"Written to {table.export(sweep, self.out or sweep.folder / 'histories.parquet')}")
+        out = self.out or sweep.folder / "histories.parquet"
+        print(f"Written to {table.export(sweep, writable_file(out))}")
         return 0
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from ..lab.choices import Adam, Choice, named
+from ..lab.choices import Adam, Choice, named, whole
 from ..lab.training.config import Training, settings
 from ..lab.training.loggers import Tracker
 from .flags import Flag, flag
@@ -58,8 +58,7 @@ class Train:
 
     def run(self) -> int:
         """0 where it ended as asked, 1 where a number was not finite."""
-        if self.checkpoint_every < 1:
-            raise ValueError(f"--checkpoint-every: expected 1 or more, got {self.checkpoint_every}")
+        whole("--checkpoint-every", self.checkpoint_every, 1)
         if self.wall_time is not None and not self.wall_time >= 0:
             raise ValueError(f"--wall-time: expected seconds from 0, got {self.wall_time}")
         from .jobs import training

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from ..files import writable_file
 from .flags import Flag
 
 
@@ -28,6 +29,8 @@ class Verify:
         """0 when every row holds, 1 otherwise."""
         if self.full and self.quick:
             raise ValueError("--full, --quick: expected one of them at most, got both")
+        if self.json is not None:
+            writable_file(self.json, "--json")
         from .jobs.verify import verify_job
 
         return 0 if verify_job(json=self.json, rows=self.rows, full=not self.quick) else 1

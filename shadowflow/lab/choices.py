@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Argument = float | bool | str
+LARGEST = 2**31 - 1
+"""Of the whole numbers that are given: what JAX counts with."""
 
 
 @dataclass(frozen=True)
@@ -145,3 +147,17 @@ def completed(optimizer: str, arguments: Mapping[str, Argument]) -> dict[str, Ar
         name: value if isinstance(value, bool | str) else float(value)
         for name, value in given.items()
     }
+
+
+def whole(flag: str, value: Any, least: int, example: int | None = None) -> None:
+    """ValueError for what is no whole number from ``least`` to ``LARGEST``.
+
+    >>> whole("--steps", 0, 1, 200)
+    Traceback (most recent call last):
+    ValueError: --steps: expected a whole number from 1 to 2,147,483,647, got 0; for example 200
+    """
+    good = isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST
+    if not good:
+        given = "" if example is None else f"; for example {example}"
+        wanted = f"a whole number from {least} to {LARGEST:,}"
+        raise ValueError(f"{flag}: expected {wanted}, got {value!r}{given}")

@@ -259,7 +259,7 @@ def _parity(averages, direction) -> tuple[bool, bool]:
     if whole.has(sp.nan, sp.zoo, sp.oo) or not whole.has(*letters):
         raise ValueError(
             f"combine: expected a finite direction that depends on the moments, got {whole} once "
-            "they have settled; give combine a formula that reads moments[0]."
+            "once they have settled; give combine a formula that reads moments[0]."
         )
     at = lambda y: {a.letter: a.transform(y) for a in averages}
     slopes = [

@@ -97,11 +97,12 @@ def test_a_key_names_the_whole_configuration():
         Setting("adam", {"b2": 0.95}, 1e-4, seed=1),
         Setting("adam", {"b2": 0.95}, 1e-4, methods=("taylor",)),
         Setting("adam", {"b2": 0.95}, 1e-4, settled=True),
+        Setting("adam", {"b2": 0.95}, 1e-4, x64=True),
         Setting("adam", {"b2": 0.95, "bias_correction": False}, 1e-4),
     ]
     assert {field.name for field in dataclasses.fields(Setting)} == {
         *("optimizer", "arguments", "learning_rate", "steps", "problem", "seed", "methods"),
-        "settled",
+        *("settled", "x64"),
     }
     keys = {setting.key() for setting in [base, *others]}
     assert len(keys) == 1 + len(others)
@@ -119,7 +120,7 @@ def test_one_configuration_has_one_key():
 def test_a_key_ends_in_the_digest_of_the_canonical_text():
     text = (
         '{"arguments":{},"learning_rate":0.5,"methods":["taylor"],"optimizer":"sgd",'
-        '"problem":"digits","seed":0,"settled":false,"steps":7}'
+        '"problem":"digits","seed":0,"settled":false,"steps":7,"x64":false}'
     )
     digest = hashlib.sha256(text.encode()).hexdigest()
     setting = Setting("sgd", learning_rate=0.5, steps=7, methods=("taylor",))
@@ -130,14 +131,30 @@ REFUSED = {
     "shadow --learning-rate 1e-4": ("--learning-rate", "0.0001", "opt:adam"),
     "shadow opt:adam --learning-rate -1": ("--learning-rate", "-1.0", "positive"),
     "shadow opt:adam --learning-rate nan": ("--learning-rate", "nan", "positive"),
-    "shadow --steps 0": ("--steps", "0", "1 or more"),
-    "shadow --seed -1": ("--seed", "-1", "0 or more"),
+    "shadow --steps 0": ("--steps", "0", "from 1"),
+    "shadow --seed -1": ("--seed", "-1", "from 0"),
     "shadow opt:adam --opt.b2 1.5": ("--opt.b2", "1.5", "below 1"),
     "shadow opt:lion --opt.eps-root -1": ("--opt.eps-root", "-1.0", "at least 0"),
     "shadow --methods": ("--methods", "none", "taylor"),
     "shadow --problem mine.py": ("--problem", "mine.py", "path/to/file.py:name"),
     "shadow --problem no/such.py:mine": ("--problem", "no/such.py", "does not exist"),
     "shadow --problem mine.py:mine --seed 1": ("--seed", "1", "--problem"),
+    "shadow --steps 99999999999999999999": ("--steps", "from 1 to 2,147,483,647"),
+    "shadow --seed 99999999999999999999": ("--seed", "from 0 to 2,147,483,647"),
+    "train --epochs 99999999999999999999": ("--epochs", "from 1 to 2,147,483,647"),
+    "train --width 1e9 --describe": ("--width", "of at most 1000", "1000000000.0"),
+    "claims --workers 0": ("--workers", "from 1", "got 0"),
+    "reproduce fig1 --workers -1": ("--workers", "from 1", "got -1"),
+    "sweep --threads 0 --grid seed=0,1 train": ("--threads", "from 1", "got 0"),
+    "sweep --grid devices=99 train --ghost-batch 99": ("cell 0", "--devices", "XLA_FLAGS"),
+    "orders --orders 99 --methods taylor": ("--orders", "99", "taylor", "1, 2"),
+    "derive --out no/such/folder/page.html": ("--out", "no folder 'no/such/folder'"),
+    "derive --out /dev/null": ("--out", "/dev/null", "no plain file"),
+    "verify --json /dev/null": ("--json", "/dev/null", "no plain file"),
+    "derive --out shadow\0flow": ("--out", "null byte"),
+    f"derive --out {'x' * 300}": ("--out", "File name too long"),
+    f"shadow --out {'x' * 300}": ("--out", "File name too long"),
+    "shadow --out shadow\0flow": ("--out", "null byte"),
     "verify --full --quick": ("--full", "--quick", "both"),
 }
 
@@ -251,13 +268,38 @@ def test_verify_hands_its_flags_on_and_fails_when_a_row_does(jobs):
     assert second == {"json": None, "rows": (), "full": True}
 
 
-def test_errors_of_other_code_keep_their_traceback(monkeypatch, jobs):
+def fails(monkeypatch, error):
+    """The command line, whose job raises that."""
+
     def broken(*given, **named):
-        raise ValueError("a defect")
+        raise error
 
     monkeypatch.setattr(sys.modules["shadowflow.cli.jobs.shadow"], "shadow_job", broken)
+    return cli.main(["shadow"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("a defect"), 70, "ValueError: a defect; this is a fault of shadowflow"),
+        (RuntimeError("two\nlines"), 70, "RuntimeError: two lines; this is a fault of shadowflow"),
+        (OSError(28, "No space left on device"), 2, "the system refuses (No space left on device)"),
+        (MemoryError(), 2, "out of memory"),
+        (KeyboardInterrupt("epoch 3 is saved"), 130, "stopped; epoch 3 is saved"),
+    ],
+)
+def test_whatever_is_raised_is_one_line(error, code, said, monkeypatch, jobs, capsys):
+    assert fails(monkeypatch, error) == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"shadowflow: {said}")
+    assert printed.count("\n") == 1
+    assert ("SHADOWFLOW_DEBUG=1" in printed) == (code == 70)
+
+
+def test_the_traceback_is_there_on_request(monkeypatch, jobs):
+    monkeypatch.setenv("SHADOWFLOW_DEBUG", "1")
     with pytest.raises(ValueError, match="a defect"):
-        cli.main(["shadow"])
+        fails(monkeypatch, ValueError("a defect"))
 
 
 def test_refusals_of_the_library_are_sentences(monkeypatch, jobs, capsys):
@@ -266,4 +308,4 @@ def test_refusals_of_the_library_are_sentences(monkeypatch, jobs, capsys):
 
     monkeypatch.setattr(sys.modules["shadowflow.cli.jobs.shadow"], "shadow_job", refusing)
     assert cli.main(["shadow"]) == 2
-    assert "--steps: expected 1 or more, got -5" in capsys.readouterr().err
+    assert "--steps: expected a whole number from 1" in capsys.readouterr().err

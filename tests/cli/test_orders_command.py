@@ -192,7 +192,7 @@ def test_the_picture_marks_where_a_way_leaves_and_the_edges():
         ("--learning-rates 1e-3 1e-4", "--learning-rates: expected rising"),
         ("--learning-rates", "expected a sweep or a long run"),
         ("--orders 0 1", "--orders: expected whole numbers from 1"),
-        ("--steps 0", "--steps: expected 1 or more"),
+        ("--steps 0", "--steps: expected a whole number from 1"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(flags, words):

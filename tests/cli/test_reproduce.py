@@ -12,7 +12,7 @@ import pytest
 from shadowflow import cli
 from shadowflow.cli.jobs import reproduce
 from shadowflow.cli.reproduce import Reproduce
-from shadowflow.files import read_arrays, write_arrays
+from shadowflow.files import LOCK, read_arrays, write_arrays
 from shadowflow.paper.evidence import below, near
 from shadowflow.paper.figures import figure1, figure2, figure3
 
@@ -48,7 +48,7 @@ def test_it_writes_arrays_pictures_and_evidence(made):
     folder, code, shown = made
     assert code == 1  # too few points
     names = {path.name for path in folder.iterdir()}
-    assert names == {"arrays.npz", "evidence.json", "figure.pdf", "figure.png"}
+    assert names == {"arrays.npz", "evidence.json", "figure.pdf", "figure.png", LOCK}
     content = json.loads(folder.joinpath("evidence.json").read_text("utf-8"))
     assert content["configuration"]["points"] == QUICK.points
     assert content["caption"] == figure1.caption({}, QUICK)

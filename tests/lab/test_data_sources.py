@@ -275,7 +275,7 @@ def test_a_save_that_fails_leaves_the_cache_as_it_was(culprit, monkeypatch):
             path.write_bytes(before)
         with monkeypatch.context() as patch:
             patch.setattr(*culprit, full)
-            with pytest.raises(ValueError, match=r"No space left on device.*SHADOWFLOW_CACHE"):
+            with pytest.raises(ValueError, match=r"disk is full.*SHADOWFLOW_CACHE"):
                 sources.save(row, MNIST)
         assert [file.read_bytes() for file in path.parent.iterdir()] == [before] * bool(before)
 
@@ -292,7 +292,7 @@ def test_wrong_arrays_are_not_saved(machine):
 def test_drafts_of_dead_processes_are_swept():
     folder = sources.cache_folder()
     folder.mkdir()
-    old, new, other = (folder / name for name in (".1-mnist.npz", ".2-mnist.npz", ".3-x.npz"))
+    old, new, other = (folder / name for name in (".1.draft", ".2.draft", "3.draft"))
     for draft in (old, new, other):
         draft.touch()
     past = time.time() - 2 * sources.STALE_SECONDS

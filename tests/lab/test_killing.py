@@ -90,5 +90,5 @@ def run_to(runs, point, epoch):
     )
     done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == (0 if point == "nowhere" else -signal.SIGKILL), (point, epoch)
-    (folder,) = runs.iterdir()
+    (folder,) = runs.glob("mlp-*")
     return folder

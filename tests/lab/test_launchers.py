@@ -13,9 +13,10 @@ import pytest
 from shadowflow.cli.claims import Claims
 from shadowflow.cli.jobs import cost, sweep as jobs
 from shadowflow.files import write_json
-from shadowflow.lab.sweep import launch, locks, plan, table, work
+from shadowflow.lab import locks
+from shadowflow.lab.sweep import launch, plan, table, work
 from shadowflow.lab.sweep.grid import Block
-from shadowflow.lab.training import history
+from shadowflow.lab.training import history, start
 from shadowflow.lab.training.config import Training
 from shadowflow.lab.training.start import network_of
 from shadowflow.paper.records import Record
@@ -35,7 +36,9 @@ def end_one(made):
         folder = made.folder_of(cell)
         folder.mkdir(exist_ok=True)
         history.append(folder / "history.jsonl", {"epoch": 0})
-        write_json(folder / "done.json", {"reason": "epochs", "epoch": 3})
+        write_json(folder / "config.json", start.identity(cell.settings))
+        sealed = history.seal(folder / "history.jsonl")
+        write_json(folder / "done.json", {"reason": "epochs", "epoch": 3, "history": sealed})
 
 
 class Jobs:

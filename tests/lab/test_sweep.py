@@ -11,7 +11,8 @@ import pytest
 from shadowflow import cli
 from shadowflow.cli.jobs.sweep import status
 from shadowflow.cli.sweep import parse
-from shadowflow.lab.sweep import launch, locks, plan, table, work
+from shadowflow.lab import locks
+from shadowflow.lab.sweep import launch, plan, table, work
 from shadowflow.lab.sweep.grid import Block, axis, cells, read
 from shadowflow.lab.training import history
 from shadowflow.lab.training.config import Training
@@ -80,8 +81,8 @@ def test_blocks_are_united_and_what_they_share_is_one_cell(tmp_path):
         ("train", "--grid: expected one or more, got none"),
         ("--grid seed=0", "sweep: expected a TOML file or --grid … train …, got neither"),
         ("nowhere.toml", "FILE: expected a TOML file, got 'nowhere.toml'"),
-        ("--grid seed=0 --workers 0 train", "--workers: expected 1 or more, got 0"),
-        ("--grid seed=0 --threads 0 train", "--threads: expected 1 or more, got 0"),
+        ("--grid seed=0 --workers 0 train", "--workers: expected a whole number from 1"),
+        ("--grid seed=0 --threads 0 train", "--threads: expected a whole number from 1"),
         ("--grid seed=0 --patience 0 train", "--patience: expected seconds above 0, got 0.0"),
         ("--grid seed=0 --name a/b train", "--name: expected a name that a folder can have"),
         ("--grid seed=0 train --wall-time 9", "--wall-time: expected none behind train, got 9.0"),
@@ -257,14 +258,24 @@ def test_nothing_is_written_where_the_lock_is_lost(tmp_path):
     assert not made.ended(cell)
 
 
-def test_an_empty_lock_is_that_of_a_dead_worker(tmp_path):
+def test_an_empty_lock_is_free(tmp_path):
     worker = locks.Worker(tmp_path, patience=0.05)
     worker.acquire("run").release()
     (tmp_path / locks.LOCKS / "run.1").touch()
-    assert locks.newest(tmp_path, "run") == (1, "")
-    while (lock := worker.acquire("run")) is None:
-        continue
+    assert locks.newest(tmp_path, "run") == (1, None)
+    lock = worker.acquire("run")
     assert (lock.number, lock.deaths()) == (2, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\0", b"../../x 3"])
+def test_a_damaged_lock_neither_stops_a_sweep_nor_its_status(tmp_path, content):
+    made = sweep(tmp_path, seed=(0,))
+    (cell,) = made.cells
+    (tmp_path / locks.LOCKS).mkdir()
+    (tmp_path / locks.LOCKS / f"{cell.settings.key()}.0").write_bytes(content)
+    assert [row.state for row in table.standings(made)] == ["waiting"]
+    work.work(made)
+    assert [row.state for row in table.standings(made)] == ["done"]
 
 
 def test_deaths_in_a_row_at_one_place_are_counted(tmp_path):

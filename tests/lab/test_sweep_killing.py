@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from runs import contents
 
-from shadowflow.lab.sweep import launch, locks, plan, table
+from shadowflow.lab import locks
+from shadowflow.lab.sweep import launch, plan, table
 from shadowflow.lab.sweep.grid import Block
 from shadowflow.lab.training.config import Training
 
@@ -49,7 +50,7 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     found = []
     for seed in (0, 1, 2):
-        command = [sys.executable, "-m", "shadowflow.cli", "train", *WORDS, "--seed", str(seed)]
+        command = [sys.executable, "-m", "shadowflow", "train", *WORDS, "--seed", str(seed)]
         subprocess.run(
             [*command, "--quiet", "--run-dir", str(folder)],
             cwd=ROOT,
@@ -114,7 +115,7 @@ def test_stopped_it_leaves_nobody_behind_and_goes_on(tmp_path, alone, number):
     command = [
         sys.executable,
         "-m",
-        "shadowflow.cli",
+        "shadowflow",
         "sweep",
         "--grid",
         "seed=0,1,2",
@@ -147,7 +148,7 @@ def test_stopped_it_leaves_nobody_behind_and_goes_on(tmp_path, alone, number):
 @pytest.mark.slow
 def test_workers_end_with_the_command_that_was_killed(tmp_path):
     words = ["sweep", "--grid", "seed=0,1", "--quiet", "--workers", "2", "--run-dir", str(tmp_path)]
-    command = [sys.executable, "-m", "shadowflow.cli", *words, "train", *WORDS]
+    command = [sys.executable, "-m", "shadowflow", *words, "train", *WORDS]
     process = subprocess.Popen([*command, "--epochs", "100000"], cwd=ROOT)
     while len(list(tmp_path.glob("*/history.jsonl"))) < 2:
         time.sleep(0.1)

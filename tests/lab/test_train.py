@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 import time
 import types
@@ -18,13 +19,15 @@ from shadowflow import cli
 from shadowflow.cli.jobs import training
 from shadowflow.cli.jobs.training import description, forward_flops
 from shadowflow.iterate import iterate
-from shadowflow.lab.training import epoch as passes, history
+from shadowflow.lab.training import epoch as passes, history, start
 from shadowflow.lab.training.checkpoint import restore
 from shadowflow.lab.training.config import Training
 from shadowflow.lab.training.loop import Ending, TrainingRun, hand_over
 from shadowflow.lab.training.start import counts_of, images_of, network_of, train
 from shadowflow.problem import Problem
 from shadowflow.running import rate_table
+
+ROOT = Path(__file__).parents[2]
 
 # The settings
 
@@ -37,13 +40,13 @@ from shadowflow.running import rate_table
         ({"optimizer": "sam"}, "--opt: expected one of sgd"),
         ({"learning_rate": 0.0}, "--learning-rate: expected a positive"),
         ({"width": float("nan")}, "--width: expected a positive"),
-        ({"epochs": 0}, "--epochs: expected a whole number from 1, got 0"),
+        ({"epochs": 0}, "--epochs: expected a whole number from 1 to .*, got 0"),
         ({"images": 0}, "--images: expected a whole number"),
         ({"micro_batch": 2.5}, "--micro-batch: expected a whole number"),
         ({"stop_accuracy": 2.0}, r"--stop-accuracy: expected a number in \(0, 1\]"),
         ({"devices": 3}, "--devices: expected a divisor of the 50 images of a batch, got 3"),
         ({"micro_batch": 5, "devices": 2}, "--devices: expected a divisor of the 5 images"),
-        ({"pool": 0}, "--pool: expected a whole number from 1, got 0"),
+        ({"pool": 0}, "--pool: expected a whole number from 1 to .*, got 0"),
         ({"warmup": 7}, "--warmup: expected at most the 6 epochs, got 7"),
         ({"arguments": {"b3": 1.0}}, "opt:adam: expected arguments among b1"),
     ],
@@ -300,10 +303,79 @@ def test_a_run_that_is_done_is_not_repeated(tmp_path):
 def test_a_damaged_end_is_said(tmp_path):
     folder = tmp_path / SMALL.key()
     folder.mkdir()
+    start.write_json(folder / "config.json", start.identity(SMALL))
     for text in ("{}", "[]", "{"):
         (folder / "done.json").write_text(text)
         with pytest.raises(ValueError, match=r"done.json: expected .* in .*, got"):
             train(SMALL, tmp_path)
+
+
+def test_a_finished_run_whose_configuration_is_damaged_is_not_done(tmp_path):
+    folder = train(SMALL, tmp_path).folder
+    path = folder / "config.json"
+    for text in ("garbage", "[]", "{}", None):
+        path.unlink() if text is None else path.write_text(text)
+        with pytest.raises(ValueError, match=r"config.json: expected|expected None.*as the run"):
+            train(SMALL, tmp_path)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_changed_digit_of_the_history_is_noticed(tmp_path, ended):
+    folder = train(SMALL, tmp_path).folder
+    history_file, text = folder / "history.jsonl", (folder / "history.jsonl").read_text()
+    if not ended:
+        (folder / "done.json").unlink()
+    assert train(SMALL, tmp_path).epoch == SMALL.epochs
+    place = text.index("train_loss") + len('train_loss": 2.')
+    history_file.write_text(f"{text[:place]}{(int(text[place]) + 1) % 10}{text[place + 1 :]}")
+    with pytest.raises(ValueError, match=r"history: expected .* got (an)?other"):
+        if not ended:
+            (folder / "done.json").unlink()
+        train(SMALL, tmp_path)
+
+
+def test_a_run_on_other_data_or_in_another_precision_is_not_done(tmp_path, monkeypatch):
+    folder = train(SMALL, tmp_path).folder
+    for name, other in (("data", "of another file"), ("x64", False)):
+        path = folder / "config.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, name: other}))
+        with pytest.raises(ValueError, match=f"{name}: expected {other!r}, as the run in"):
+            train(SMALL, tmp_path)
+        path.write_text(json.dumps(content))
+    assert train(SMALL, tmp_path).notes == ("it was done already",)
+
+
+def test_a_second_process_is_told_who_is_at_it(tmp_path):
+    """And takes over from one that has died, at once."""
+    script = (
+        "import sys, pathlib; from shadowflow.lab import locks\n"
+        f"with locks.kept(pathlib.Path({str(tmp_path)!r}), {SMALL.key()!r}):\n"
+        "    print('inside', flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, cwd=ROOT)
+    assert process.stdout.readline() == b"inside\n"
+    with pytest.raises(ValueError, match=f"--run-dir: expected .* at which process {process.pid}"):
+        train(SMALL, tmp_path)
+    assert not list(tmp_path.glob("*/history.jsonl"))
+    process.kill()
+    process.communicate()
+    assert train(SMALL, tmp_path).reason == "epochs"
+
+
+def test_ctrl_c_saves_the_epoch_that_was_reached(tmp_path):
+    def stop(epoch, record):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="epoch 3 is saved in"):
+        train(SMALL, tmp_path / "stopped", progress=stop)
+    folder = tmp_path / "stopped" / SMALL.key()
+    assert [path.stem for path in folder.glob("checkpoints/*.json")] == ["00000003"]
+    assert contents(train(SMALL, tmp_path / "stopped").folder) == contents(
+        train(SMALL, tmp_path / "whole").folder
+    )
 
 
 def test_a_folder_of_another_configuration_is_refused(tmp_path):
@@ -356,7 +428,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         append = lambda path, record: Path("/dev/full").write_text("{}")
         patch.setattr(history, "append", append)
-        with pytest.raises(ValueError, match=r"history: expected a folder that can be written.*No"):
+        with pytest.raises(ValueError, match=r"history: expected a folder that can .*full"):
             run_of(SMALL, full, checkpoint_every=2).go()
     assert (full / "history.jsonl").read_text() == lines
     assert sorted(path.name for path in full.glob("checkpoints/*.json"))[-1] == "00000004.json"
@@ -428,7 +500,7 @@ def test_trackers_by_name_get_the_records_and_are_closed(tmp_path, monkeypatch, 
     monkeypatch.setitem(sys.modules, package, stand_in)
     words = "train --width 0.25 --images 120 --epochs 2 --quiet --log".split()
     assert cli.main([*words, name, "--run-dir", str(tmp_path)]) == 0
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("mlp-*")
     losses = [record["train_loss"] for record in records(folder)]
     assert calls[-1] == "closed"
     if name == "tensorboard":
@@ -500,7 +572,7 @@ def test_the_command(tmp_path, capsys):
     words = "train --width 0.25 --images 120 --epochs 2 --quiet opt:adam --opt.b2 0.95".split()
     assert cli.main([*words, "--run-dir", str(tmp_path)]) == 0
     assert "Epoch 2: all epochs are done." in capsys.readouterr().out
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("mlp-*")
     assert json.loads((folder / "config.json").read_text())["arguments"]["b2"] == 0.95
     assert {path.name for path in folder.iterdir()} == {
         "config.json",

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...files import writable, write_json
+from ...files import alone, write_json
 from ...paper import claims, grid as grids
 from ...paper.analysis import Swept, arranged
 from ...paper.records import Runs
 from ...paper.trials import ALPHA, FAILS, HOLDS, TREND, WEAK, Trial
 from . import cost
 from .formatting import versions
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..claims import Claims
@@ -32,18 +33,23 @@ def claims_job(command: Claims, runs: Runs) -> dict[str, Any]:
     runs: how training runs are obtained. Raises ValueError for a folder that cannot be written, an
     unknown claim, data that are nowhere; at the scale "paper" unless ``yes`` starts the runs.
     """
-    from tqdm import tqdm
-
-    scale, only = command.scale, command.only
+    only = command.only
     unknown = sorted(set(only) - set(claims.CLAIMS))
     if unknown:
         raise ValueError(
             f"--only: expected among {', '.join(claims.CLAIMS)}, got {', '.join(unknown)}"
         )
     names = tuple(name for name in claims.CLAIMS if name in only or not only)
-    writable(command.out)
+    with alone(command.out):
+        return _tried(command, names, runs)
+
+
+def _tried(command: Claims, names: tuple[str, ...], runs: Runs) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    scale, path = command.scale, command.out / f"claims-{command.scale}.json"
     chosen = [grids.read(name)[scale] for name in claims.needed(names)]
-    cost.ask(chosen, command.data_dir, command.yes)
+    cost.ask(chosen, command.data_dir, command.yes, command.quiet)
     wanted = {run.key(): run for grid in chosen for run in grid.runs()}
     records = runs(list(wanted.values())) if wanted else []
     trained = {}
@@ -57,8 +63,8 @@ def claims_job(command: Claims, runs: Runs) -> dict[str, Any]:
         "versions": versions(),
         "claims": [],
     }
-    with tqdm(names, disable=command.quiet, unit="claim", leave=False) as bar:
-        for name in bar:
+    with progress(total=len(names), quiet=command.quiet, unit="claim") as bar:
+        for name in names:
             bar.set_description_str(name)
             claim = claims.CLAIMS[name]
             found = claim.tried(scale, trained)
@@ -73,7 +79,8 @@ def claims_job(command: Claims, runs: Runs) -> dict[str, Any]:
                     "trials": [dataclasses.asdict(trial) for trial in found],
                 }
             )
-    path = write_json(command.out / f"claims-{scale}.json", content)
+            write_json(path, content)
+            bar.update()
     print(f"{summary(content)}\n{RULE}\nWritten to {path}")
     return content
 

@@ -17,6 +17,7 @@ from ...lab.networks.interface import Network
 from ...lab.training.config import Training
 from ...lab.training.start import counts_of, network_of, train
 from ...paper.grid import Grid
+from .progress import progress
 
 SAMPLES = (8, 24)  # images of the two trials that the line of the cost goes through
 EPOCHS = 4  # of each: the first two compile
@@ -34,7 +35,7 @@ class Cost(NamedTuple):
     memory: int
 
 
-def ask(grids: Sequence[Grid], data_dir: Path | None, yes: bool) -> None:
+def ask(grids: Sequence[Grid], data_dir: Path | None, yes: bool, quiet: bool = True) -> None:
     """Print what runs of the paper's sizes cost; ValueError where ``yes`` is not given."""
     wanted = [grid for grid in grids if grid.scale == "paper"]
     if not wanted:
@@ -44,7 +45,9 @@ def ask(grids: Sequence[Grid], data_dir: Path | None, yes: bool) -> None:
         models[f"{run.model} on {run.dataset}"].append(run)
     hours = 0.0
     for model, alike in models.items():
-        found = measured(alike[0], data_dir)
+        with progress(quiet=quiet, desc=f"measures an epoch of {model}", total=1) as bar:
+            found = measured(alike[0], data_dir)
+            bar.update()
         own = sum(run.epochs for run in alike) * found.seconds / 3600
         hours += own
         digits = ",.0f" if found.seconds >= 100 else ".3g"

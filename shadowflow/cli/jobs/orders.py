@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from ...curvature import curvature
 from ...diagnostics.convergence import compare
-from ...files import writable, write_json
+from ...files import alone, write_json
 from ...iterate import iterate
 from ...methods import METHODS
 from ...optimizers.moments import Optimizer
@@ -58,14 +58,29 @@ class Plan:
             if METHODS[name].offers(order)
             if not (self.problem.batched and METHODS[name].full_batch)
         ]
+        if not every:
+            there = [(name, METHODS[name].orders) for name in self.command.methods]
+            known = "; ".join(f"{name}: {', '.join(map(str, own or ()))}" for name, own in there)
+            raise ValueError(
+                f"--orders: expected one that these methods have on this problem ({known}), got "
+                f"{', '.join(map(str, self.command.orders))}"
+            )
         first = [way for way in every if way.order == 1][:1]
         return (*first, *(way for way in every if way.order > 1))
 
 
 def orders_job(plan: Plan) -> None:
-    """Measure, print tables, and write numbers.json and figure.png, after each long run anew."""
+    """Measure, print tables, and write numbers.json and figure.png, after each rate and run anew.
+
+    ValueError for a folder that cannot be written, or in which another process is at work.
+    """
+    ways = plan.ways
+    with alone(plan.command.out):
+        _measure(plan, ways)
+
+
+def _measure(plan: Plan, ways: Sequence[Way]) -> None:
     command, out, setting = plan.command, plan.command.out, plan.command.setting()
-    writable(out)
     found = {
         "run": {
             "optimizer": setting.optimizer,
@@ -79,7 +94,7 @@ def orders_job(plan: Plan) -> None:
             "flow edge": flow_threshold(plan.optimizer),
             "stability edge": stability_threshold(plan.optimizer),
         },
-        "lines": [way._asdict() | {"name": way.name} for way in plan.ways],
+        "lines": [way._asdict() | {"name": way.name} for way in ways],
         "steps": command.steps,
         "warm": command.warm,
         "sweep": [],
@@ -96,9 +111,9 @@ def orders_job(plan: Plan) -> None:
 
     for rate in command.learning_rates:
         found["sweep"].append(at_rate(plan, rate))
+        keep()
         tell(f"learning rate {rate:.2g}")
     if command.learning_rates:
-        keep()
         print("\n".join(sweep_table(found)))
     if command.far:
         for long, done in far_run(plan):

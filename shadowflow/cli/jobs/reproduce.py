@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...files import plain, read_arrays, writable, write_arrays, write_json
+from ...files import alone, plain, read_arrays, write_arrays, write_json
 from ...lab.data.load import load
 from ...paper.evidence import Evidence
 from ...paper.figures import Arrays, Data, style
@@ -21,6 +22,7 @@ from ...paper.records import Runs
 from ...paper.trials import Trial
 from . import cost
 from .formatting import versions
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..reproduce import Reproduce
@@ -74,14 +76,11 @@ class Reproduction:
 
     def compute(self, data: Data, runs: Runs, quiet: bool) -> Arrays:
         """The arrays, which are stored too."""
-        from tqdm import tqdm
-
         figure, settings = self.figure, self.settings
         if self.trained:
             arrays = figure.compute(settings, runs(figure.runs(settings)))
         else:
-            options = {"disable": quiet, "desc": self.name, "delay": 1, "unit": "", "leave": False}
-            with tqdm(**options) as bar:
+            with progress(quiet=quiet, desc=self.name, unit="") as bar:
                 arrays = figure.compute(settings, data, bar)
         said = {CONFIGURATION: np.asarray(self.configuration)}
         write_arrays(self.folder / "arrays.npz", {**arrays, **said})
@@ -140,15 +139,21 @@ def reproduce_job(command: Reproduce, runs: Runs) -> bool:
     have, and arrays of another configuration.
     """
     chosen = [Reproduction.of(name, command.scale, command.out) for name in command.names()]
-    for one in chosen:
-        writable(one.folder)
+    with contextlib.ExitStack() as stack:
+        for one in chosen:
+            stack.enter_context(alone(one.folder))
+        return _reproduced(command, chosen, runs)
+
+
+def _reproduced(command: Reproduce, chosen: Sequence[Reproduction], runs: Runs) -> bool:
     if command.redraw:
         stored = [one.stored() for one in chosen]  # all of them, before the first is drawn
         good = [one.finish(a, command.style) for one, a in zip(chosen, stored, strict=True)]
         return all(good)
     needed = [name for one in chosen if not one.trained for name in one.figure.DATA]
     data = {name: load(name, command.data_dir) for name in dict.fromkeys(needed)}
-    cost.ask([one.settings for one in chosen if one.trained], command.data_dir, command.yes)
+    grids = [one.settings for one in chosen if one.trained]
+    cost.ask(grids, command.data_dir, command.yes, command.quiet)
     good = [one.finish(one.compute(data, runs, command.quiet), command.style) for one in chosen]
     return all(good)
 

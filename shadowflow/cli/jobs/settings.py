@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ...files import digest
-from ...lab.choices import Argument, completed
+from ...lab.choices import Argument, completed, whole
 
 if TYPE_CHECKING:
     from ...optimizers.moments import Optimizer
@@ -24,8 +24,9 @@ class Setting:
 
     optimizer: a name of the zoo; arguments: its keyword arguments, the zoo's defaults for those
     left out; problem: its label; seed: of its start; methods: how the optimizer is followed;
-    settled: whether it starts with the memory of a long run instead of none. Raises ValueError for
-    a value out of its range and for an unknown name.
+    settled: whether it starts with the memory of a long run instead of none; x64: whether JAX
+    computes in float64 where the parameters do not say otherwise. Raises ValueError for a value out
+    of its range and for an unknown name.
 
     >>> setting = Setting("adam", {"b2": 0.95}, learning_rate=1e-4)
     >>> setting.arguments["b1"], setting.key()
@@ -40,6 +41,7 @@ class Setting:
     seed: int = 0
     methods: tuple[str, ...] = METHODS
     settled: bool = False
+    x64: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
@@ -48,10 +50,7 @@ class Setting:
                 f"got {self.learning_rate}; for example 1e-3"
             )
         for name, least, example in (("steps", 1, 200), ("seed", 0, 0)):
-            if (given := getattr(self, name)) < least:
-                raise ValueError(
-                    f"--{name}: expected {least} or more, got {given}; for example {example}"
-                )
+            whole(f"--{name}", getattr(self, name), least, example)
         if not self.methods or set(self.methods) - set(get_args(Method)):
             raise ValueError(
                 f"--methods: expected one or more of {' '.join(get_args(Method))}, "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,12 +12,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ...diagnostics.convergence import compare
-from ...files import writable, write_arrays, write_json
+from ...files import alone, write_arrays, write_json
 from ...problem import Problem
 from .formatting import versions
 from .settings import Setting
 from .shadow_figure import draw
-from .shadow_run import Followed, ShadowOutcome, run
+from .shadow_run import Followed, ShadowOutcome, key_of, run
 from .shadow_text import heading, tell
 
 if TYPE_CHECKING:
@@ -28,20 +30,33 @@ def shadow_job(
     """Run every setting, print what it did in words, and write figure, numbers and arrays.
 
     Each setting writes ``out/<key>/``: figure.png, numbers.json, arrays.npz. A run that meets a
-    non-finite number says at which step, and what came before it is written all the same.
+    non-finite number says at which step, and what came before it is written all the same; so it is
+    where a function of the problem raises, or Ctrl-C stops it. Raises ValueError for a folder that
+    cannot be written, or in which another process is at work.
     """
-    for setting in settings:
-        writable(command.out / setting.key())
-    for index, setting in enumerate(settings):
-        print("=" * 96)
-        print(f"Setting {index + 1} of {len(settings)}: {heading(setting, params)}")
-        found = run(setting, problem, params, command.quiet, command.error_bars)
-        folder = command.out / setting.key()
-        print(tell(found))
-        write_json(folder / "numbers.json", numbers(found))
-        write_arrays(folder / "arrays.npz", arrays(found))
-        draw(arrays(found), title(setting), folder / "figure.png")
-        print(f"\nWritten to {folder}: figure.png, numbers.json, arrays.npz\n")
+    with contextlib.ExitStack() as stack:
+        for setting in settings:
+            stack.enter_context(alone(command.out / setting.key()))
+        for index, setting in enumerate(settings):
+            print("=" * 96)
+            print(f"Setting {index + 1} of {len(settings)}: {heading(setting, params)}", flush=True)
+            found = run(setting, problem, params, command.quiet, command.error_bars)
+            folder = command.out / setting.key()
+            written = write(found, folder)
+            if found.error is not None:
+                step = (found.unfinished[1] if found.unfinished else found.real).steps[-1]
+                found.error.__notes__ = [f"at step {step}; what came before is in {folder}"]
+                raise found.error
+            print(tell(found))
+            print(f"\nWritten to {folder}: {written}\n")
+
+
+def write(found: ShadowOutcome, folder: Path) -> str:
+    """Write what was computed of a setting; the names of the files."""
+    write_arrays(folder / "arrays.npz", arrays(found))
+    write_json(folder / "numbers.json", numbers(found))
+    draw(arrays(found), title(found.setting), folder / "figure.png")
+    return "figure.png, numbers.json, arrays.npz"
 
 
 def title(setting: Setting) -> str:
@@ -74,6 +89,11 @@ def arrays(found: ShadowOutcome) -> dict[str, np.ndarray]:
             f"{line.name}/running_max": valid.running_max,
         }
         content |= leaves(f"{line.name}/last", line.follow.last)
+    if found.unfinished is not None:
+        way, path = found.unfinished
+        gap, name = compare(real, path), f"{key_of(way)}/unfinished"
+        content |= {f"{name}/saved": gap.steps, f"{name}/distance": gap.two_norm}
+        content |= leaves(f"{name}/last", path.last)
     return content
 
 
@@ -83,6 +103,7 @@ def numbers(found: ShadowOutcome) -> dict[str, Any]:
     measures = {} if bias is None else {"potential": bias.potential, "one_norm": bias.one_norm}
     return {
         "setting": dataclasses.asdict(found.setting),
+        "stopped": None if found.error is None else type(found.error).__name__,
         "versions": versions(),
         "real": {
             "step": int(real.steps[-1]),

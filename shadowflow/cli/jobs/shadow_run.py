@@ -20,9 +20,15 @@ from ...paper.ways import Way
 from ...problem import Problem
 from ...running import Trajectory
 from ...shadow import Shadow, settled_state
+from .progress import progress
 from .settings import Setting
 
 SAVED = 500
+
+
+def key_of(way: Way) -> str:
+    """The key of the arrays of a way."""
+    return f"{way.method} / order {way.order} / {way.kind}"
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,15 @@ class Followed:
     @property
     def name(self) -> str:
         """The key of its arrays."""
-        return f"{self.way.method} / order {self.way.order} / {self.way.kind}"
+        return key_of(self.way)
 
 
 @dataclass(frozen=True)
 class ShadowOutcome:
     """The run of an optimizer, its shadows, and its implicit bias at the end, if it has one.
 
-    no_bias: why it has none.
+    no_bias: why it has none. error: what ended the computation early, an exception of the
+    problem's functions or Ctrl-C; unfinished: the way that was run then, and how far it came.
     """
 
     setting: Setting
@@ -52,12 +59,17 @@ class ShadowOutcome:
     optimizer: Optimizer
     real: Trajectory
     lines: list[Followed]
-    bias: ImplicitBias | None
+    bias: ImplicitBias | None = None
     no_bias: str = ""
+    error: BaseException | None = None
+    unfinished: tuple[Way, Trajectory] | None = None
 
     def loss(self, index: int) -> float:
-        """The loss at a saved place of the run, NaN for a problem that has only gradients."""
-        if self.problem.loss is None:
+        """The loss at a saved place of the run, NaN for a problem that has only gradients.
+
+        NaN too where the computation was ended: its functions may raise again.
+        """
+        if self.problem.loss is None or self.error is not None:
             return float("nan")
         place = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), self.real.params)
         return float(self.problem.full_batch().value(place))
@@ -80,24 +92,41 @@ def run(
     setting: Setting, problem: Problem, params: PyTree, quiet: bool, bars: bool
 ) -> ShadowOutcome:
     """Compute one setting."""
-    from tqdm import tqdm
-
     optimizer, rate, steps = setting.build(), setting.learning_rate, setting.steps
     given, start = (problem, optimizer, params, rate), 0
-    if setting.settled:
-        start = settled_state(*given, order="auto")
     ways, lines = wanted(setting.methods, problem), []
-    options: dict[str, Any] = {"start": start, "save_every": max(1, steps // SAVED)}
+    options: dict[str, Any] = {"save_every": max(1, steps // SAVED)}
+    real = bias = error = unfinished = None
+    no_bias = ""
     total = steps * (len(ways) + 1)
-    with tqdm(total=total, delay=2, disable=quiet, unit="step", leave=False) as bar:
-        real = iterate(*given, steps, **options, progress=bar.update)
-        run = (*given, steps)
-        for way, follow in shadows_along(real, run, ways, **options, progress=bar.update):
-            estimate = None
-            if bars:
-                estimate = error_bar(*given, steps, **way._asdict(), **options, follow=follow)
-            lines.append(Followed(way, follow, compare(real, follow), estimate))
-    return ShadowOutcome(setting, problem, optimizer, real, lines, *bias_of(setting, given, real))
+    with progress(total=total, quiet=quiet, unit="step") as bar:
+        try:
+            if setting.settled:
+                bar.set_description("the settled memory")
+                start = settled_state(*given, order="auto")
+            options |= {"start": start}
+            bar.set_description("the optimizer")
+            real = iterate(*given, steps, **options, progress=bar.update)
+            run = (*given, steps)
+            bar.set_description("its shadows")
+            for way, follow in shadows_along(real, run, ways, **options, progress=bar.update):
+                estimate = None
+                if bars:
+                    estimate = error_bar(*given, steps, **way._asdict(), **options, follow=follow)
+                lines.append(Followed(way, follow, compare(real, follow), estimate))
+            bar.set_description("the bias")
+            bias, no_bias = bias_of(setting, given, real)
+        except (Exception, KeyboardInterrupt) as raised:
+            error, partial = raised, getattr(raised, "partial", None)
+            if real is None and (partial is None or len(partial.steps) == 1):
+                raise
+            if real is None:
+                real = partial
+            elif partial is not None:
+                unfinished = ways[len(lines)], partial
+    assert real is not None
+    found = setting, problem, optimizer, real, lines, bias, no_bias
+    return ShadowOutcome(*found, error, unfinished)
 
 
 def wanted(methods: tuple[str, ...], problem: Problem) -> list[Way]:

@@ -14,6 +14,7 @@ from ...lab.training.loggers import tracker
 from ...lab.training.loop import Ending
 from ...lab.training.start import counts_of, network_of, train
 from .formatting import table
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..train import Train
@@ -65,14 +66,12 @@ def forward_flops(network: Network) -> float | None:
 
 def train_job(command: Train) -> int:
     """Train, with a bar of progress, and say how it ended; 1 for numbers that are not finite."""
-    from tqdm import tqdm
-
     settings = command.settings()
     folder = command.run_dir / settings.key()
     with contextlib.ExitStack() as stack:
         trackers = [stack.enter_context(tracker(name, folder, settings)) for name in command.log]
         bar = stack.enter_context(
-            tqdm(total=settings.epochs, delay=1, disable=command.quiet, unit="epoch", leave=False)
+            progress(total=settings.epochs, quiet=command.quiet, unit="epoch")
         )
 
         def show(epoch: int, record: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from ...files import write_json
 from ...methods import METHODS
 from ...paper.theorems import ADAM, HORIZON, INSIDE, LOCAL, RMSPROP, THEOREMS, OrderCase, measure
 from . import formatting
+from .progress import progress
 
 FULL, QUICK = range(9, 14), range(9, 13)
 INTRODUCTION = f"""\
@@ -56,8 +57,6 @@ def verify_job(*, json: Path | None, rows: tuple[str, ...], full: bool) -> bool:
     rows: substrings of which a row's name must contain one. full: five step sizes instead of
     four. Raises ValueError where no row is left.
     """
-    from tqdm import tqdm
-
     named = {
         f"{case.label} / {way.method} / {way.kind} / order {way.order}": (case, way)
         for case in CASES
@@ -70,8 +69,11 @@ def verify_job(*, json: Path | None, rows: tuple[str, ...], full: bool) -> bool:
             f"{'; '.join(case.label for case in CASES)}; the methods {'; '.join(METHODS)}"
         )
     print(INTRODUCTION)
-    with tqdm(plan, delay=2, leave=False, unit="row") as bar:
-        results = [(case, measure(case, way, FULL if full else QUICK)) for case, way in bar]
+    results = []
+    with progress(quiet=False, total=len(plan), unit="row") as bar:
+        for case, way in plan:
+            results.append((case, measure(case, way, FULL if full else QUICK)))
+            bar.update()
     print("\n".join(table(results)))
     good = sum(row.holds for _, row in results)
     print(

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from ...files import write_arrays
+from ...files import DRAFT, write_arrays
 from . import clients
 from .formats import NPZ_KEYS, Arrays, file_names, read_archive, read_folder, read_npz
 from .table import Dataset
@@ -186,7 +186,7 @@ def save(row: Dataset, arrays: Arrays) -> Path:
     content = {NPZ_KEYS[name]: array for name, array in verified(row, arrays).items()}
     path = cache_file(row)
     try:
-        for draft in path.parent.glob(f".*-{path.name}"):
+        for draft in path.parent.glob(f".*{DRAFT}"):
             if time.time() - draft.stat().st_mtime > STALE_SECONDS:
                 draft.unlink(missing_ok=True)
         return write_arrays(path, content, compress=False, durable=True)

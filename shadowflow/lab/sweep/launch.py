@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from ...extras import need
+from ..locks import bury, fresh
 from . import work
-from .locks import bury, fresh
 from .plan import Sweep
 
 Launcher = Literal["local", "slurm", "ray"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import plain, writable, write_json
+from ..choices import whole
 from ..training.config import Training
 from ..training.history import read_json
 from .grid import Block, Cell, cells
@@ -40,8 +41,8 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.name or set(self.name) & set("/\\") or self.name.startswith("."):
             raise ValueError(f"--name: expected a name that a folder can have, got {self.name!r}")
-        if self.checkpoint_every < 1:
-            raise ValueError(f"--checkpoint-every: expected 1 or more, got {self.checkpoint_every}")
+        whole("--checkpoint-every", self.checkpoint_every, 1)
+        whole("threads", self.threads, 1)
         if not 0 < self.patience < float("inf"):
             raise ValueError(f"--patience: expected seconds above 0, got {self.patience}")
 
@@ -136,21 +137,27 @@ def sweep_of(
     return Sweep(name or digest(found), run_dir, found, **options)
 
 
-def check(sweep: Sweep, cells: Sequence[Cell]) -> None:
+def check(sweep: Sweep, cells: Sequence[Cell], *, here: bool = True) -> None:
     """Refuse, before anything runs, what a cell would refuse, or data that are nowhere.
 
-    ValueError for an optimizer, a network, a number of images or a data set that a cell does not
-    get; it names the cell.
+    here: whether they run on this machine, which then needs their devices. ValueError for an
+    optimizer, a network, a number of images or a data set that a cell does not get, and for a
+    folder that holds another run; it names the cell.
     """
     from ..data.load import load
-    from ..training.start import counts_of, network_of
+    from ..training import start
+    from ..training.devices import Devices
 
     loaded = {"digits"}
     for cell in cells:
         try:
+            if start.ended(cell.settings, sweep.run_dir, sweep.data_dir) is not None:
+                continue
             cell.settings.build()
-            network_of(cell.settings)
-            counts_of(cell.settings)
+            start.network_of(cell.settings)
+            start.counts_of(cell.settings)
+            if here:
+                Devices.of(cell.settings.devices)
             if cell.settings.dataset not in loaded:
                 load(cell.settings.dataset, sweep.data_dir)
                 loaded.add(cell.settings.dataset)

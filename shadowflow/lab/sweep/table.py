@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from ...extras import need
 from ...files import write
+from ..locks import Worker, newest
 from ..training import history
 from .grid import Cell
-from .locks import Worker, newest
 from .plan import Sweep
 
 State = Literal["done", "non-finite", "failed", "running", "waiting"]
@@ -92,12 +92,7 @@ def export(sweep: Sweep, path: Path) -> Path:
     if not rows:
         raise ValueError(f"sweep: expected a cell with a history in {str(sweep.run_dir)!r}, got 0")
     frame = polars.DataFrame(rows, infer_schema_length=None, strict=False)
-    try:
-        return write(path, frame.write_parquet)
-    except OSError as error:
-        raise ValueError(
-            f"--out: expected a file that can be written, got {str(path)!r} ({error})"
-        ) from None
+    return write(path, frame.write_parquet)
 
 
 def _rows(sweep: Sweep) -> Iterator[dict[str, Any]]:

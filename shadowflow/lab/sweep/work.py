@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_json
+from ..locks import Lock, Lost, Worker, fresh
 from .grid import Cell
-from .locks import Lock, Lost, Worker, fresh
 from .plan import Sweep, read
 
 WAIT = 0.5  # seconds before looking again at cells that others have
@@ -102,7 +102,8 @@ def _train(sweep: Sweep, cell: Cell, lock: Lock, progress: Progress | None) -> N
         raise
     except Exception as error:
         lock.check()
-        traceback.print_exc()
+        if not isinstance(error, ValueError):  # whose message says it all
+            traceback.print_exc()
         write_json(sweep.failure(cell), {"error": f"{type(error).__name__}: {error}"})
 
 

@@ -18,48 +18,48 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ...files import digest, plain, read_arrays, write_arrays, write_json
+from ...files import DRAFT, digest, plain, read_arrays, write_arrays, write_json
 
 KEPT = 2
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A state that was read, its epoch, and in words every checkpoint passed over."""
+    """A state that was read, its epoch, and in words every checkpoint passed over.
+
+    history: the digest that ``save`` was given.
+    """
 
     epoch: int
     state: PyTree
     passed_over: tuple[str, ...]
+    history: str = ""
 
 
-def save(folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, Any]) -> Path:
+def save(
+    folder: Path, epoch: int, state: PyTree, configuration: Mapping[str, Any], history: str = ""
+) -> Path:
     """Write a checkpoint, keep it and those before it, ``KEPT`` in all; the path of its manifest.
 
     The folder is that of one run, and epochs are those behind the state, a pytree of arrays.
-    ValueError where the folder cannot be written, for example as the disk is full; the
-    checkpoints that were there are there still.
+    history: a digest of what was written of those epochs. ValueError where the folder cannot be
+    written, for example as the disk is full; the checkpoints that were there are there still.
     """
     leaves = _arrays(state)
     data, manifest = _paths(folder, epoch)
-    try:
-        write_arrays(data, leaves, compress=False, durable=True)
-        content = {
-            "epoch": epoch,
-            "sha256": _digest(data),
-            "configuration": plain(dict(configuration)),
-            "leaves": {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves.items()},
-        }
-        write_json(manifest, {**content, "check": digest(content)}, durable=True)
-        later = [other for other in _epochs(folder) if other > epoch]  # of a course given up
-        for old in later + _epochs(folder)[len(later) + KEPT :]:
-            for path in _paths(folder, old)[::-1]:  # the manifest first: arrays alone do not count
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"checkpoint: expected a folder that can be written, got {str(folder)!r} "
-            f"({error.strerror or error}); make room or permit writing, then resume: the last "
-            "checkpoint is still there"
-        ) from None
+    write_arrays(data, leaves, compress=False, durable=True)
+    content = {
+        "epoch": epoch,
+        "sha256": _digest(data),
+        "history": history,
+        "configuration": plain(dict(configuration)),
+        "leaves": {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves.items()},
+    }
+    write_json(manifest, {**content, "check": digest(content)}, durable=True)
+    later = [other for other in _epochs(folder) if other > epoch]  # of a course given up
+    for old in later + _epochs(folder)[len(later) + KEPT :]:
+        for path in _paths(folder, old)[::-1]:  # the manifest first: arrays alone do not count
+            path.unlink(missing_ok=True)
     return manifest
 
 
@@ -83,7 +83,8 @@ def restore(folder: Path, like: PyTree, configuration: Mapping[str, Any]) -> Res
             passed.append(f"{data.name}: {error}")
             continue
         refuse_other(manifest["configuration"], plain(dict(configuration)), path)
-        return Restored(epoch, _fitted(read_arrays(data), like, data), tuple(passed))
+        state = _fitted(read_arrays(data), like, data)
+        return Restored(epoch, state, tuple(passed), manifest.get("history", ""))
     if passed:
         raise ValueError(
             f"checkpoint: expected a sound one in {str(folder)!r}, got {'; '.join(passed)}; "
@@ -95,7 +96,7 @@ def restore(folder: Path, like: PyTree, configuration: Mapping[str, Any]) -> Res
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half written: drafts, and arrays without a manifest."""
     alone = [path for path in folder.glob("[0-9]*.npz") if not path.with_suffix(".json").exists()]
-    for path in [*folder.glob(".*-*"), *alone]:
+    for path in [*folder.glob(f".*{DRAFT}"), *alone]:
         path.unlink(missing_ok=True)
 
 

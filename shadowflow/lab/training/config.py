@@ -20,7 +20,7 @@ from typing import (
 )
 
 from ...files import digest
-from ..choices import OPTIMIZERS, Argument, completed
+from ..choices import OPTIMIZERS, Argument, completed, whole
 
 if TYPE_CHECKING:
     from ...optimizers.moments import Optimizer
@@ -32,6 +32,7 @@ Loss = Literal["cross_entropy", "mse"]
 Ghost = Literal["fixed", "reshuffled"]
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["float32", "tf32", "bfloat16"]
+WIDEST = 1000  # times the channels of a network as it was published
 
 
 class Help(NamedTuple):
@@ -89,14 +90,19 @@ class Training:
     def __post_init__(self) -> None:
         _one_of("opt", self.optimizer, tuple(OPTIMIZERS))
         for name, (kind, words) in settings().items():
-            if words.least is not None:
-                _whole(name, getattr(self, name), words.least, optional=NoneType in get_args(kind))
-            elif get_origin(kind) is Literal:
-                _one_of(name, getattr(self, name), get_args(kind))
-        for name in ("width", "learning_rate"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{_flag(name)}: expected a positive finite number, got {value}")
+            if words.least is not None:
+                if value is not None or NoneType not in get_args(kind):
+                    whole(_flag(name), value, words.least)
+            elif get_origin(kind) is Literal:
+                _one_of(name, value, get_args(kind))
+        for name, most in (("width", WIDEST), ("learning_rate", math.inf)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 < value <= most):
+                limit = f" of at most {most}" if value > 0 and math.isfinite(value) else ""
+                raise ValueError(
+                    f"{_flag(name)}: expected a positive finite number{limit}, got {value}"
+                )
             object.__setattr__(self, name, float(value))
         if self.stop_accuracy is not None and not 0 < self.stop_accuracy <= 1:
             raise ValueError(
@@ -169,9 +175,3 @@ def _flag(name: str) -> str:
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"{_flag(name)}: expected one of {', '.join(known)}, got {value!r}")
-
-
-def _whole(name: str, value: Any, least: int, *, optional: bool) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    if not (whole or (optional and value is None)):
-        raise ValueError(f"{_flag(name)}: expected a whole number from {least}, got {value!r}")

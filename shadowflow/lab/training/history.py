@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...files import plain, write
+from ...files import plain, write_text
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
@@ -33,21 +35,32 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def cut(path: Path, epoch: int) -> None:
+def seal(path: Path, epoch: int | None = None) -> str:
+    """The sha256 of the first ``epoch`` lines of a history, or of all; "" without a file."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.sha256(b"".join(itertools.islice(file, epoch))).hexdigest()
+
+
+def cut(path: Path, epoch: int, sealed: str = "") -> None:
     """Drop the records from ``epoch`` on: a run that is resumed there writes them again.
 
-    ValueError where a record before that is missing.
+    sealed: the ``seal`` that those before it had, if known. ValueError where one of them is
+    missing or changed.
     """
     if not path.exists() and epoch == 0:
         return
     kept = read(path)[:epoch]
-    if [record.get("epoch") for record in kept] != list(range(epoch)):
+    whole = [record.get("epoch") for record in kept] == list(range(epoch))
+    if not whole or (sealed and seal(path, epoch) != sealed):
+        got = "others" if whole else f"{len(kept)} sound records"
         raise ValueError(
-            f"history: expected the epochs 0 to {epoch - 1} in {str(path)!r}, got {len(kept)} "
-            "sound records; remove the run's folder to begin again"
+            f"history: expected the epochs 0 to {epoch - 1} in {str(path)!r} as they were written, "
+            f"got {got}; remove the run's folder to begin again"
         )
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[:epoch]
-    write(path, lambda draft: draft.write_text("".join(lines), encoding="utf-8"))
+    write_text(path, "".join(lines))
 
 
 def read_json(path: Path, *names: str) -> dict[str, Any]:

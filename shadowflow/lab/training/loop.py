@@ -22,7 +22,7 @@ from jaxtyping import Array, PyTree
 
 from ... import ema_weights as mem, trees
 from ...ema_weights import Memory
-from ...files import to_disk, write_json
+from ...files import refusal, to_disk, write_json
 from ...monitor.measures import of_two_steps, run_measures
 from ...optimizers.base import State
 from ...optimizers.moments import Optimizer
@@ -83,6 +83,7 @@ class TrainingRun:
     progress: Callable[[int, Mapping[str, Any]], Any] | None = None
     guard: Callable[[], Any] = lambda: None
     began: float = field(default_factory=time.monotonic)
+    saved: int = 0  # the epoch of the last checkpoint, 0 before the first
 
     def __post_init__(self) -> None:
         self.optimizer = self.settings.build()
@@ -93,46 +94,62 @@ class TrainingRun:
         self.history = self.folder / "history.jsonl"
 
     def go(self) -> Ending:
-        """Train from the last checkpoint, or from the start, to the end."""
-        place, saved, notes = self.start(), None, ()
+        """Train from the last checkpoint, or from the start, to the end.
+
+        Ctrl-C saves the place that was reached, and is raised again with the epoch in words.
+        """
+        place, sealed, notes = self.start(), "", ()
         found = checkpoint.restore(self.checkpoints, place, self.settings.plain())
         if found is not None:
-            place, saved = found.state, found.epoch
+            place, self.saved, sealed = found.state, found.epoch, found.history
             notes = tuple(f"passed over {line}" for line in found.passed_over)
-        first = epoch = saved or 0
-        place = self.devices.copy(place)
         self.guard()
-        history.cut(self.history, epoch)
-        good = epoch, place  # the last step that was finite
+        history.cut(self.history, self.saved, sealed)
+        self.here = self.before = self.saved, self.devices.copy(place)
+        try:
+            end, epoch = self.steps()
+        except KeyboardInterrupt:
+            if self.here[0] != self.saved:
+                self.save(*self.here)
+            said = f"epoch {self.saved} is saved in {self.folder}; the same command resumes there"
+            raise KeyboardInterrupt(said) from None
+        if self.here[0] != self.saved or self.here[0] == 0:
+            self.save(*self.here)
+        if end != "time":
+            self.guard()
+            content = {"reason": end, "epoch": epoch, "history": history.seal(self.history)}
+            write_json(self.folder / "done.json", content)
+        return Ending(self.folder, end, epoch, notes)
+
+    def steps(self) -> tuple[str, int]:
+        """Epochs from the present place on, until one ends the run: why, and its number.
+
+        The place is then the last one whose step was finite.
+        """
+        first = self.here[0]
         while True:
-            started = time.monotonic()
+            started, (epoch, place) = time.monotonic(), self.here
             try:
                 record, following, finite = self.at(place, epoch, patient=epoch == first)
             except _TimeUp:
-                end = "time"
-                break
+                return "time", epoch
             end = self.reason(epoch, record, finite)
             self.tell(epoch, record, time.monotonic() - started)
+            if end == "non-finite":
+                self.here = self.before
             if end is not None:
-                break
-            good, epoch, place = (epoch, place), epoch + 1, following
-            if epoch % self.checkpoint_every == 0:
-                self.save(epoch, place)
-                saved = epoch
-        if end != "non-finite":
-            good = epoch, place
-        if good[0] != saved:
-            self.save(*good)
-        if end != "time":
-            self.guard()
-            write_json(self.folder / "done.json", {"reason": end, "epoch": epoch})
-        return Ending(self.folder, end, epoch, notes)
+                return end, epoch
+            self.before, self.here = self.here, (epoch + 1, following)
+            if (epoch + 1) % self.checkpoint_every == 0:
+                self.save(*self.here)
 
     def save(self, epoch: int, place: Position) -> None:
         """A checkpoint, once all lines before it are on the disk."""
         self.guard()
         to_disk(self.history)
-        checkpoint.save(self.checkpoints, epoch, place, self.settings.plain())
+        sealed = history.seal(self.history, epoch)
+        checkpoint.save(self.checkpoints, epoch, place, self.settings.plain(), sealed)
+        self.saved = epoch
 
     def start(self) -> Position:
         """The position before epoch 0, from the seed alone."""
@@ -260,10 +277,7 @@ class TrainingRun:
             history.append(self.history, record)
             history.append(self.folder / "timing.jsonl", {"epoch": epoch, "seconds": seconds})
         except OSError as error:
-            raise ValueError(
-                f"history: expected a folder that can be written, got {str(self.folder)!r} "
-                f"({error.strerror or error}); the last checkpoint is still there"
-            ) from None
+            raise refusal("history", "a folder that can be written", self.folder, error) from None
         for logger in self.loggers:
             hand_over(logger, record, epoch)
         if self.progress is not None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from ...files import plain, writable, write_json
+from ...files import digest, plain, writable, write_json
+from .. import locks
 from ..data.load import Images, load, load_digits
 from ..data.table import dataset
 from ..data.transforms import standardize
@@ -19,33 +24,85 @@ from .config import Training
 from .loop import Ending, TrainingRun
 
 _built = functools.cache(build)  # equal settings share a network, and what was compiled for it
+CONFIGURATION = "config.json"
 DIGITS = (1500, 297)  # to train on and to test on, of scikit-learn's one set
 
 
 def train(
-    settings: Training, run_dir: Path, *, data_dir: Path | None = None, **options: Any
+    settings: Training,
+    run_dir: Path,
+    *,
+    data_dir: Path | None = None,
+    guard: Callable[[], Any] | None = None,
+    **options: Any,
 ) -> Ending:
     """Run a training, or resume it, or find it done; how it ended.
 
     The configuration names the folder in ``run_dir``. data_dir: where the data lie, if not in the
-    cache. options: loggers, checkpoint_every, wall_time, progress and guard of a `TrainingRun`.
-    ValueError for a folder that cannot be written or holds another configuration, data that are
-    nowhere, a setting that the network or the optimizer refuses.
+    cache. guard: what says that the run is the caller's; None: a lock is taken for it. options:
+    loggers, checkpoint_every, wall_time and progress of a `TrainingRun`. ValueError for a folder
+    that cannot be written, in which another process is at work, or which holds a run of another
+    configuration or of other data; for data that are nowhere; for a setting that the network or
+    the optimizer refuses. Ctrl-C leaves a checkpoint, from which the same call resumes.
+    """
+    done = ended(settings, run_dir, data_dir)
+    if done is not None:
+        return done
+    network, images = network_of(settings), images_of(settings, data_dir)
+    folder, wanted = run_dir / settings.key(), identity(settings, data_dir)
+    writable(folder, "--run-dir")
+    with contextlib.ExitStack() as stack:
+        if guard is None:
+            guard = stack.enter_context(locks.kept(run_dir, folder.name)).check
+            if (done := ended(settings, run_dir, data_dir)) is not None:  # by who had it until now
+                return done
+        run = TrainingRun(settings, network, images, folder, guard=guard, **options)
+        if not (folder / CONFIGURATION).exists():
+            write_json(folder / CONFIGURATION, wanted)
+        return run.go()
+
+
+def ended(settings: Training, run_dir: Path, data_dir: Path | None = None) -> Ending | None:
+    """How a run ended that is done; None where it is not.
+
+    ValueError where the folder is that of another run, of other data or of another precision, and
+    where what says so, or the history, is not what was written.
     """
     folder = run_dir / settings.key()
-    done = folder / "done.json"
-    if done.exists():
-        content = history.read_json(done, "reason", "epoch")
-        return Ending(folder, content["reason"], content["epoch"], ("it was done already",))
-    network, images = network_of(settings), images_of(settings, data_dir)
-    run = TrainingRun(settings, network, images, folder, **options)
-    writable(folder, "--run-dir")
-    path, wanted = folder / "config.json", plain(settings.plain())
-    if path.exists():
-        checkpoint.refuse_other(history.read_json(path), wanted, path)
-    else:
-        write_json(path, wanted)
-    return run.go()
+    path, done = folder / CONFIGURATION, folder / "done.json"
+    if path.exists() or done.exists():
+        there = history.read_json(path) if path.exists() else {}
+        checkpoint.refuse_other(there, identity(settings, data_dir), path)
+    if not done.exists():
+        return None
+    content = history.read_json(done, "reason", "epoch", "history")
+    if content["history"] != history.seal(folder / "history.jsonl"):
+        raise ValueError(
+            f"history: expected what was written in {str(folder)!r}, got another; remove the "
+            "folder to begin again"
+        )
+    return Ending(folder, content["reason"], content["epoch"], ("it was done already",))
+
+
+def identity(settings: Training, data_dir: Path | None = None) -> dict[str, Any]:
+    """What a run is, as JSON has it: its configuration, the data, and whether JAX is in float64."""
+    x64 = bool(jax.config.read("jax_enable_x64"))
+    return plain({**settings.plain(), "data": _data_digest(settings, data_dir), "x64": x64})
+
+
+def _data_digest(settings: Training, data_dir: Path | None) -> str:
+    """The digest of all images and labels, of the table where they have to be those of the table.
+
+    Of the digits, which come with a package, the name.
+    """
+    if settings.dataset == "digits":
+        return "digits"
+    row = dataset(settings.dataset)
+    if row.sha256 is not None:
+        return digest(dict(row.sha256))
+    data = load(settings.dataset, data_dir)
+    arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
+    return digest([hashlib.sha256(np.ascontiguousarray(a).data).hexdigest() for a in arrays])
 
 
 def shape_of(name: str, pool: int = 1) -> tuple[tuple[int, int, int], int]:
