@@ -172,7 +172,8 @@ def model_of(optimizer: Optimizer) -> Model:
     odd, jumps = _parity(averages, direction)
     if jumps:
         notes.append("sign(x) = x/|x| is given the derivative 0, which holds away from 0 only.")
-    name, y = " ".join(optimizer.name.split()), SIZE if odd else GRADIENT
+    seen = "".join(c if c.isprintable() else " " for c in optimizer.name)  # a comment is one line
+    name, y = " ".join(seen.split()), SIZE if odd else GRADIENT
     return Model(name, averages, tuple(hypers), direction, y, optimizer.reads_params, tuple(notes))
 
 
@@ -252,13 +253,13 @@ def _mixture(whole, letters) -> sp.Expr | None:
 def _parity(averages, direction) -> tuple[bool, bool]:
     """Whether Φ, less what θ adds, is odd in g with even ∂_iΦ ψ_i'; whether a sign jumps in it.
 
-    Raises ValueError for a Φ that is not finite or reads no moment.
+    Raises ValueError for a Φ that is not finite, not real or reads no moment.
     """
     letters = [average.letter for average in averages]
     whole = direction(letters, THETA, sp.oo)
-    if whole.has(sp.nan, sp.zoo, sp.oo) or not whole.has(*letters):
+    if whole.has(sp.nan, sp.zoo, sp.oo, sp.I) or not whole.has(*letters):
         raise ValueError(
-            f"combine: expected a finite direction that depends on the moments, got {whole} once "
+            f"combine: expected a finite real direction that depends on the moments, got {whole} "
             "once they have settled; give combine a formula that reads moments[0]."
         )
     at = lambda y: {a.letter: a.transform(y) for a in averages}

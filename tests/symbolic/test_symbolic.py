@@ -472,10 +472,11 @@ def test_arrays_of_numbers_are_refused():
         (lambda m, p, n: m[0] * jnp.nan, "got nan once"),
         (lambda m, p, n: m[0] / 0, "got zoo"),
         (lambda m, p, n: p, "got θ once"),
+        (lambda m, p, n: m[0] * jnp.log(-1.0), r"got I\*pi\*m once"),
     ],
 )
 def test_a_direction_without_moments_or_value_is_refused(combine, found):
-    with pytest.raises(ValueError, match=f"combine: expected a finite direction .*{found}"):
+    with pytest.raises(ValueError, match=f"combine: expected a finite real direction .*{found}"):
         sf.derive(sf.Optimizer([sf.Moment(0.5)], combine))
 
 

@@ -126,7 +126,7 @@ def test_text_is_for_readers(name):
 
 
 def test_a_name_is_a_name_in_every_format():
-    name = 'own"""\nimport os  # \\ <b>\n"""'
+    name = 'own"""\nimport os\0  # \\ <b>\n"""'
     found = sf.derive(sf.Optimizer([sf.Moment(0.5)], lambda m, p, n: m[0], name))
     (function,) = ast.parse(found.python()).body
     assert isinstance(function, ast.FunctionDef)
