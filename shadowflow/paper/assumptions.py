@@ -73,6 +73,7 @@ def assumptions(
     The run leaves the theorem with ε inside where a derivative is above ``bound`` or not finite or
     the gradient jumps, and the one with ε outside also where an R_j is at most ``least``; with the
     full batch R_j is 0 between two points at which a component of the gradient has different signs.
+    Raises ValueError for a run that does not have every step from 0 on.
 
     >>> from shadowflow import iterate, rmsprop
     >>> bowl, descent = Problem(lambda x: jnp.sum(x**2) / 2), rmsprop(decay=0.5)
@@ -82,18 +83,24 @@ def assumptions(
     (True, 13, 0)
     """
     steps = len(run.steps) - 1
+    if not np.array_equal(run.steps, np.arange(steps + 1)):
+        raise ValueError(
+            f"run: expected every step from 0 on, got {run.steps[:3].tolist()} and so on; save them "
+            "all with save_every=1."
+        )
     points = jax.tree.map(jnp.asarray, run.params)
-    seen = np.asarray(problem.batch_index(np.arange(steps))) if problem.batched else None
+    every_step = np.arange(steps)
+    seen = np.asarray(problem.batch_index(every_step)) if problem.batched else 0 * every_step
     gradients = np.asarray(_gradients(problem, points))  # of every batch at every point
     still = np.all(gradients == 0, axis=(0, 1))
-    squares = np.einsum("nb,nbj->nj", _shares(optimizer, seen, steps), gradients[:-1] ** 2)
+    squares = np.einsum("nb,nbj->nj", _shares(optimizer, problem, seen), gradients[:-1] ** 2)
     roots = np.where(still, np.inf, np.sqrt(squares))
     gone = roots <= least
-    if seen is None:
+    if not problem.batched:
         gone |= ~still & (gradients[:-1, 0] * gradients[1:, 0] <= 0)
     probed = np.arange(0, steps, every)
     begin, end = (trees.row(points, probed + later) for later in (0, 1))
-    batches = None if seen is None else jnp.asarray(seen[probed])
+    batches = jnp.asarray(seen[probed]) if problem.batched else None
     sizes, places, jumps, jumping = map(np.asarray, _smooth(problem, begin, end, batches))
     wild = ~(sizes <= bound)  # also where it is not finite
     broken = wild | (jumps[:, None] > JUMP)
@@ -126,14 +133,13 @@ def _gradients(problem: Problem, points: PyTree) -> Float[Array, "points batches
     return jax.lax.map(each, points)
 
 
-def _shares(optimizer: AbstractMoments, seen, steps: int) -> Float[np.ndarray, "steps batches"]:
+def _shares(optimizer: AbstractMoments, problem: Problem, seen) -> Float[np.ndarray, "steps b"]:
     """The weight of every batch in the second moment, step by step."""
     (moment,) = (moment for moment in optimizer.moments if moment.averages_squares)
-    decay, batches = float(moment.beta), 1 if seen is None else int(seen.max()) + 1
-    raw, found = np.zeros(batches), []
-    for step in range(steps):
+    decay, raw, found = float(moment.beta), np.zeros(problem.count), []
+    for step, batch in enumerate(seen):
         raw = decay * raw
-        raw[0 if seen is None else seen[step]] += 1 - decay
+        raw[batch] += 1 - decay
         found.append(raw / float(moment.correction(step)))
     return np.array(found)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from support.refusals import refused
 
 import shadowflow as sf
 from shadowflow.optimizers import zoo
@@ -89,3 +90,18 @@ def test_with_mini_batches_the_root_is_that_of_all_the_memory_has_seen(adam):
     np.testing.assert_allclose(found().roots, roots, rtol=1e-12)
     assert found().outside is None
     assert found(least=np.median(roots)).outside.step == np.argmax(roots <= np.median(roots))
+
+
+def test_a_run_with_steps_left_out_is_refused():
+    problem, start = sf.Problem(quartic), jnp.asarray([2.0, 1.5])
+    thin = sf.iterate(problem, ADAM, start, 0.05, 12, save_every=3)
+    refused(lambda: assumptions(problem, ADAM, thin), "run:", "[0, 3, 6]", "save_every=1")
+    whole = sf.iterate(problem, ADAM, start, 0.05, 12, save_every=1)
+    assert assumptions(problem, ADAM, whole).inside is None
+
+
+def test_a_batch_that_no_step_has_seen_yet_has_no_weight():
+    centres = jnp.asarray([[0.0, 0.8], [2.0, 1.0], [-1.0, -1.0]])
+    problem = sf.Problem(lambda x, c: jnp.sum((x - c) ** 2) / 2, batches=centres)
+    run, found = followed(problem, [0.3, 0.9], 1, 0.1)
+    np.testing.assert_allclose(found().roots, [np.abs(run.params[0] - [0.0, 0.8]).min()], rtol=1e-9)
