@@ -85,8 +85,8 @@ def assumptions(
     steps = len(run.steps) - 1
     if not np.array_equal(run.steps, np.arange(steps + 1)):
         raise ValueError(
-            f"run: expected every step from 0 on, got {run.steps[:3].tolist()} and so on; save them "
-            "all with save_every=1."
+            f"run: expected every step from 0 on, got {run.steps[:3].tolist()} …; save all "
+            "of them with save_every=1."
         )
     points = jax.tree.map(jnp.asarray, run.params)
     every_step = np.arange(steps)
