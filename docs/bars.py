@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shadowflow.diagnostics.convergence import compare
+from shadowflow.diagnostics.comparison import compare
 from shadowflow.diagnostics.error_bar import error_bar
 from shadowflow.iterate import iterate
 from shadowflow.lab.models import bilinear_problem, digits_problem

@@ -5,11 +5,10 @@ from .diagnostics.bias import (
     Measure as Measure,
     implicit_bias as implicit_bias,
 )
+from .diagnostics.comparison import Comparison as Comparison, compare as compare
 from .diagnostics.convergence import (
-    Comparison as Comparison,
     OrderRow as OrderRow,
     OrderTable as OrderTable,
-    compare as compare,
     convergence as convergence,
 )
 from .diagnostics.error_bar import ErrorBar as ErrorBar, error_bar as error_bar

@@ -9,7 +9,8 @@ import pytest
 from support.refusals import ADAM, NO_NUMBER, PARAMS, PROBLEM, M, first, refused
 
 from shadowflow.diagnostics.bias import implicit_bias
-from shadowflow.diagnostics.convergence import compare, convergence
+from shadowflow.diagnostics.comparison import compare
+from shadowflow.diagnostics.convergence import convergence
 from shadowflow.diagnostics.error_bar import error_bar
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo

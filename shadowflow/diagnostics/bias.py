@@ -142,20 +142,23 @@ def _told(name: str, measure: Measure, level: str) -> list[str]:
     exact, holds = measure.exact, level != "does not hold"
     if not holds and exact is None:
         return [f"No statement about the {name} (now {measure.value:.4g})."]
-    if exact is not None:
-        effect = measure.effect_of(sum(exact.values()))
-        lines = [f"Memory {effect} the {name} (now {measure.value:.4g}) in this step:"]
-    else:
-        lines = [f"The bias {measure.effect} the {name} (now {measure.value:.4g}):"]
-    for part in dict.fromkeys([*measure.rates, *(exact or {})]):
-        rate = measure.rates.get(part, 0.0)
-        if exact is not None and part in exact:
-            predicted = f", predicted {rate:+.3e}" if holds else ""
-            word = f"measured: {measure.effect_of(exact[part])}{predicted}"
-            lines.append(f"  {part:<15} {exact[part]:+.3e} per unit of time  ({word})")
-        elif part == PLAIN or holds:
+    row = lambda part, rate, word: f"  {part:<15} {rate:+.3e} per unit of time  ({word})"
+    if exact is None:
+        effect, lines = f"The bias {measure.effect}", []
+        told = {**measure.rates, "together": measure.bias_rate}
+        for part, rate in told.items():
             word = "the flow without bias" if part == PLAIN else measure.effect_of(rate)
-            lines.append(f"  {part:<15} {rate:+.3e} per unit of time  ({word})")
+            lines.append(row(part, rate, word))
+        return [f"{effect} the {name} (now {measure.value:.4g}):", *lines]
+    whole = sum(exact.values())
+    predicted = {**measure.rates, "together": sum(measure.rates[part] for part in exact)}
+    lines = [
+        f"Memory {measure.effect_of(whole)} the {name} (now {measure.value:.4g}) in this step:",
+        row(PLAIN, measure.rates[PLAIN], "the flow without bias"),
+    ]
+    for part, rate in {**exact, "together": whole}.items():
+        also = f", predicted {predicted[part]:+.3e}" if holds else ""
+        lines.append(row(part, rate, f"measured: {measure.effect_of(rate)}{also}"))
     return lines
 
 
@@ -209,7 +212,8 @@ def implicit_bias(
     found = analyse(*given, traced(eps_root))
     memories = labels(optimizer).values() if optimizer.closed_form else [MEMORY]
     parts = {name: found.parts[name] for name in (PLAIN, *memories, GRID)}
-    exact = None if run.start.state is None else _exact(*given, run.start.state)
+    known = run.start.state is not None and optimizer.remembers
+    exact = _exact(*given, run.start.state) if known else None
     measures = [
         None if pair is None else _measure(*pair, parts, exact)
         for pair in (found.potential, found.norm)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .. import checks, plots, trees
+from .. import checks, plots
 from ..iterate import iterated
 from ..methods import METHODS, choose, planned, unfit
 from ..optimizers.base import SETTLED, AbstractOptimizer
@@ -20,113 +20,15 @@ from ..problem import Problem
 from ..running import FollowedRun, Trajectory, followed
 from ..shadow import Shadow, shadowed
 from ..trust import level_of, over_way
+from .comparison import compare
 
 TOLERANCE, SHORTFALL = 0.15, 0.2
 HALVINGS = 3
 STEEP = {6: (2, SHORTFALL), 7: (1, 2 * SHORTFALL)}  # fewer halvings fit above float64's rounding
+LEAST_ORDER = 0.5  # a slope below it is none of an error that vanishes with the step
 NUDGE = 4  # in units of rounding: by how much a start is moved to see what rounding comes to
+FEWEST, MOST = 8, 2**16  # steps over the horizon, where they are chosen here
 MARGIN = 10  # how far an error lies above rounding where it counts
-
-
-@dataclass(frozen=True, repr=False)
-class Comparison(Result):
-    """Distances at the steps that two trajectories share.
-
-    steps: int array [shared]; max_norm: max_j |θ_j − θ̃_j|; two_norm: ‖θ − θ̃‖₂; moved: the
-    two-norm distance of the first trajectory from its start, for scale. stopped: why less is
-    compared than was run, or why the distances say little, in words; "" for nothing.
-    """
-
-    steps: np.ndarray
-    max_norm: np.ndarray
-    two_norm: np.ndarray
-    moved: np.ndarray
-    stopped: str
-
-    @property
-    def summary(self) -> str:
-        """What is missing, if anything; the distance at the last shared step, over the way gone."""
-        return (
-            f"{self.stopped}{'; ' * bool(self.stopped)}"
-            f"{self.two_norm[-1]:.2g} apart at step {self.steps[-1]} (two-norm), "
-            f"{self.moved[-1]:.2g} from the start"
-        )
-
-    plot = plots.comparison
-
-
-def compare(real: Trajectory, follow: Trajectory) -> Comparison:
-    """The distance between two trajectories, step by step, where both have saved parameters.
-
-    ``stopped`` and the summary say so where one ended or failed before the other, and where their
-    learning rates differ. Where one failed at
-    its first step the distance is NaN. Raises
-    ValueError if they share no step or their parameters do not fit each other.
-
-    >>> params = {"x": np.array([[0.0, 0.0], [3.0, 4.0]])}
-    >>> run = Trajectory(np.arange(2), np.arange(2.0), params, None, None)
-    >>> compare(run, run).moved
-    array([0., 5.])
-    """
-    for name, path in (("real", real), ("follow", follow)):
-        if not (hasattr(path, "steps") and hasattr(path, "params")):
-            raise TypeError(
-                f"{name}: expected a run, as iterate and shadow return it, got {path!r}."
-            )
-    steps, here, there = np.intersect1d(real.steps, follow.steps, return_indices=True)
-    if not len(steps):
-        span, other = (f"steps {path.steps[0]} to {path.steps[-1]}" for path in (real, follow))
-        raise ValueError(
-            f"follow: expected a trajectory that shares steps with real ({span}), got {other}; "
-            "give both the same start and save_every."
-        )
-    shapes = [jax.tree.map(lambda leaf: leaf.shape[1:], t.params) for t in (real, follow)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"follow: expected parameters of shapes {shapes[0]}, as real's, got {shapes[1]}."
-        )
-    first, second = _rows(real, here), _rows(follow, there)
-    gap = first - second
-    far = np.max(np.abs(gap), axis=1)
-    origin = first - _rows(real, np.asarray([0]))
-    apart = np.linalg.norm(gap, axis=1)
-    failed = real.failed_at is not None or follow.failed_at is not None
-    if failed and real.steps[0] == follow.steps[0] == steps[-1]:
-        far, apart = np.full(1, np.nan), np.full(1, np.nan)
-    told = "; ".join(_stops(real, follow, steps[-1]) + _out_of_time(real, here, follow, there))
-    return Comparison(steps, far, apart, np.linalg.norm(origin, axis=1), told)
-
-
-def _stops(real: Trajectory, follow: Trajectory, last: int) -> list[str]:
-    """Which of two runs failed or ended before the other, in words."""
-    told = [
-        f"{name} stopped at step {run.failed_at}, where a non-finite number began"
-        for name, run in (("real", real), ("follow", follow))
-        if run.failed_at is not None
-    ]
-    ends = int(real.steps[-1]), int(follow.steps[-1])
-    if not told and ends[0] != ends[1]:
-        told = [f"real goes to step {ends[0]}, follow to step {ends[1]}"]
-    if real.steps[0] == follow.steps[0] == last:
-        told.append("no step after the start is compared")
-    return told
-
-
-def _out_of_time(real: Trajectory, here: np.ndarray, follow: Trajectory, there) -> list[str]:
-    """That two runs come to the same step at different times, in words."""
-    times = [run.times[at] - run.times[at[0]] for run, at in ((real, here), (follow, there))]
-    apart = np.flatnonzero(~np.isclose(*times, rtol=1e-6, atol=0))
-    if not len(apart):
-        return []
-    real_time, follow_time = (time[apart[0]] for time in times)
-    return [
-        f"their learning rates differ: by step {real.steps[here[apart[0]]]} real has come "
-        f"{real_time:.4g} in time, follow {follow_time:.4g}"
-    ]
-
-
-def _rows(path: Trajectory, index: np.ndarray) -> np.ndarray:
-    return trees.flat_rows(trees.row(path.params, index))
 
 
 @dataclass(frozen=True)
@@ -159,17 +61,31 @@ class OrderRow:
         """Whether the shadow is the optimizer itself, to rounding."""
         return max(self.errors) <= self.floor
 
+    @property
+    def asymptotic(self) -> bool:
+        """Whether the slopes above rounding have ceased to rise, so that they are an order."""
+        return self.exact or _settled(self.learning_rates, self.errors, self.floor, self.order)
+
+    @property
+    def finding(self) -> str:
+        """ "holds", "exact", "not yet asymptotic" or "does not hold"."""
+        if self.holds:
+            return "exact" if self.exact else "holds"
+        return "does not hold" if self.asymptotic else "not yet asymptotic"
+
 
 class OrderTable(Result, list):
     """The rows that ``convergence`` measured, a list of ``OrderRow``."""
 
     @property
     def summary(self) -> str:
-        """How many rows show the order that they should."""
-        return f"{sum(row.holds for row in self)} of {len(self)} rows have their order"
+        """How many rows show the order that they should, and of how many it cannot be said yet."""
+        early = sum(row.finding == "not yet asymptotic" for row in self)
+        more = f"; {early} are not yet asymptotic at these step sizes" if early else ""
+        return f"{sum(row.holds for row in self)} of {len(self)} rows have their order{more}"
 
     def describe(self) -> str:
-        """One line a row: what was measured, its slope, whether it is the declared order."""
+        """One line a row: whether it is the declared order, what was measured, its slope."""
         return "\n".join([self.summary, *map(_told, self)])
 
     plot = plots.convergence
@@ -177,8 +93,9 @@ class OrderTable(Result, list):
 
 def _told(row: OrderRow) -> str:
     slope = "no slope above rounding" if row.slope is None else f"slope {row.slope:.2f}"
-    held = "holds" if row.holds else "does not hold"
-    return f"{row.method}, {row.kind}, order {row.order}, {row.start} start: {slope}, {held}"
+    name = f"{row.method}, {row.kind}, order {row.order}, {row.start} start"
+    remedy = "; take smaller step sizes, a shorter horizon, or leave learning_rates out"
+    return f"{name}: {row.finding}, {slope}{remedy if row.finding.startswith('not yet') else ''}"
 
 
 def convergence(
@@ -186,7 +103,7 @@ def convergence(
     optimizer: AbstractOptimizer,
     params: PyTree,
     horizon: float,
-    learning_rates: Sequence[float],
+    learning_rates: Sequence[float] | None = None,
     *,
     methods: Sequence[str] | None = None,
     kinds: Sequence[str] = ("iteration", "flow"),
@@ -198,10 +115,12 @@ def convergence(
 
     The error is the largest max-norm distance between ``iterate`` and ``shadow`` over
     ``horizon`` (in time = steps × learning rate), expected to fall as learning_rate^order.
-    learning_rates: falling, normally halved; three halvings or more are fitted. methods and
-    orders: None for all that the problem and the start allow (from a cold start none above 2).
-    start: 0 (cold) or "settled" (the real run then begins in ``settled_state``). progress: called
-    with 1 after each row.
+    learning_rates: falling, normally halved; three halvings or more are fitted. None: each row's
+        own, halved from an eighth of the horizon until its error is asymptotic, or rounding, or
+        65,536 steps are reached. A row says "not yet asymptotic" where its slopes still rise.
+    methods, orders: None for all that the problem and the start allow (from a cold start no order
+    above 2). start: 0 (cold) or "settled" (the real run then begins in ``settled_state``).
+    progress: called with 1 after each row.
     Use float64: raises ValueError for parameters of any other dtype, and for fewer than two
     learning rates.
 
@@ -211,48 +130,116 @@ def convergence(
     >>> with jax.enable_x64(True):
     ...     rows = convergence(quadratic, sgd(), jnp.ones(1), 1.0, [0.04, 0.02, 0.01, 0.005],
     ...                        methods=["taylor"], kinds=["flow"], orders=[2])
-    >>> round(rows[0].slope, 1), rows[0].holds
-    (2.0, True)
+    >>> round(rows[0].slope, 1), rows[0].finding
+    (2.0, 'holds')
     """
     checks.number("horizon", horizon, above=0)
     checks.choice("start", start, (0, SETTLED))
+    rates = None if learning_rates is None else _checked(learning_rates, horizon)
+    run = followed(problem, optimizer, params, horizon if rates is None else rates[-1], 0, start)
+    if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(run.params)):
+        raise ValueError(
+            "params: expected float64, in which orders can be told from rounding, got "
+            f"{jax.tree.leaves(run.params)[0].dtype}; enable x64 and convert the parameters."
+        )
+    wanted = _wanted(run, methods, kinds, orders)
+    real_at = functools.cache(
+        lambda rate, order, nudged: _real(_at(run, rate, horizon, nudged), order)
+    )
+    rows = []
+    for way in wanted:
+        given = [*_ladder(horizon)] if rates is None else rates
+        rows.append(_measured(run, way, given, horizon, real_at, found_by_itself=rates is None))
+        if progress is not None:
+            progress(1)
+    return OrderTable(rows)
+
+
+def _checked(learning_rates: Sequence[float], horizon: float) -> list[float]:
+    """The learning rates as floats, or a refusal."""
     for rate in learning_rates:
         checks.number("learning_rates", rate, above=0)
     rates = [float(rate) for rate in learning_rates]
     if len(rates) < 2 or any(b >= a for a, b in itertools.pairwise(rates)):
-        raise ValueError(f"learning_rates: expected two or more, falling, got {learning_rates!r}.")
+        raise ValueError(
+            f"learning_rates: expected two or more, falling, got {learning_rates!r}; leave it out "
+            "to have them found."
+        )
     uneven = [h for h in rates if abs(horizon / h - max(1, round(horizon / h))) > 1e-6]
     if uneven:
         raise ValueError(
             f"learning_rates: expected rates that divide the horizon {horizon} into whole steps, "
             f"got {uneven[0]}; halve horizon / n for a whole n."
         )
-    run = followed(problem, optimizer, params, rates[-1], 0, start)
-    if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(run.params)):
-        raise ValueError(
-            "params: expected float64, in which orders can be told from rounding, got "
-            f"{jax.tree.leaves(run.params)[0].dtype}; enable x64 and convert the parameters."
-        )
-    runs = [
-        dataclasses.replace(run, learning_rate=rate, steps=max(1, round(horizon / rate)))
-        for rate in rates
-    ]
-    wanted = _wanted(run, methods, kinds, orders)
-    beside = dataclasses.replace(runs[0], params=_nudged(run.params))
-    real_at = functools.cache(lambda order: [_real(run, order) for run in [*runs, beside]])
-    rows = []
-    for method, kind, order in wanted:
-        real = real_at(max(2, order))
-        plans = [planned(run, order=order, method=method, kind=kind) for run in [*runs, beside]]
-        follow = [shadowed(plan.run, plan) for plan in plans]
-        errors = [_error(a, b) for a, b in zip(real[:-1], follow[:-1], strict=True)]
-        apart = [_error(paths[0], paths[-1]) for paths in (real, follow)]
-        floor = MARGIN * max(filter(np.isfinite, apart)) * np.sqrt(runs[-1].steps)
-        level = _level(real[-2], follow[-2])
-        rows.append(order_row(method, kind, order, start, rates, errors, floor, level))
-        if progress is not None:
-            progress(1)
-    return OrderTable(rows)
+    return rates
+
+
+def _ladder(horizon: float) -> Iterator[float]:
+    """Learning rates, each half of the one before."""
+    steps = FEWEST
+    while steps <= MOST:
+        yield horizon / steps
+        steps *= 2
+
+
+def _at(run: FollowedRun, rate: float, horizon: float, nudged: bool) -> FollowedRun:
+    """The run over the horizon at a learning rate; nudged: from a start moved by its rounding."""
+    params = _nudged(run.params) if nudged else run.params
+    steps = max(1, round(horizon / rate))
+    return dataclasses.replace(run, learning_rate=rate, steps=steps, params=params)
+
+
+def _measured(
+    run: FollowedRun, way: tuple, rates: Sequence[float], horizon: float, real_at, found_by_itself
+) -> OrderRow:
+    """One row; found_by_itself: whether to stop where its errors are asymptotic, and to leave out
+    rates at which the optimizer diverges."""
+    method, kind, order = way
+    used, errors, apart, level = [], [], None, "holds"
+
+    def pair(rate: float, nudged: bool) -> tuple[Trajectory, Shadow]:
+        plan = planned(_at(run, rate, horizon, nudged), order=order, method=method, kind=kind)
+        return real_at(rate, max(2, order), nudged), shadowed(plan.run, plan)
+
+    for rate in rates:
+        try:
+            real, follow = pair(rate, nudged=False)
+        except ValueError:
+            if not found_by_itself or rate == rates[-1]:
+                raise
+            continue
+        used.append(rate)
+        errors.append(_error(real, follow))
+        level = _level(real, follow)
+        if apart is None and np.isfinite(errors[-1]):
+            beside = pair(rate, nudged=True)
+            apart = max(_error(*ends) for ends in zip((real, follow), beside, strict=True))
+        floor = MARGIN * (apart or 0.0) * np.sqrt(round(horizon / rate))
+        done = errors[-1] <= floor or _settled(used, errors, floor, order)
+        if found_by_itself and len(used) > 1 and done:
+            break
+    return order_row(method, kind, order, run_start(run), used, errors, float(floor), level)
+
+
+def run_start(run: FollowedRun) -> Any:
+    """ "settled" or 0."""
+    return SETTLED if run.start.settled else 0
+
+
+def _settled(rates: Sequence[float], errors: Sequence[float], floor: float, order: int) -> bool:
+    """Whether the last slopes above rounding agree with each other, and the errors fall."""
+    seen = [(h, e) for h, e in zip(rates, errors, strict=True) if np.isfinite(e) and e > floor]
+    halvings = _halvings(order)
+    if len(seen) <= halvings:
+        return False
+    rate, error = np.log(np.asarray(seen[-halvings - 1 :])).T
+    slopes = np.diff(error) / np.diff(rate)
+    return bool(np.ptp(slopes) <= TOLERANCE and slopes[-1] >= LEAST_ORDER)
+
+
+def _halvings(order: int) -> int:
+    """How many halvings a slope is fitted over."""
+    return STEEP.get(min(order, max(STEEP)), (HALVINGS, SHORTFALL))[0]
 
 
 def _wanted(run: FollowedRun, methods, kinds, orders) -> list[tuple[str, str, int]]:

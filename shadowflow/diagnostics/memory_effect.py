@@ -52,7 +52,9 @@ def effect_of_memory(
     read = optimizer.read(after.moments, fresh, state.step)
     taken = optimizer.direction(read, params, state.step)
     whole = trees.subtract(still, taken)
-    *firsts, last = labels(optimizer).items() or [(0, MEMORY)]
+    if not labels(optimizer):
+        return {}
+    *firsts, last = labels(optimizer).items()
     parts = {
         name: trees.scale(-1, _along(optimizer, ends, read, index, params, state.step))
         for index, name in firsts

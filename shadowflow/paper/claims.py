@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..diagnostics.bias import implicit_bias
-from ..diagnostics.convergence import TOLERANCE, compare
+from ..diagnostics.comparison import compare
+from ..diagnostics.convergence import TOLERANCE
 from ..iterate import iterate
 from ..lab.models import digits_problem
 from ..optimizers import zoo

@@ -25,11 +25,12 @@ from shadowflow.cli.jobs import (
     shadow_text,
     verify,
 )
-from shadowflow.diagnostics.bias import Measure
+from shadowflow.diagnostics.bias import ImplicitBias, Measure
 from shadowflow.diagnostics.convergence import OrderRow
 from shadowflow.lab.choices import OPTIMIZERS
 from shadowflow.optimizers import zoo
 from shadowflow.paper.ways import Way
+from shadowflow.trust import Validity
 
 ROOT = Path(__file__).parents[2]
 PROBLEMS = """
@@ -79,7 +80,7 @@ def test_a_run_says_and_writes_what_it_did(run):
         "inertial",
         "anti-penalizes",
         "perturbed one-norm",
-        "with the weights of that step",
+        "with the memory that the optimizer has there",
         "verdict",
         str(folder),
     ):
@@ -114,7 +115,7 @@ def test_from_a_settled_start_collocation_chooses_its_order(run):
     rows = json.loads((folder / "numbers.json").read_text())["rows"]
     chosen = [row for row in rows if row["method"] == "collocation"]
     assert code == 0 and {row["kind"] for row in chosen} == {"flow", "iteration"}
-    assert "with the weights of a settled memory" in said
+    assert "It assumes a settled memory" in said
     assert all(row["order"] > 2 for row in chosen) and "was chosen" in said
     assert all(row["two_norm"] < 0.02 * rows[0]["two_norm"] for row in chosen), rows
 
@@ -126,7 +127,7 @@ def test_with_mini_batches_the_methods_that_take_them_are_shown(run, monkeypatch
     assert code == 0 and {row["method"] for row in rows} == {"taylor", "displaced"}
     with np.load(folder / "arrays.npz") as arrays:
         assert arrays["steps"].tolist() == [0, 2, 4, 6]
-    assert "What is penalized" not in said
+    assert "What is penalized? Not told: with mini-batches the bias is no function" in said
 
 
 def test_another_configuration_gets_another_folder(run):
@@ -141,7 +142,7 @@ def test_a_run_that_meets_nan_says_where_and_writes_what_came_before(run):
     code, said, (folder,) = run("cliff", *flags.split())
     assert code == 0
     assert "a non-finite loss, gradient or parameter began at step 3 of 9" in said
-    assert "What is penalized" not in said
+    assert "What is penalized? Not told: the run ended in a number that is not finite" in said
     text = (folder / "numbers.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["real"]["failed_at"] == 3
@@ -173,8 +174,9 @@ def told(*ends):
     )
     validity = SimpleNamespace(
         steps=np.arange(2),
-        ratio=np.array([0.2, 0.1]),
+        share=np.array([0.2, 0.1]),
         running_max=np.array([0.2, 0.2]),
+        basis="measured",
         level="holds",
         reason="it holds",
         remarks=(),
@@ -204,20 +206,14 @@ def test_the_distances_that_are_told_are_those_of_the_paths():
     arrays = shadow.arrays(found)
     assert arrays["taylor / order 2 / flow/max_norm"][-1] == 4
     assert arrays["taylor / order 2 / flow/two_norm"][-1] == 5
-    assert arrays["taylor / order 2 / flow/ratio"].tolist() == [0.2, 0.1]
+    assert arrays["taylor / order 2 / flow/share"].tolist() == [0.2, 0.1]
     assert arrays["taylor / order 2 / flow/running_max"].tolist() == [0.2, 0.2]
-    assert second["ratio_running_max"] == 0.2
+    assert (second["share_running_max"], second["basis"]) == (0.2, "measured")
 
 
-@pytest.mark.parametrize(
-    ("ends", "words"),
-    [
-        (([0.0, 0.0], [3.0, 4.0]), "(2 × closer than first order)"),
-        (([3.0, 4.0], [0.0, 0.0]), "(2 × farther than first order)"),
-    ],
-)
-def test_how_much_closer_a_second_order_is_is_told(ends, words):
-    assert f"- taylor, order 2 {words}: it holds" in shadow_text.tell(told(*ends))
+def test_the_verdict_stands_before_the_numbers():
+    said = shadow_text.tell(told([0.0, 0.0], [3.0, 4.0]))
+    assert said.index("- taylor, order 2: it holds") < said.index("How far each is")
 
 
 @pytest.mark.parametrize(("trusted", "cell"), [(True, "0.6"), (False, "0.6?")])
@@ -236,37 +232,36 @@ def test_an_estimate_is_told_in_the_two_norm_and_marked_where_it_is_not_trusted(
     assert (row["estimated_two_norm"], row["error_bar"]) == (0.6, "about .6")
 
 
-def measure(first, second):
-    """A penalized number, with the rates of two parts of the bias."""
-    rates = {"memoryless": -9.0, "momentum": first, "second moment": second}
-    return Measure(2.5, None, rates, {}, {}, 1e-9)
+def bias(level, coefficient, **options):
+    """A bias of two parts, −2 and 3.5, held against a memory of −1 and .5 if ``exact`` is given."""
+    rates = {"memoryless": -9.0, "momentum": -2.0, "second moment": 3.5}
+    norm = Measure(2.5, None, rates, {}, {}, 1e-9, **options)
+    valid = Validity("measured", np.zeros(1), np.zeros(1), None, level, f"{level}: because")
+    return ImplicitBias({}, None, None, norm, coefficient, None, valid)
 
 
-@pytest.mark.parametrize(
-    ("rates", "word", "way"),
-    [((-2.0, 0.5), "penalizes", "down"), ((-2.0, 3.5), "anti-penalizes", "up")],
-)
-def test_what_is_penalized_is_told_with_its_parts_and_coefficients(rates, word, way):
+def test_what_is_penalized_is_told_with_its_parts_and_coefficients():
     """Twenty-one coefficients from −4 to 16: their quantiles and the negative ones, counted."""
     coefficient = {"a": np.arange(-4.0, 7.0), "b": np.arange(7.0, 17.0)}
-    bias = SimpleNamespace(one_norm=measure(*rates), bias_coefficient=coefficient, verdict="holds")
-    lines = shadow_text.bias_lines(bias, 1e-6)
-    told = " ".join(lines)
-    assert f"memory and finite step push {way} the perturbed one-norm" in told
-    assert "Σ sqrt(g² + 1e-06) (now 2.5)" in told
-    assert f"Together: the bias {word} it, at {sum(rates):+.2e}." in told
-    assert "median 6, 90 % of them between -3 and 15; negative (anti-penalizing) in 19%" in told
+    lines = shadow_text.bias_lines(bias("holds", coefficient))
+    said = " ".join(lines)
+    assert lines[0] == "The prediction holds: because."
+    assert "The bias anti-penalizes the perturbed one-norm (now 2.5):" in said
+    assert "median 6, 90 % of them between -3 and 15; negative (anti-penalizing) in 19%" in said
     rows = [line.split() for line in lines]
-    assert ["memoryless", "-9.00e+00", "the", "flow", "itself"] in rows
-    assert ["momentum", f"{rates[0]:+.2e}", "penalizes"] in rows
-    assert ["second", "moment", f"{rates[1]:+.2e}", "anti-penalizes"] in rows
-    own = SimpleNamespace(one_norm=None, potential=measure(*rates), verdict="holds")
-    own.bias_coefficient = None
-    assert f"push {way} the optimizer's own potential" in " ".join(
-        shadow_text.bias_lines(own, None)
-    )
-    own.potential = None
-    assert shadow_text.bias_lines(own, None)[0].startswith("Nothing is penalized coordinate by")
+    assert ["momentum", "-2.000e+00", "per", "unit", "of", "time", "(penalizes)"] in rows
+    assert ["together", "+1.500e+00", "per", "unit", "of", "time", "(anti-penalizes)"] in rows
+
+
+def test_a_prediction_that_does_not_hold_is_not_told():
+    coefficient = {"a": np.ones(3)}
+    said = " ".join(shadow_text.bias_lines(bias("does not hold", coefficient)))
+    assert "No statement about the perturbed one-norm" in said
+    assert "penalizes" not in said and "Coefficient" not in said and "-2.000" not in said
+    exact = {"momentum": -1.0, "second moment": 0.5}
+    said = " ".join(shadow_text.bias_lines(bias("does not hold", coefficient, exact=exact)))
+    assert "Memory penalizes the perturbed one-norm (now 2.5) in this step:" in said
+    assert "-5.000e-01 per unit of time  (measured: penalizes)" in said and "-2.000" not in said
 
 
 def test_the_heading_counts_parameters():
@@ -287,7 +282,7 @@ def test_the_picture_shows_two_norms_and_running_maxima():
             f"{name}/two_norm": k * np.arange(4.0),
             f"{name}/max_norm": np.full(4, 9.0),
             f"{name}/steps": np.arange(3),
-            f"{name}/ratio": np.array([0.3, 0.1, 0.2]),
+            f"{name}/share": np.array([0.3, 0.1, 0.2]),
             f"{name}/running_max": np.full(3, 0.3 * k),
         }
     left, right = Figure().subplots(1, 2)
@@ -307,17 +302,14 @@ def test_the_picture_shows_two_norms_and_running_maxima():
     assert {text.get_text() for text in right.texts} == {"holds", "in part", "does not hold"}
 
 
-def test_the_bias_is_that_of_the_step_reached_and_of_a_settled_run_only_where_one_was_asked():
+def test_the_bias_is_that_of_the_memory_that_the_run_ended_with():
     problem, adam = sf.Problem(lambda x: jnp.sum(x**4) / 4), sf.adam(b1=0.9, b2=0.99, eps=1e-3)
-    run = sf.Trajectory(np.array([0, 3]), np.array([0, 0.03]), np.array([[1.0], [0.9]]), None, None)
-    rates = {}
-    for settled in (False, True):
-        setting = settings.Setting("adam", settled=settled, methods=("taylor",))
-        bias = shadow_run.bias_of(setting, (problem, adam, jnp.ones(1), 0.01), run)
-        rates[settled] = bias.potential.rates
-    wanted = sf.implicit_bias(problem, adam, jnp.array([0.9]), 0.01, start=3).potential.rates
-    assert rates[False] == pytest.approx(wanted)
-    assert abs(rates[True]["momentum"]) > 2 * abs(rates[False]["momentum"])  # it remembers more
+    run = sf.iterate(problem, adam, jnp.ones(1), 0.01, 3)
+    setting = settings.Setting("adam", methods=("taylor",))
+    bias, _ = shadow_run.bias_of(setting, (problem, adam, jnp.ones(1), 0.01), run)
+    wanted = sf.implicit_bias(problem, adam, run.last, 0.01, start=3).potential
+    assert bias.potential.rates == pytest.approx(wanted.rates)
+    assert set(bias.potential.exact) == {"momentum", "second moment"} and wanted.exact is None
 
 
 @pytest.mark.parametrize(

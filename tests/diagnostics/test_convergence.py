@@ -9,7 +9,7 @@ from support.rows import fast
 from table import BILINEAR, BILINEAR_START
 
 import shadowflow as sf
-from shadowflow.diagnostics.convergence import _error, _wanted, order_row
+from shadowflow.diagnostics.convergence import OrderTable, _error, _wanted, convergence, order_row
 from shadowflow.methods import METHODS
 from shadowflow.optimizers import zoo
 from shadowflow.running import Trajectory, followed
@@ -260,3 +260,43 @@ def test_step_sizes_that_the_optimizer_does_not_survive_are_refused():
     problem = sf.Problem(lambda x: jnp.sum(jnp.exp(x**2)))
     with pytest.raises(ValueError, match="learning_rates: expected steps that the optimizer surv"):
         sf.convergence(problem, zoo.sgd(), 3 * jnp.ones(1), 10.0, [5.0, 2.5])
+
+
+def quarter(moments, params, step):
+    """m / (v + 1e-4)^¼."""
+    m, v = moments
+    return m / (v + 1e-4) ** 0.25
+
+
+OWN = sf.Optimizer((sf.Moment(0.9), sf.Moment(0.95, transform=sf.square)), quarter)
+TAYLOR = {"orders": [2], "methods": ["taylor"], "kinds": ["flow"]}
+
+
+def test_errors_that_are_not_yet_asymptotic_are_called_that():
+    """Their slopes rise from 1.4 to 1.98: the order is not refuted, and not shown either."""
+    start = jnp.array([2.8, 3.5])
+    (row,) = convergence(BILINEAR, OWN, start, 0.25, [2.0**-k for k in (9, 10, 11, 12)], **TAYLOR)
+    assert (row.finding, row.holds, row.asymptotic) == ("not yet asymptotic", False, False)
+    table = OrderTable([row])
+    assert "1 are not yet asymptotic" in table.summary and "a shorter horizon" in table.describe()
+
+
+def test_step_sizes_are_found_at_which_an_order_shows():
+    """Halved until the slopes agree, and not so far that rounding is met."""
+    (row,) = convergence(BILINEAR, OWN, jnp.array([2.8, 3.5]), 0.25, **TAYLOR)
+    assert row.finding == "holds" and min(row.learning_rates) < 2.0**-12
+    np.testing.assert_allclose(np.divide(row.learning_rates[:-1], row.learning_rates[1:]), 2)
+    assert np.ptp(row.slopes[-3:]) <= 0.15 and min(row.errors) > row.floor
+    exact = convergence(
+        BILINEAR, zoo.sgd(), BILINEAR_START, 0.25, **TAYLOR | {"kinds": ["iteration"]}
+    )
+    assert exact[0].finding == "exact" and len(exact[0].errors) == 2
+
+
+def test_a_wrong_order_is_not_excused_as_not_yet_asymptotic():
+    """Slopes of 1 that agree with each other."""
+    errors = [rate**1.0 for rate in RATES]
+    row = order_row("taylor", "flow", 2, 0, RATES, errors, 1e-12, "holds")
+    assert row.finding == "does not hold"
+    stuck = order_row("taylor", "flow", 2, 0, RATES, [1.0] * len(RATES), 1e-12, "holds")
+    assert stuck.finding == "not yet asymptotic" and not stuck.holds

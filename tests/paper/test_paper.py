@@ -252,7 +252,7 @@ def test_figure_3_by_hand(name, monkeypatch):
 
         return call
 
-    for function in ("iterate", "shadow"):
+    for function in ("iterate", "shadows_along"):
         monkeypatch.setattr(figure3, function, noted(getattr(figure3, function)))
     bar = SimpleNamespace(update=done.append)
     found = figure3.compute(settings, {"mnist": mnist}, bar)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ...curvature import curvature
-from ...diagnostics.convergence import compare
+from ...diagnostics.comparison import compare
 from ...files import alone, write_json
 from ...iterate import iterate
 from ...methods import METHODS

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ...diagnostics.convergence import compare
+from ...diagnostics.comparison import compare
 from ...files import alone, write_arrays, write_json
 from ...problem import Problem
 from .formatting import versions

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ...diagnostics.bias import ImplicitBias, implicit_bias
-from ...diagnostics.convergence import Comparison, compare
+from ...diagnostics.comparison import Comparison, compare
 from ...diagnostics.error_bar import ErrorBar, error_bar
 from ...iterate import iterate
 from ...methods import METHODS

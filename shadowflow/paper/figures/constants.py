@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...diagnostics.convergence import compare
+from ...diagnostics.comparison import compare
 from ...iterate import iterate
 from ...lab.models import BILINEAR
 from ...optimizers import zoo

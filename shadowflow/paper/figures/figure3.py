@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import trees
-from ...diagnostics.convergence import compare
+from ...diagnostics.comparison import compare
 from ...iterate import iterate
 from ...lab.models import mlp_init, perceptron_problem
 from ...optimizers import zoo
