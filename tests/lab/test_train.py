@@ -346,6 +346,21 @@ def test_a_run_on_other_data_or_in_another_precision_is_not_done(tmp_path, monke
     assert train(SMALL, tmp_path).notes == ("it was done already",)
 
 
+def test_the_images_are_a_part_of_a_run_where_no_table_says_which_they_are(monkeypatch):
+    """Of CIFAR-100; those of MNIST have to be those of the table, and are not read for it."""
+    pixels, labels = np.zeros((4, 2), np.uint8), np.zeros(4, np.int32)
+    data = start.Images(pixels, labels, pixels, labels)
+    other = dataclasses.replace(data, test_images=pixels + 1)
+    settings, found = Training(dataset="cifar100"), []
+    for images in (data, other, data):
+        monkeypatch.setattr(start, "load", lambda *given, images=images: images)
+        found.append(start.identity(settings)["data"])
+    assert found[0] == found[2] != found[1]
+    monkeypatch.setattr(start, "load", None)
+    names = [start.identity(Training(dataset=name))["data"] for name in ("mnist", "fashion-mnist")]
+    assert len({*names, *found}) == 4
+
+
 def test_a_second_process_is_told_who_is_at_it(tmp_path):
     """And takes over from one that has died, at once."""
     script = (
