@@ -107,7 +107,7 @@ OPTAX = pytest.mark.usefixtures("promotion_as_optax_needs_it")
 OUTSIDE_ROOT = {
     "adam": (functools.partial(optax.adam, **BETAS), ROWS["adam-outside"]),
     "nadam": (functools.partial(optax.nadam, **BETAS), ROWS["nadam-outside"]),
-    "adamw": (functools.partial(optax.adamw, **BETAS, weight_decay=0.01), ROWS["adamw-outside"]),
+    "adamw": (functools.partial(optax.adamw, **BETAS, weight_decay=1e-4), ROWS["adamw-outside"]),
     "rmsprop": (
         functools.partial(optax.rmsprop, decay=0.7, eps=1e-8, eps_in_sqrt=False),
         ROWS["rmsprop-outside"],
