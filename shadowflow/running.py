@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 from . import checks, ema_weights as mem, plots, trees
 from .ema_weights import Memory
 from .optimizers.base import Start, rate_at, started
-from .optimizers.from_optax import as_optimizer
+from .optimizers.from_optax import as_optimizer, refuse_misfit
 from .plots import Result
 from .problem import Problem, checked
 
@@ -167,6 +167,8 @@ def followed(
     """
     params = checked(problem, params)
     optimizer = as_optimizer(optimizer, learning_rate, fixed_rate=fixed_rate)
+    if not optimizer.closed_form:
+        refuse_misfit(optimizer, params)
     begun = started(optimizer, params, start, problem.batched)
     steps = checks.count("steps", steps)
     return FollowedRun(problem, optimizer, params, learning_rate, begun, steps)

@@ -376,8 +376,8 @@ def test_a_state_fits_the_optimizer_and_the_parameters(name):
         (True, ["start:", "whole number", "True"]),
         (None, ["start:", "'settled'", "None", "cold"]),
         ("cold", ["start:", "'settled'", "'cold'"]),
-        (NICE.moments, ["opt_state:", "adam", "State(moments, step)"]),
-        (optax.sgd(0.1, momentum=0.9).init(TREE), ["opt_state:", "adam", "one each"]),
+        (NICE.moments, ["start:", "adam", "State(moments, step)"]),
+        (optax.sgd(0.1, momentum=0.9).init(TREE), ["start:", "adam", "one each"]),
     ],
 )
 def test_a_start_is_a_number_settled_or_a_state(start, said):

@@ -161,7 +161,7 @@ def state_from_optax(optimizer: AbstractOptimizer, opt_state, params: PyTree, st
     if step is None and not (counts := _counts(opt_state)):
         raise ValueError(
             "step: expected the number of updates made, which this optax state does not count, "
-            "got None; pass state_from_optax(optimizer, opt_state, params, step=n)."
+            "got None; pass shadowflow.state_from_optax(optimizer, opt_state, params, step=n)."
         )
     step = checks.count("step", counts[0] if step is None else step)
     return State(moments, jnp.asarray(step, trees.real_dtype()))
@@ -216,7 +216,7 @@ def started(optimizer: AbstractOptimizer, params: PyTree, start, batched: bool) 
     if getattr(start, "ndim", 1) == 0:
         return Start(checks.count("start", start), None)
     own = isinstance(start, State)
-    given = jax.tree.map(jnp.asarray, start if own else state_from_optax(optimizer, start, params))
+    given = jax.tree.map(jnp.asarray, start if own else _taken_up(optimizer, start, params))
     like = jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), (optimizer.init(params).moments, given.moments)
     )
@@ -234,6 +234,14 @@ def started(optimizer: AbstractOptimizer, params: PyTree, start, batched: bool) 
         )
     number = step_number("start", SETTLED if math.isinf(step) else int(step), batched)
     return Start(number, State(given.moments, given.step.astype(trees.real_dtype())))
+
+
+def _taken_up(optimizer: AbstractOptimizer, start, params: PyTree) -> State:
+    """``state_from_optax`` of a start, its refusals by the name that this argument has."""
+    try:
+        return state_from_optax(optimizer, start, params)
+    except ValueError as error:
+        raise ValueError(f"start:{str(error).partition(':')[2]}") from error
 
 
 def step_number(name: str, step, batched: bool, others: str = " or 'settled'") -> Any:

@@ -122,7 +122,9 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
     and have no settled flow: "displaced" follows them from step 0, or from a state of their run.
 
     Raises TypeError for what is not a function, for a function that makes no transformation, and
-    for a transformation that asks for more than gradients, parameters and the loss.
+    for a transformation that asks for more than gradients, parameters and the loss. What
+    cannot be run on the parameters, or takes no notice of the learning rate, is refused by the
+    functions that get both.
 
     >>> import functools, optax
     >>> heavy_ball = from_optax(functools.partial(optax.sgd, momentum=0.9))
@@ -136,15 +138,22 @@ def from_optax(make: Callable, name: str | None = None) -> Transformation:
             "got a transformation; pass what makes it, as functools.partial(optax.adam, b2=0.95)."
         )
     checks.function("make", make)
-    made = make(0.1)
+    inner = getattr(make, "func", make)
+    name = name or getattr(inner, "__name__", "transformation")
+    try:
+        made = make(0.1)
+    except Exception as error:
+        raise TypeError(
+            f"make: expected a function of the learning rate alone, got {name}, which raises "
+            f"{type(error).__name__} at 0.1: {error}; for example functools.partial(optax.adam, "
+            "b2=0.95)."
+        ) from error
     if not (hasattr(made, "init") and hasattr(made, "update")):
         raise TypeError(
             f"make: expected a function of the learning rate that returns an optax transformation, "
             f"got one that returns {type(made).__name__}; for example functools.partial("
             "optax.adam, b2=0.95)."
         )
-    inner = getattr(make, "func", make)
-    name = name or getattr(inner, "__name__", "transformation")
     reads, holds = _reads_loss(made, name), _holds_rate(make)
     return Transformation((), name, reads, holds, True, as_pytree(make))
 
@@ -186,6 +195,7 @@ def as_optimizer(
     )
 
 
+RATES = (0.1, 1e-3, 1e-6)
 PROBE = {"matrix": np.ones((2, 2), np.float32), "vector": np.ones(2, np.float32)}
 
 
@@ -197,6 +207,50 @@ def _holds_rate(make: Callable) -> bool:
         return False
     pairs = [pair for pair in zip(*states, strict=True) if eqx.is_inexact_array(pair[0])]
     return any(not np.array_equal(*pair) for pair in pairs)
+
+
+@memory_probe.probed
+def _ignores_rate(optimizer: AbstractOptimizer, draw: Callable) -> bool:
+    """Whether a first step is no smaller at small learning rates."""
+    params = draw(np.random.default_rng(0))
+
+    def moved(rate: float) -> list:
+        given = jnp.asarray(rate), jnp.asarray(memory_probe.LOSS)
+        state = optimizer.init(params, given[0])
+        return jax.tree.leaves(optimizer.update(state, params, params, *given)[1])
+
+    steps = list(map(moved, RATES))
+    same = lambda *leaves: all(np.array_equal(leaves[0], leaf) for leaf in leaves)
+    return any(np.any(leaf) for leaf in steps[0]) and all(map(same, *steps))
+
+
+def refuse_misfit(optimizer: AbstractOptimizer, params: PyTree) -> None:
+    """ValueError for a transformation that cannot be run on these parameters, or at other rates."""
+    if reason := _misfit(optimizer, params):
+        raise ValueError(
+            "optimizer: expected a transformation that takes gradients and these parameters alone, "
+            f"got {optimizer.name}, which raises {reason}; use one that needs no more, as "
+            "sf.from_optax(optax.adam)."
+        )
+    if optimizer.varies_rate and _ignores_rate(optimizer, params):
+        raise ValueError(
+            "optimizer: expected one whose steps depend on the learning rate that make gets, got "
+            f"{optimizer.name}, whose first step is the same at {RATES}; hand the rate on, as in "
+            "sf.from_optax(lambda rate: optax.adam(rate))."
+        )
+
+
+@memory_probe.once
+def _misfit(optimizer: AbstractOptimizer, shapes: PyTree) -> str:
+    """What a transformation raises for parameters of these shapes; "" for nothing."""
+    run = lambda params: optimizer.update(
+        optimizer.init(params), params, params, jnp.ones(()), jnp.ones(())
+    )
+    try:
+        jax.eval_shape(run, shapes)
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error) or 'no reason').splitlines()[0]}"
+    return ""
 
 
 def _reads_loss(made: Any, name: str) -> bool:

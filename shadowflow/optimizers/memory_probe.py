@@ -29,6 +29,7 @@ STEPS = 4  # of the runs that a derivative is compared on
 WIDTHS = {32: (1e-1, 1e-2), 64: (1e-3, 1e-5)}  # of the difference, by the bits of a float
 TOLERANCE = 0.02
 SHOWN = 0.4  # of the digits that two states must share; averages get stuck in the rest
+FADING = 0.8  # of 1 / n: what falls no faster from the digits shown on is a sum, no average
 MARGIN = 1.125 / SHOWN  # from the steps that these take to those of all digits, and an eighth
 
 
@@ -172,7 +173,7 @@ def _forgets(
     optimizer: AbstractOptimizer, state: State, params: PyTree, grad: PyTree, random, most: int
 ) -> tuple[int, State]:
     """(how many steps it takes to forget three other gradients, the state then)."""
-    other = state
+    fresh, other = float(state.step) == 0, state
     for _ in range(3):
         strange = jax.tree.map(lambda g: jnp.asarray(random.normal(size=g.shape), g.dtype), grad)
         other, _ = stepped(optimizer, other, strange, params)
@@ -190,11 +191,12 @@ def _forgets(
         if len(apart):
             last = done + int(apart[-1]) + 1
         done += CHUNK
-        if done >= 2 * last:  # for as long again they have agreed
+        fades = not (fresh and last) or gaps[-1] * done < FADING * least * last
+        if done >= 2 * last and fades:  # for as long again they have agreed
             return last, pair[0]
     raise _refusal(
         optimizer,
-        f"whose step still shows it after {last:,} steps, as accumulators and random numbers do",
+        f"whose step still shows it after {done:,} steps, as accumulators and random numbers do",
     )
 
 

@@ -112,3 +112,47 @@ def test_a_field_at_a_rate_of_0_is_that_of_the_moments(name):
             )
             np.testing.assert_allclose(mine, theirs, rtol=1e-4)
             assert bool(jnp.any(mine != 0)) == (build is sf.modified_field)
+
+
+def chained(rate):
+    """Clipping, Adam, a decay of matrices alone, and the rate: from 0 up in a warm-up."""
+    return optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.scale_by_adam(b1=0.5, b2=0.7),
+        optax.add_decayed_weights(0.1, mask=lambda tree: {"w": True, "b": False}),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+@pytest.mark.slow
+def test_a_clipped_chain_with_a_warm_up_is_followed_from_its_first_step():
+    """Over a fixed number of steps the error of order n falls as h^(n + 1)."""
+    optimizer, errors = sf.from_optax(chained), {1: [], 2: []}
+    for order, found in errors.items():
+        for top in (1e-3, 5e-4):
+            schedule = optax.warmup_cosine_decay_schedule(0.0, top, 4, STEPS)
+            real = sf.iterate(BOWL, optimizer, PLACE, schedule, STEPS)
+            follow = followed(optimizer, schedule, order=order)
+            found.append(np.max(sf.compare(real, follow).max_norm))
+        assert np.log2(found[0] / found[1]) == pytest.approx(order + 1, abs=0.15)
+
+
+@pytest.mark.slow
+def test_at_a_hundred_thousand_parameters_the_chain_is_followed_in_single_precision():
+    random = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(random.normal(size=shape) / np.sqrt(shape[0]), jnp.float32)
+    params, inputs = {"w": draw(100, 1000), "b": draw(1000)}, draw(16, 100)
+
+    def loss(params):
+        return jnp.mean((jnp.tanh(inputs @ params["w"]) + params["b"]) ** 2)
+
+    problem, optimizer = sf.Problem(loss), sf.from_optax(chained)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-4, 4, STEPS)
+    real = sf.iterate(problem, optimizer, params, schedule, STEPS)
+    first, second = (
+        sf.shadow(problem, optimizer, params, schedule, STEPS, order=order, check=False)
+        for order in (1, 2)
+    )
+    assert real.failed_at is first.failed_at is second.failed_at is None
+    apart = [sf.compare(real, follow).two_norm[-1] for follow in (first, second)]
+    assert apart[1] < apart[0] / 2

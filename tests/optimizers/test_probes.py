@@ -86,3 +86,48 @@ def test_averages_need_no_probe_of_their_memory(monkeypatch):
     )
     apart = np.max(sf.compare(mine, theirs).max_norm)
     assert apart < 1e-11 < 1e-3 * sf.compare(first, theirs).max_norm[-1]
+
+
+def test_a_sum_is_no_average_however_coarse_the_numbers_are():
+    """The first gradients' share of it falls as 1/n, below the digits of float32 that are shown."""
+    params = jnp.ones(4, jnp.float32)
+    assert remembered(sf.from_optax(optax.adagrad), params) is None
+    slow = sf.from_optax(functools.partial(optax.adam, b2=0.9999))
+    assert remembered(slow, params) > 1000
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: sf.from_optax(lambda first, second: optax.sgd(first)), "make: .* which raises"),
+        (
+            lambda: sf.shadow(BOWL, sf.from_optax(lambda rate: optax.adam(1e-3)), PLACE, 1e-3, 2),
+            "optimizer: .* first step is the same",
+        ),
+        (
+            lambda: sf.iterate(BOWL, sf.from_optax(optax.contrib.sophia), PLACE, 1e-3, 2),
+            "optimizer: expected a transformation that takes .* got sophia, .*obj_fn",
+        ),
+        (
+            lambda: sf.iterate(BOWL, optax.lookahead(optax.sgd(0.1), 5, 0.5), PLACE, 1e-3, 2),
+            "optimizer: expected a transformation that takes .*fast",
+        ),
+        (
+            lambda: sf.shadow(BOWL, sf.from_optax(optax.adam), PLACE, 1e-3, 2, start=()),
+            "start: expected the state of adam",
+        ),
+        (
+            lambda: sf.shadow(BOWL, optax.adam(1e-3), PLACE, 1e-3, 2),
+            r"optimizer: .* pass sf.from_optax\(make\)",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_said_at_once_by_name(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
+
+
+def test_a_plain_transformation_is_run():
+    run = sf.iterate(BOWL, optax.adam(1e-3), PLACE, 1e-3, 2)
+    same = sf.iterate(BOWL, sf.from_optax(optax.adam), PLACE, 1e-3, 2)
+    assert np.max(sf.compare(run, same).max_norm) < 1e-12
