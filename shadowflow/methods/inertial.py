@@ -134,7 +134,7 @@ class InertialFlow(AbstractStepper):
         if self.lower is None:
             return *found, jnp.asarray(False)
         below, fits = self.lower, trees.all_finite(found[:2])
-        again = lambda: (*below._flow(memory, state, here, nothing(here[0]))[:2], ahead)
+        again = lambda: below._flow(memory, state, here, ahead)
         return *self.either(fits, lambda: found, again), ~fits
 
     def _flow(self, memory: Memory, state: State, here: tuple, ahead: tuple) -> tuple:
@@ -158,7 +158,7 @@ class InertialFlow(AbstractStepper):
             )
 
         moved, drift = self._ruled(memory, run)
-        return moved, self._moments(state, reference, 1.0, drift), ahead
+        return moved, self._moments(state, reference, 1.0, drift), nothing(params)
 
     def _ruled(self, memory: Memory, run: Callable) -> tuple:
         """``run`` of the rule that serves at this step."""
