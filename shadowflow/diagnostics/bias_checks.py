@@ -100,7 +100,7 @@ def estimated(step: int, found: Mapping[str, Array], remarks: list[str]) -> Vali
     words = {
         SIZE: f"the bias is {percent(share)} of the memoryless step",
         KINKS: "Hessian-vector products and gradient differences over the length of a step "
-        f"disagree by {percent(shares[KINKS])}, as at the kinks of a ReLU",
+        f"disagree by {percent(shares.get(KINKS, 0.0))}, as at the kinks of a ReLU",
     }
     other = f"read at displaced gradients, what is due to {worst} differs by {percent(share)}"
     cause = KINKS if shares.get(KINKS, 0.0) > trust.HOLDS else worst

@@ -61,7 +61,11 @@ CASES = {
     [pytest.param(name, marks=[] if name == "rmsprop" else [pytest.mark.slow]) for name in CASES],
 )
 def test_the_order_is_two_from_any_start(name, cold):
+    """Where a sign decides and does not change, the flow is the optimizer to rounding."""
     errors = distances(CASES[name], (128, 256), cold=cold)
+    if name == "lion":
+        assert max(errors) < 1e-13
+        return
     assert 1.85 < np.log2(errors[0] / errors[1]) < 2.15, errors
 
 
