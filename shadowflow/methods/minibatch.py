@@ -43,7 +43,8 @@ def present_of(
         for i, weights in enumerate(fold.weights)
     )
     direction = optimizer.direction(moments, params, memory.count)
-    return Present(optimizer, memory, params, here, moments, direction)
+    straight = memory.settled or optimizer.time_invariant(params)
+    return Present(optimizer, memory, params, here, moments, direction, straight)
 
 
 @eqx.filter_jit

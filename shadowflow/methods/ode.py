@@ -7,7 +7,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .. import trees
 
@@ -47,16 +47,33 @@ def one_step(
     """
     kind = diffrax.Dopri8 if high_order else PositiveRK3
     wide, narrow = _one_dtype(y)
-    vector_field = lambda s, y, args: wide(field(s, narrow(y)))
     if traceable:
+        vector_field = lambda s, y, args: wide(field(s, narrow(y)))
         return narrow(_march(kind(), vector_field, wide(y), substeps))
+    return narrow(_march_on_host(kind(), lambda s, y: wide(field(s, narrow(y))), wide(y), substeps))
 
-    def on_host(s, y, args):
-        with jax.disable_jit(False):
-            return vector_field(s, y, args)
 
-    with jax.disable_jit():
-        return narrow(_march(kind(scan_kind="lax"), on_host, wide(y), substeps))
+def _march_on_host(
+    solver: diffrax.AbstractERK, field: Callable, y: PyTree, substeps: Any
+) -> PyTree:
+    """The same steps by the solver's tableau: traced, a host function would be shown no array."""
+    tableau: Any = solver.tableau
+    parts = int(substeps)
+    for part in range(parts):
+        rates = [field(jnp.asarray(part / parts), y)]
+        for time, row in zip(tableau.c, tableau.a_lower, strict=True):
+            there = _moved(y, jnp.asarray(row / parts), rates)
+            rates.append(field(jnp.asarray((part + time) / parts), there))
+        y = _moved(y, jnp.asarray(tableau.b_sol / parts), rates)
+    return y
+
+
+@jax.jit
+def _moved(y: PyTree, weights: Array, rates: list) -> PyTree:
+    """y + Σ weights · rates."""
+    for weight, rate in zip(weights, rates, strict=True):
+        y = trees.add(y, weight, rate)
+    return y
 
 
 def _march(solver: diffrax.AbstractERK, vector_field: Callable, y: PyTree, substeps) -> PyTree:

@@ -16,7 +16,8 @@ class Present(eqx.Module):
     """The gradient at θ, the moments had it always been so, and the direction F_n(θ).
 
     The methods start from it: the memory has read its gradients along the way it came, and what
-    that changes of the moments and of the direction is found here.
+    that changes of the moments and of the direction is found here. straight: whether all past
+    directions are the present one, so that the way back is straight.
     """
 
     optimizer: AbstractMoments
@@ -25,11 +26,7 @@ class Present(eqx.Module):
     gradient: PyTree
     moments: tuple
     direction: PyTree
-
-    @property
-    def straight(self) -> bool:
-        """Whether all past directions are the present one, so that the way back is straight."""
-        return self.memory.settled or self.optimizer.time_invariant(self.params)
+    straight: bool = eqx.field(static=True)
 
     def at_step(self, step) -> PyTree:
         """F_l(θ), the memoryless direction of another step at the same place."""
@@ -67,6 +64,7 @@ class Present(eqx.Module):
         mean = line_mean(transform, self.gradient, slope, nodes, mass)
         return trees.scale(moment.total_weight(self.memory.count), mean)
 
+    @eqx.filter_jit
     def on_line(self, slope: PyTree, ahead: Array | float = 0.0) -> PyTree:
         """The direction of moments that all read the same line, from ``ahead`` further on."""
         moments = tuple(self.averaged(i, slope, ahead) for i in range(len(self.moments)))
@@ -74,8 +72,10 @@ class Present(eqx.Module):
         return self.optimizer.direction(moments, there, self.memory.count)
 
 
+@eqx.filter_jit
 def present(optimizer: AbstractMoments, memory: Memory, params: PyTree, gradient) -> Present:
     """The ``Present`` of an optimizer at ``params``: F_n(θ) = Φ(W_1 ψ_1(g), …, W_I ψ_I(g))."""
     moments = optimizer.memoryless_moments(gradient, memory.count)
     direction = optimizer.direction(moments, params, memory.count)
-    return Present(optimizer, memory, params, gradient, moments, direction)
+    straight = memory.settled or optimizer.time_invariant(params)
+    return Present(optimizer, memory, params, gradient, moments, direction, straight)
