@@ -185,9 +185,10 @@ def norms(rows: PyTree, others: PyTree) -> tuple[np.ndarray, np.ndarray]:
     square, most = 0.0, 0.0
     for a, b in zip(jax.tree.leaves(rows), jax.tree.leaves(others), strict=True):
         gap = (np.asarray(a) - np.asarray(b)).reshape(len(a), -1)
-        gap = np.abs(gap.astype(np.promote_types(gap.dtype, np.float32)))
-        most = np.maximum(most, np.max(gap, axis=1, initial=0.0))
-        square = square + np.sum(np.square(gap, dtype=float), axis=1)
+        gap = gap.astype(np.promote_types(gap.dtype, np.float32), copy=False)
+        if gap.size:
+            most = np.maximum(most, np.maximum(gap.max(axis=1), -gap.min(axis=1)))
+        square = square + np.einsum("ij,ij->i", gap, gap, dtype=float, casting="same_kind")
     return np.sqrt(square), np.asarray(most, float)
 
 
@@ -211,6 +212,5 @@ def first_order_beside(run: FollowedRun, plan: ShadowPlan) -> Iterator[Chunk] | 
     """First order's steps, of the plan's kind; None for a plan that is first order itself."""
     if plan.order == 1 or unfit(Displaced(), run.problem, run.optimizer):
         return None
-    return dataclasses.replace(
-        planned(run, "displaced", 1, plan.kind), truncation=plan.truncation
-    ).chunks()
+    first = planned(run, "displaced", 1, plan.kind)
+    return dataclasses.replace(first, truncation=plan.truncation, sized=False).chunks()

@@ -97,10 +97,14 @@ class AbstractStepper(eqx.Module):
 
 
 class Iteration(AbstractStepper):
-    """θ ← θ − h · direction(θ); the carry is (θ, memory)."""
+    """θ ← θ − h · direction(θ); the carry is (θ, memory).
+
+    sized: whether first order also finds its correction, for the record, at the cost of order 2.
+    """
 
     direction: AbstractDirection
     order: int = eqx.field(static=True)
+    sized: bool = eqx.field(static=True, default=True)
 
     def init(self, params: PyTree, memory: Memory, state: State | None) -> tuple:
         """(θ, memory)."""
@@ -110,10 +114,16 @@ class Iteration(AbstractStepper):
     def __call__(self, carry: tuple, rate: Array) -> tuple[tuple, tuple, Array]:
         params, memory = carry
         memory = memory.with_rate(rate)
-        pair = self.direction.moves(memory, params)
+        pair = self.moves(memory, params)
         moved = trees.add(params, 1, pair[0] if self.order == 1 else pair[1])
         finite = self.finite(memory, params, moved)
         return (moved, memory.advanced()), per_time(rate, *pair), finite
+
+    def moves(self, memory: Memory, params: PyTree) -> tuple[PyTree, PyTree]:
+        """(first order, the order asked for) of the step; first order alone where not ``sized``."""
+        if self.sized:
+            return self.direction.moves(memory, params)
+        return (self.direction.first_move(memory, params),) * 2
 
     def finite(self, memory: Memory, params: PyTree, moved: PyTree) -> Array:
         """Whether the loss that the step sees and the place that it reaches are finite."""
@@ -136,7 +146,9 @@ class Flow(Iteration):
         params, memory = carry
         memory, traceable = memory.with_rate(rate), self.problem.traceable
         if self.order == 1:
-            record = per_time(rate, *self.direction.moves(memory, params))
+            nothing = trees.zeros_like(params)
+            pair = self.moves(memory, params) if self.sized else (nothing, nothing)
+            record = per_time(rate, *pair)
             field = lambda s, y: self.direction.first_move(memory, y)
             moved = ode.one_step(field, params, traceable=traceable)
         else:
@@ -190,9 +202,11 @@ def _stride(flow: Flow, memory: Memory, params: PyTree, steps: Array) -> tuple:
     if flow.order == 1:
         field = lambda y: flow.direction.first_move(memory, y)
         path = ode.over_many(field, params, steps)
-        starts = jax.tree.map(lambda leaf: leaf[:-1], path)
-        pair = lambda y: trees.sizes(*flow.paired(memory, y)[:0:-1])
-        correction, plain = jax.lax.map(pair, starts)
+        correction = plain = jnp.zeros(STRIDE, trees.real_dtype())
+        if flow.sized:
+            starts = jax.tree.map(lambda leaf: leaf[:-1], path)
+            pair = lambda y: trees.sizes(*flow.paired(memory, y)[:0:-1])
+            correction, plain = jax.lax.map(pair, starts)
     else:
         field = lambda y: flow.paired(memory, y[0])
         start = (params, trees.zeros_like(params), trees.zeros_like(params))
@@ -210,7 +224,7 @@ class ShadowPlan:
 
     keep: as in ``shadow``; once ``prepared``, one flag per moment: whether it stays a state. None:
     all, or none by a memoryless method. remark: what the choice of the order says, "" where none
-    was made.
+    was made. sized: whether first order finds the size of its correction.
     """
 
     run: FollowedRun
@@ -221,6 +235,7 @@ class ShadowPlan:
     truncation: Truncation | None = None
     keep: Any = None
     remark: str = ""
+    sized: bool = True
 
     @property
     def kept(self) -> int | None:
@@ -355,7 +370,7 @@ class MemorylessMethod(AbstractMethod):
         problem, optimizer, start = run.tabulated, traced(run.optimizer), run.start.state
         spacing = plan.spacing
         made = self.direction(problem, optimizer, phase, order=order, spacing=spacing, start=start)
-        return (Flow if phase else Iteration)(problem, made, order)
+        return (Flow if phase else Iteration)(problem, made, order, plan.sized)
 
 
 def phase_of(kind: str) -> float:
