@@ -42,6 +42,7 @@ def shuffled(key: Array, count: int) -> Shuffled:
     >>> sorted(int(order(step)) for step in range(5, 10))
     [0, 1, 2, 3, 4]
     """
+    checks.key("key", key)
     return Shuffled(key, checks.count("count", count, 1))
 
 
@@ -52,6 +53,7 @@ def with_replacement(key: Array, count: int) -> WithReplacement:
     >>> all(0 <= int(draw(step)) < 5 for step in range(9))
     True
     """
+    checks.key("key", key)
     return WithReplacement(key, checks.count("count", count, 1))
 
 
@@ -73,7 +75,7 @@ def pad(batches: Sequence[PyTree]) -> tuple[PyTree, np.ndarray]:
     if not sizes or any(len(size) != 1 or 0 in size for size in sizes):
         raise ValueError(
             "batches: expected one or more batches whose leaves have the same number of examples, "
-            f"1 or more, got {[sorted(size) for size in sizes]}."
+            f"1 or more, got {[sorted(size) for size in sizes]}; leave empty batches out."
         )
     lengths = [size.pop() for size in sizes]
     longest = max(lengths)
@@ -115,7 +117,7 @@ def checked_schedule(schedule, batches: PyTree | None) -> Callable | Array | Non
     if numbers.ndim != 1 or not numbers.size or not jnp.issubdtype(numbers.dtype, jnp.integer):
         raise ValueError(
             "schedule: expected None (cyclic), a function step → batch or a list of whole "
-            f"numbers, one per step, got {schedule!r}."
+            f"numbers, one per step, got {schedule!r}; for example [0, 2, 1]."
         )
     if checks.is_concrete(schedule):
         refuse_outside(numbers, count(batches))
@@ -128,7 +130,7 @@ def refuse_outside(numbers: np.ndarray, count: int) -> None:
     if outside.size:
         raise ValueError(
             f"schedule: expected batches 0 to {count - 1}, got {numbers[outside[0]]} at step "
-            f"{outside[0]}."
+            f"{outside[0]}; take it modulo {count}."
         )
 
 
@@ -147,10 +149,13 @@ def checked_weights(weights, batches: PyTree | None, grad) -> Array | None:
     if weights.ndim != 2 or len(weights) != count(batches):
         raise ValueError(
             f"weights: expected one row of example weights per batch, [{count(batches)}, size], "
-            f"got shape {weights.shape}."
+            f"got shape {weights.shape}; shadowflow.batching.pad makes both."
         )
     if checks.is_concrete(weights) and not np.all(np.sum(np.asarray(weights), axis=1) > 0):
-        raise ValueError("weights: expected a positive sum for every batch, got a batch of zeros.")
+        raise ValueError(
+            "weights: expected a positive sum for every batch, got a batch of zeros; leave that "
+            "batch out."
+        )
     return weights
 
 
@@ -207,15 +212,25 @@ def table(
     return LookedUp(found, jnp.asarray(first, jnp.int32)) if first else found
 
 
+def _looked_up(schedule: Callable, step: int):
+    try:
+        return schedule(step)
+    except Exception as error:
+        raise ValueError(
+            f"schedule: expected a function step → whole number, got {type(error).__name__} at "
+            f"step {step}: {error}; call it by itself to see where."
+        ) from error
+
+
 def _evaluated(schedule: Callable, first: int, steps: int) -> np.ndarray:
     """The schedule's values: all at once where JAX can trace it, else one by one."""
     try:
         numbers = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(first, first + steps)))
-    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError):
-        numbers = np.asarray([schedule(n) for n in range(first, first + steps)])
+    except Exception:  # of whatever kind: what cannot be traced is called step by step
+        numbers = np.asarray([_looked_up(schedule, n) for n in range(first, first + steps)])
     if numbers.shape != (steps,) or not np.issubdtype(numbers.dtype, np.integer):
         raise ValueError(
             "schedule: expected a function step → whole number, got values of shape "
-            f"{numbers.shape[1:]} and dtype {numbers.dtype}."
+            f"{numbers.shape[1:]} and dtype {numbers.dtype}; for example lambda step: step % 3."
         )
     return numbers

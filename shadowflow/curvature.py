@@ -10,7 +10,7 @@ from . import checks, trees
 from .optimizers.base import State
 from .optimizers.moments import Optimizer
 from .optimizers.thresholds import HESSIAN, linear_response
-from .problem import Problem, checked, compiled
+from .problem import Problem, compiled, posed
 
 DENSE = 32  # up to so many parameters the matrix is written out
 TOLERANCE, RESTARTS = 1e-4, 100  # of the eigenvalue: where Lanczos stops, converged or not
@@ -73,13 +73,14 @@ def curvature(
     >>> round(found, 4), found.matrix
     (1.0, 'preconditioned Hessian')
     """
-    params = checked(problem, params)
-    response, problem = linear_response(optimizer), problem.full_batch()
-    if not all(map(checks.is_concrete, jax.tree.leaves((params, state)))):
+    problem, params, traced = posed(problem, params)
+    if traced or trees.is_traced(optimizer, state):
         raise ValueError(
-            "params: expected numbers, got traced values; compute the curvature outside jit, vmap "
-            "and grad."
+            "params: expected numbers, got values that JAX is tracing; compute the curvature "
+            "outside jit, vmap and grad, or there jnp.linalg.eigvalsh(jax.hessian(loss)(x))[-1] "
+            "of the Hessian of a flat vector."
         )
+    response, problem = linear_response(optimizer), problem.full_batch()
     flat, _ = ravel_pytree(params)
     root = jnp.ones_like(flat)
     if not response.linear:

@@ -22,7 +22,15 @@ from .methods.collocation import past_state
 from .optimizers import thresholds
 from .optimizers.base import SETTLED, Start, State
 from .running import FollowedRun, Trajectory
-from .trust import LEVELS, over_way, past_edge, rounding_of
+from .trust import (
+    LEVELS,
+    Validity,
+    estimated as of_estimate,
+    measured,
+    over_way,
+    past_edge,
+    rounding_of,
+)
 
 SHARE = 0.1  # of the way gone: an error beyond it is past what a neighbour can tell
 TURN = 0.1  # of its path: with a larger correction the neighbour may have left itself
@@ -116,7 +124,7 @@ def estimate(
     held &= np.isfinite(two)
     why = "there the neighbour does not hold itself, and both may leave together"
     two, most, numbers = share * two + rounding, share * most + largest, path.steps[1:] - 1
-    past = _edge(run, path, known, plan.eliminates)
+    past = _edge(run, path, known, plan)
     return Estimate(numbers, two, most, rounding, way, held, name, why, False, past)
 
 
@@ -175,7 +183,7 @@ def _from_optimizer(run: FollowedRun, plan: ShadowPlan, path: Trajectory) -> Est
 
 
 def _edge(
-    run: FollowedRun, path: Trajectory, known: float | None, memoryless: bool
+    run: FollowedRun, path: Trajectory, known: float | None, plan: ShadowPlan
 ) -> tuple[str, str]:
     """The edge that a run is past (``past_edge``), its curvature looked up if it is not known.
 
@@ -184,7 +192,7 @@ def _edge(
     """
     optimizer, fastest = run.optimizer, max(run.rates, default=0.0)
     if known is not None:
-        return past_edge(optimizer, fastest, known, memoryless)
+        return past_edge(optimizer, fastest, known, plan.eliminates, plan.follows)
     try:
         linear = thresholds.linear_response(optimizer).linear
         ends = [run.params, jax.tree.map(jnp.asarray, path.last)][: 2 if linear else 1]
@@ -192,3 +200,25 @@ def _edge(
     except (TypeError, ValueError, RuntimeError):
         return "", ""
     return past_edge(optimizer, fastest, found, False)
+
+
+def estimated(
+    run: FollowedRun, plan: ShadowPlan, path: Trajectory, known: float | None, remarks: list[str]
+) -> Validity:
+    """The validity of ``path`` from its estimated distances; known: as in ``estimate``."""
+    found = estimate(run, plan, path, known)
+    if found.exact:
+        dtype = jax.tree.leaves(run.params)[0].dtype
+        given = found.steps, found.two_norm, found.way, None, found.rounding
+        return measured(*given, dtype=dtype, failed_at=path.failed_at, remarks=remarks)
+    return of_estimate(
+        found.steps,
+        found.two_norm,
+        found.way,
+        found.held,
+        source=found.neighbour,
+        why=found.why,
+        failed_at=path.failed_at,
+        remarks=remarks,
+        past=found.past,
+    )

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from . import trees
 from .iterate import advanced
 from .methods import planned, unfit
 from .methods.base import ShadowPlan
@@ -214,3 +215,18 @@ def first_order_beside(run: FollowedRun, plan: ShadowPlan) -> Iterator[Chunk] | 
         return None
     first = planned(run, "displaced", 1, plan.kind)
     return dataclasses.replace(first, truncation=plan.truncation, sized=False).chunks()
+
+
+def same_run(name: str, real: Trajectory, run: FollowedRun) -> Trajectory:
+    """``real``, or a refusal where it is not a run from the same start."""
+    same = jax.tree.structure(real.params) == jax.tree.structure(run.params)
+    if real.steps[0] == run.first and same:
+        first = zip(*map(jax.tree.leaves, (trees.row(real.params, 0), run.params)), strict=True)
+        same = all(np.shape(a) == np.shape(b) and np.array_equal(a, b) for a, b in first)
+    if real.steps[0] != run.first or not same:
+        raise ValueError(
+            f"{name}: expected the optimizer's run from the same params at step {run.first}, got "
+            f"one from other params or from step {real.steps[0]}; pass "
+            "iterate(problem, optimizer, params, learning_rate, steps, start=start), or True."
+        )
+    return real

@@ -17,14 +17,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from . import checks, trees
 from .methods.collocation import begun
-from .optimizers.base import AbstractOptimizer, State, traced
+from .optimizers.base import AbstractOptimizer, State, rate_at, traced
 from .problem import Problem
-from .running import Chunk, FollowedRun, Trajectory, chunked, drive, followed, trajectory
+from .running import (
+    Chunk,
+    FollowedRun,
+    Trajectory,
+    as_traceable,
+    chunked,
+    drive,
+    followed,
+    trajectory,
+)
 
 
 class ExactStep(eqx.Module):
@@ -70,13 +81,20 @@ def iterate(
     TypeError for bad input. What a function of the problem raises on the way, and Ctrl-C, has the
     Trajectory up to there as its ``partial``, and a note that names the step.
 
+    Under jit, vmap and grad, in params, learning rate, hyper-parameters and what the loss closes
+    over, it is one ``jax.lax.scan`` with JAX arrays in the Trajectory: numbers that are not finite
+    run on, and ``progress`` is not called. A ``State`` to start from has to be known.
+
     >>> from shadowflow import Problem, sgd
     >>> run = iterate(Problem(lambda x: x**2 / 2), sgd(), jnp.asarray(1.0), 0.1, 10)
     >>> round(float(run.last), 4)  # 0.9^10
     0.3487
     """
     run = followed(problem, optimizer, params, learning_rate, steps, start, fixed_rate=True)
-    return iterated(run, checks.count("save_every", save_every, 1), progress)
+    save_every = checks.count("save_every", save_every, 1)
+    if progress is not None:
+        checks.function("progress", progress)
+    return _traced(run, save_every) if run.traced else iterated(run, save_every, progress)
 
 
 def iterated(
@@ -87,6 +105,25 @@ def iterated(
     driven = drive(chunks, run.params, run.steps, save_every, progress)
     end = state if driven.carry is None else driven.carry[1]
     return driven.unbroken(trajectory(driven, run.first, run.rates, end))
+
+
+def _traced(run: FollowedRun, save_every: int) -> Trajectory:
+    """The run as one scan, for jit, vmap and grad: nothing is looked at on the way."""
+    last = max(run.first, run.end - 1)
+    rate = as_traceable(run.learning_rate, run.first, last)
+    rates = jax.vmap(lambda step: rate_at(rate, step))(jnp.arange(run.first, run.end))
+    advance = ExactStep(run.problem, traced(run.optimizer))
+
+    def step(carry, rate):
+        moved, _, _ = advance(carry, rate)
+        return moved, moved[0]
+
+    (_, state), path = jax.lax.scan(step, (run.params, begun(run)), rates)
+    kept = np.union1d(np.arange(0, run.steps + 1, save_every), [run.steps])
+    joined = lambda first, later: jnp.concatenate([first[None], later])[kept]
+    times = jnp.concatenate([jnp.zeros(1, rates.dtype), jnp.cumsum(rates)])[kept]
+    params = jax.tree.map(joined, run.params, path)
+    return Trajectory(kept + run.first, times, params, state, None)  # ty: ignore[invalid-argument-type]
 
 
 def advanced(run: FollowedRun, order: int = 2) -> tuple[State, Iterator[Chunk]]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +16,9 @@ from .optimizers.base import as_pytree
 
 class Problem(eqx.Module):
     """A loss E(θ) on a pytree of float parameters, or one loss E_b(θ) per mini-batch b.
+
+    A model with other leaves (an equinox module with its activation functions) is passed as it is:
+    its float arrays are the parameters, and the functions get the whole model.
 
     loss: ``loss(params)`` → scalar, or ``loss(params, batch)`` with batches; or None with
         ``grad`` alone.
@@ -53,6 +57,7 @@ class Problem(eqx.Module):
     schedule: Callable | Array | None
     weights: Array | None
     key: Array | None
+    rest: PyTree | None
     traceable: bool = eqx.field(static=True)
     has_aux: bool = eqx.field(static=True)
 
@@ -70,7 +75,10 @@ class Problem(eqx.Module):
         has_aux: bool = False,
     ):
         if loss is None and grad is None:
-            raise ValueError("loss: expected loss or grad to be given, got neither.")
+            raise ValueError(
+                "loss: expected loss or grad to be given, got neither; for example "
+                "Problem(loss), with loss(params) a scalar."
+            )
         if not traceable and grad is None:
             raise ValueError(
                 "grad: expected a gradient function with traceable=False, got None; a host "
@@ -86,8 +94,10 @@ class Problem(eqx.Module):
         self.batches = None if batches is None else bt.checked(batches, traceable)
         self.schedule = bt.checked_schedule(schedule, self.batches)
         self.weights = bt.checked_weights(weights, self.batches, grad)
-        self.key, self.has_aux = key, bool(has_aux)
-        self.traceable = bool(traceable)
+        if key is not None:
+            checks.key("key", key)
+        self.key, self.has_aux = key, checks.flag("has_aux", has_aux)
+        self.rest, self.traceable = None, checks.flag("traceable", traceable)
 
     def __repr__(self) -> str:
         given = [name for name in ("loss", "grad", "hvp") if getattr(self, name) is not None]
@@ -112,7 +122,7 @@ class Problem(eqx.Module):
         """∇E(θ), or ∇E_b(θ) for ``batch`` = b, a pytree like ``params``."""
         if self.grad is None:
             return self.value_and_gradient(params, batch)[1]
-        return self._like(self.grad(params, *self._inputs(batch)), params, "grad")
+        return self._like(self.grad(*self._inputs(params, batch)), params, "grad")
 
     def value(self, params: PyTree, batch=None) -> Array:
         """E(θ), or E_b(θ); 0 where only a gradient is known."""
@@ -183,22 +193,32 @@ class Problem(eqx.Module):
         is_none = lambda leaf: leaf is None
         return eqx.tree_at(lambda problem: problem.schedule, self, schedule, is_leaf=is_none)
 
-    def _inputs(self, batch) -> tuple:
+    def around(self, rest: PyTree) -> "Problem":
+        """The same for the float arrays of a model alone, whose other leaves are ``rest``."""
+        return eqx.tree_at(lambda problem: problem.rest, self, rest, is_leaf=lambda x: x is None)
+
+    def _inputs(self, params: PyTree, batch) -> tuple:
+        """What the functions are called with: the whole model, its batch and its key."""
         if self.batched and batch is None:
             raise ValueError(
                 "batch: expected the number of a batch for a problem with batches, got None; "
                 "problem.full_batch() is the full-batch problem."
             )
-        given = (jax.tree.map(lambda leaf: leaf[batch], self.batches),) if self.batched else ()
+        given = (params if self.rest is None else eqx.combine(params, self.rest),)
+        if self.batched:
+            given = (*given, jax.tree.map(lambda leaf: leaf[batch], self.batches))
         if self.key is None:
             return given
         return (*given, jax.random.fold_in(self.key, batch) if self.batched else self.key)
 
     def _loss(self, params: PyTree, batch) -> Array:
-        value = self.loss(params, *self._inputs(batch))  # ty: ignore[not-callable]
+        value = self.loss(*self._inputs(params, batch))  # ty: ignore[not-callable]
         if self.has_aux:
             if not isinstance(value, tuple) or len(value) != 2:
-                raise ValueError(f"loss: expected (value, aux) with has_aux=True, got {value!r}.")
+                raise ValueError(
+                    f"loss: expected (value, aux) with has_aux=True, got {value!r}; return a pair, "
+                    "or leave has_aux out."
+                )
             value = value[0]
         return scalar(value) if self.weights is None else weighted(value, self.weights[batch])
 
@@ -209,28 +229,36 @@ class Problem(eqx.Module):
 
     def _product(self, params: PyTree, vector: PyTree, batch) -> PyTree:
         """H·v by the function that was given for it."""
-        found = self.hvp(params, vector, *self._inputs(batch))  # ty: ignore[not-callable]
+        whole, *more = self._inputs(params, batch)
+        found = self.hvp(whole, vector, *more)  # ty: ignore[not-callable]
         return self._like(found, params, "hvp")
 
     def _needs_hvp(self) -> None:
         if not self.traceable:
             raise ValueError(
-                "hvp: expected a Hessian-vector product, got None; this method needs one, and "
-                "a host function cannot be differentiated: pass hvp=, or choose "
-                "method='displaced', 'differences' or 'inertial', which need gradients only."
+                "hvp: expected a Hessian-vector product, got None, and a host function cannot be "
+                "differentiated; pass Problem(…, hvp=) a function (params, vector) → H·vector."
             )
 
     def _like(self, tree: PyTree, params: PyTree, name: str) -> PyTree:
         expected, got = jax.tree.structure(params), jax.tree.structure(tree)
         if expected != got:
-            raise ValueError(f"{name}: expected a pytree like params, {expected}, got {got}.")
+            raise ValueError(
+                f"{name}: expected a pytree like params, {expected}, got {got}; return one "
+                "derivative for each parameter, in the same containers."
+            )
         return jax.tree.map(lambda out, leaf: self._leaf(out, leaf, name), tree, params)
 
     def _leaf(self, out, leaf: Array, name: str) -> Array:
         if np.shape(out) != leaf.shape:
             raise ValueError(
                 f"{name}: expected an array of shape {leaf.shape}, as the parameters', "
-                f"got shape {np.shape(out)}."
+                f"got shape {np.shape(out)}; return one derivative for each parameter."
+            )
+        if jnp.issubdtype(jnp.result_type(out), jnp.complexfloating):
+            raise ValueError(
+                f"{name}: expected real numbers, got dtype {jnp.result_type(out)}; return the real "
+                "part, .real, where that is what is meant."
             )
         return jnp.asarray(out, leaf.dtype)
 
@@ -247,17 +275,27 @@ def compiled(function: Callable) -> Callable:
     return call
 
 
-def checked(problem: Problem, params: PyTree) -> PyTree:
-    """``params`` as arrays; refuse what is no problem, bad parameters, and a loss or gradient that
-    does not fit them."""
+class Posed(NamedTuple):
+    """A problem on the float arrays of its parameters, and whether JAX is tracing either."""
+
+    problem: Problem
+    params: PyTree
+    traced: bool
+
+
+def posed(problem: Problem, params: PyTree) -> Posed:
+    """A problem with its parameters as arrays; refuse what is no problem, bad parameters, and a
+    loss or gradient that does not fit them."""
     checks.instance("problem", problem, Problem)
-    params = checks.params(params)
+    params, rest = checks.parameters(params)
+    problem = problem if rest is None else problem.around(rest)
     if not problem.traceable:
-        return params
+        return Posed(problem, params, trees.is_traced(problem, params))
+    batch = 0 if problem.batched else None
     try:
-        jax.eval_shape(problem.value_and_gradient, params, 0 if problem.batched else None)
+        closed = jax.make_jaxpr(lambda p: problem.value_and_gradient(p, batch))(params)
     except Exception as error:
-        if str(error).startswith(("loss:", "grad:")):
+        if str(error).startswith(("loss:", "grad:", "hvp:")):
             raise
         name = "grad" if problem.loss is None else "loss"
         call = f"{name}(params, batch)" if problem.batched else f"{name}(params)"
@@ -266,9 +304,9 @@ def checked(problem: Problem, params: PyTree) -> PyTree:
             remedy = "a function that JAX cannot trace needs grad= and traceable=False"
         raise ValueError(
             f"{name}: expected a function that takes these params, got {type(error).__name__} "
-            f"from it: {str(error).splitlines()[0]}; {remedy}."
+            f"from it: {str(error).partition(chr(10))[0]}; {remedy}."
         ) from error
-    return params
+    return Posed(problem, params, trees.is_traced(problem, params, closed.consts))
 
 
 def scalar(value) -> Array:

@@ -16,7 +16,7 @@ from .ema_weights import Memory
 from .optimizers.base import Start, rate_at, started
 from .optimizers.from_optax import as_optimizer, refuse_misfit
 from .plots import Result
-from .problem import Problem, checked
+from .problem import Problem, posed
 
 CHUNK_STEPS = 64
 CHUNK_BYTES = 2**27
@@ -28,7 +28,8 @@ class Trajectory(Result):
 
     steps: step numbers saved, int array [saved]; the first is the start.
     times: sums of the learning rates from the start of the run up to them, float array [saved].
-    params: pytree of numpy arrays with a leading axis [saved].
+    params: pytree of numpy arrays with a leading axis [saved]; of a model its float arrays, None
+        elsewhere, so that ``eqx.combine(run.last, model)`` is the trained model.
     state: what the run carries after its last step, to go on from (``iterate(start=…)``).
     failed_at: the step at which a non-finite number began, or None. θ of that step is the
         last one saved: it is finite, but the loss, gradient or move from it is not.
@@ -64,19 +65,28 @@ def rate_table(learning_rate, steps: int, first: int = 0) -> np.ndarray:
     if wrong.size:
         raise ValueError(
             f"learning_rate: expected the schedule to give finite numbers of at least 0, "
-            f"got {table[wrong[0]]} at step {first + wrong[0]}."
+            f"got {table[wrong[0]]} at step {first + wrong[0]}; change what it returns there."
         )
     return table
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
+    return str(error).partition("\n")[0]
+
+
 def _scheduled(learning_rate: Callable, step: int) -> float:
     try:
-        return float(learning_rate(step))
-    except (TypeError, ValueError) as error:
+        found = learning_rate(step)
+        if np.ndim(found) > 0:
+            raise TypeError(f"an array of shape {np.shape(found)}")
+        return float(found)
+    except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
             "learning_rate: expected a schedule that takes the number of a step and returns a "
-            f"number, got {type(error).__name__} at step {step}: {error}"
+            f"number, got {type(error).__name__} at step {step}: {first_line(error)}; for "
+            "example lambda step: 1e-3 / (1 + step)."
         ) from error
 
 
@@ -92,7 +102,7 @@ def as_traceable(learning_rate, first: int, last: int):
         return learning_rate
     try:
         known = jax.eval_shape(lambda step: rate_at(learning_rate, step), 0).shape == ()
-    except (TypeError, ValueError):
+    except Exception:  # of whatever kind: what cannot be traced is called step by step
         known = False
     if known:
         return learning_rate
@@ -103,7 +113,8 @@ def as_traceable(learning_rate, first: int, last: int):
 class FollowedRun:
     """An optimizer on a problem, so many steps from a start; made by ``followed``.
 
-    optimizer: an ``AbstractOptimizer``. learning_rate: a number or a schedule.
+    optimizer: an ``AbstractOptimizer``. learning_rate: a number or a schedule. params: the float
+    arrays alone. traced: whether JAX is tracing any of it, as under jit, vmap and grad.
     """
 
     problem: Problem
@@ -112,6 +123,7 @@ class FollowedRun:
     learning_rate: Any
     start: Start
     steps: int
+    traced: bool = False
 
     @property
     def first(self) -> int:
@@ -159,19 +171,40 @@ def followed(
     start: Any,
     *,
     fixed_rate: bool = False,
+    instead: str | None = None,
 ) -> FollowedRun:
     """The run that these arguments mean; TypeError or ValueError for bad ones.
 
     start: as in ``started``. fixed_rate: whether a plain optax transformation will do, whose rate
-    cannot be varied.
+    cannot be varied. instead: what to use under jit, vmap and grad; None where it can be traced.
     """
-    params = checked(problem, params)
+    problem, params, traced = posed(problem, params)
     optimizer = as_optimizer(optimizer, learning_rate, fixed_rate=fixed_rate)
     if not optimizer.closed_form:
         refuse_misfit(optimizer, params)
     begun = started(optimizer, params, start, problem.batched)
     steps = checks.count("steps", steps)
-    return FollowedRun(problem, optimizer, params, learning_rate, begun, steps)
+    probe = learning_rate
+    if callable(learning_rate):
+        probe = probed(learning_rate, begun.first)
+    traced = traced or trees.is_traced(optimizer, probe, begun.state)
+    if traced and (instead or not problem.traceable):
+        other = instead or "call it outside: host functions run outside JAX"
+        raise ValueError(
+            f"params: expected numbers, got values that JAX is tracing, in these arguments or "
+            f"around this call (jit, vmap, grad); {other}."
+        )
+    checks.kept_by(params, optimizer)
+    return FollowedRun(problem, optimizer, params, learning_rate, begun, steps, traced)
+
+
+def probed(learning_rate: Callable, step: int):
+    """A schedule at a step, checked as the table is; a traced value as it is."""
+    try:
+        found = learning_rate(step)
+    except Exception:  # it is called again by what says why
+        found = None
+    return found if trees.is_traced(found) else rate_table(learning_rate, 1, step)
 
 
 class Chunk(NamedTuple):

@@ -6,23 +6,39 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from . import checks, ema_weights as mem, trees, trust
 from .ema_weights import Truncation, truncation_of
-from .estimate import estimate
-from .following import Pursuit, first_order_beside, memory_known, optimizer_beside, pursue
+from .estimate import estimated
+from .following import (
+    Pursuit,
+    first_order_beside,
+    memory_known,
+    optimizer_beside,
+    pursue,
+    same_run,
+)
 from .methods import choose, planned, refuse_unfit
 from .methods.base import MemorylessMethod, ShadowPlan, phase_of
 from .methods.collocation import past_state
 from .optimizers import thresholds
-from .optimizers.base import SETTLED, AbstractOptimizer, State, step_number
+from .optimizers.base import (
+    SETTLED,
+    AbstractOptimizer,
+    State,
+    refuse_not_finite,
+    step_number,
+)
 from .optimizers.from_optax import as_optimizer
 from .problem import Problem
-from .running import FollowedRun, Trajectory, as_traceable, followed, oldest_read
+from .running import FollowedRun, Trajectory, as_traceable, followed, oldest_read, probed
 from .trust import Validity
+
+STEP_BY_STEP = (
+    "there take move = sf.memoryless_step(…) and jax.lax.scan(lambda x, n: (x + move(n, x), x), …)"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,6 +98,7 @@ def settled_state(
     1 + (order − 1)² gradients. Raises ValueError for an order below 1, for mini-batches, and for
     decays that are traced.
 
+    >>> import jax.numpy as jnp
     >>> from shadowflow import momentum
     >>> quadratic, heavy_ball = Problem(lambda x: x**2 / 2), momentum(decay=0.5)
     >>> state = settled_state(quadratic, heavy_ball, jnp.asarray(1.0), 0.1)
@@ -91,7 +108,10 @@ def settled_state(
     method, kind = choose("collocation", "flow", order)
     run = followed(problem, optimizer, params, learning_rate, 0, SETTLED)
     order = method.prepared(ShadowPlan(run, method, kind, order, spacing)).order
-    return past_state(run.problem, run.optimizer, run.params, learning_rate, order, spacing)
+    state = past_state(run.problem, run.optimizer, run.params, learning_rate, order, spacing)
+    if not run.traced:
+        refuse_not_finite("params", state, run.optimizer)
+    return state
 
 
 def shadow(
@@ -148,6 +168,7 @@ def shadow(
     naming those there are, for what a method cannot have, with the reason, and TypeError or
     ValueError for bad input.
 
+    >>> import jax.numpy as jnp
     >>> from shadowflow import iterate, sgd
     >>> quadratic, x = Problem(lambda x: x**2 / 2), jnp.asarray(1.0)
     >>> real = iterate(quadratic, sgd(), x, 0.1, 10)
@@ -159,7 +180,7 @@ def shadow(
     if curvature is not None:
         thresholds.check_curvature(optimizer, curvature)
     save_every = checks.count("save_every", save_every, 1)
-    run = followed(problem, optimizer, params, learning_rate, steps, start)
+    run = followed(problem, optimizer, params, learning_rate, steps, start, instead=STEP_BY_STEP)
     plan = planned(
         run,
         method=method,
@@ -170,7 +191,12 @@ def shadow(
         keep=keep,
     )
     if not isinstance(check, bool | Trajectory):
-        raise TypeError(f"check: expected True, False or a Trajectory of iterate, got {check!r}.")
+        raise TypeError(
+            f"check: expected True, False or a Trajectory of iterate, got {check!r}; False leaves "
+            "the optimizer's own run out."
+        )
+    if progress is not None:
+        checks.function("progress", progress)
     return shadowed(run, plan, check, curvature=curvature, save_every=save_every, progress=progress)
 
 
@@ -188,7 +214,7 @@ def shadowed(
     real: Any = check or None
     beside: Any = first
     if isinstance(check, Trajectory):
-        real = _fitting(check, run)
+        real = same_run("check", check, run)
     elif check:
         real = optimizer_beside(run, plan.order) if memory_known(run) else None
     if real is not None and first is None:
@@ -203,9 +229,10 @@ def shadowed(
     ]
     judged: Any
     if found.apart is None:
-        judged = functools.partial(_estimated, run, plan, path, curvature, remarks)
+        judged = functools.partial(estimated, run, plan, path, curvature, remarks)
     else:
-        past = trust.past_edge(run.optimizer, fastest, curvature, plan.eliminates)[1]
+        given = run.optimizer, fastest, curvature, plan.eliminates, plan.follows
+        past = trust.past_edge(*given)[1]
         judged = _measured(plan, found, [past[:1].upper() + past[1:], *remarks])
     return Shadow(**vars(path), order=plan.order, truncation=plan.truncation, judged=judged)
 
@@ -225,42 +252,6 @@ def _measured(plan: ShadowPlan, found: Pursuit, remarks: list[str]) -> Validity:
         real_failed=apart.real_failed,
         remarks=remarks,
     )
-
-
-def _estimated(
-    run: FollowedRun, plan: ShadowPlan, path: Trajectory, known: float | None, remarks: list[str]
-) -> Validity:
-    found = estimate(run, plan, path, known)
-    if found.exact:
-        dtype = jax.tree.leaves(run.params)[0].dtype
-        given = found.steps, found.two_norm, found.way, None, found.rounding
-        return trust.measured(*given, dtype=dtype, failed_at=path.failed_at, remarks=remarks)
-    return trust.estimated(
-        found.steps,
-        found.two_norm,
-        found.way,
-        found.held,
-        source=found.neighbour,
-        why=found.why,
-        failed_at=path.failed_at,
-        remarks=remarks,
-        past=found.past,
-    )
-
-
-def _fitting(real: Trajectory, run: FollowedRun) -> Trajectory:
-    """``real``, or a refusal where it is not a run from the same start."""
-    same = jax.tree.structure(real.params) == jax.tree.structure(run.params)
-    if real.steps[0] == run.first and same:
-        first = zip(*map(jax.tree.leaves, (trees.row(real.params, 0), run.params)), strict=True)
-        same = all(np.shape(a) == np.shape(b) and np.array_equal(a, b) for a, b in first)
-    if real.steps[0] != run.first or not same:
-        raise ValueError(
-            f"check: expected the optimizer's run from the same params at step {run.first}, got "
-            f"one from other params or from step {real.steps[0]}; pass "
-            "iterate(problem, optimizer, params, learning_rate, steps, start=start), or True."
-        )
-    return real
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -286,13 +277,15 @@ class Field:
                 f"step: expected 'settled' for method={self.method.name!r}, got {step}; before the "
                 "memory has settled use method='displaced' or 'taylor'."
             )
-        params, problem = jax.tree.map(jnp.asarray, params), self.problem
+        params, rest = checks.parameters(params)
+        problem = self.problem if rest is None else self.problem.around(rest)
         kept = self.truncation(step, params).steps if problem.batched else None
         if problem.batched and isinstance(step, int):
             problem = problem.tabulated(step + 1)
         rate = self.learning_rate
         optimizer = self.method.seen(self.optimizer, params, None)
         if isinstance(step, int) and callable(rate):
+            probed(rate, step)
             rate = as_traceable(rate, oldest_read(optimizer, params, step), step)
         end = step if isinstance(step, int) else None
         memory = mem.at(optimizer, rate, step, params, kept, end)

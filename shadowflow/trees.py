@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
@@ -73,6 +74,12 @@ def norm(tree: PyTree) -> Array:
 def sizes(first: PyTree, second: PyTree) -> tuple[Array, Array]:
     """(|second − first|, |first|): the correction and the first-order step of a record."""
     return norm(subtract(second, first)), norm(first)
+
+
+def is_traced(*trees: PyTree) -> bool:
+    """Whether JAX is tracing one of these values, or everything that is computed now, as in jit."""
+    leaves = jax.tree.leaves((trees, jnp.zeros(())))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
 def all_finite(tree: PyTree) -> Array:

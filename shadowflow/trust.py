@@ -272,11 +272,16 @@ def by_size(
 
 
 def past_edge(
-    optimizer: AbstractOptimizer, rate: float, curvature: float | None, memoryless: bool
+    optimizer: AbstractOptimizer,
+    rate: float,
+    curvature: float | None,
+    memoryless: bool,
+    follows: str = "",
 ) -> tuple[str, str]:
     """The edge that learning rate × curvature is past: (the level it leaves, the reason in words).
 
-    ("", "") where it is past none, and where no curvature is known.
+    ("", "") where it is past none, and where no curvature is known. follows: what does follow such
+    a mode, "" where nothing does.
     """
     if curvature is None:
         return "", ""
@@ -292,7 +297,7 @@ def past_edge(
     if memoryless and reach > flow:
         return "partly", (
             f"{size} flow edge {float(flow):.2g}, where such a mode oscillates and no memoryless "
-            "flow follows it (method='inertial' does)"
+            f"flow follows it{follows and f' ({follows} does)'}"
         )
     return "", ""
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shadowflow.problem import Problem, checked
+from shadowflow.problem import Problem, posed
 
 
 def loss(x):
@@ -101,7 +101,7 @@ def test_any_pytree_of_arrays_will_do(shape):
 
 
 def test_parameters_may_be_numbers_and_numpy_arrays():
-    made = checked(Problem(quartic), {"a": 0.5, "b": np.ones(2, np.float32)})
+    made = posed(Problem(quartic), {"a": 0.5, "b": np.ones(2, np.float32)}).params
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(made))
     assert made["b"].dtype == np.float32
 
@@ -165,4 +165,4 @@ def test_checking_a_host_problem_does_not_call_it():
     def expensive(x):
         raise AssertionError("called")
 
-    checked(Problem(expensive, grad=expensive, traceable=False), PLACE)
+    posed(Problem(expensive, grad=expensive, traceable=False), PLACE)

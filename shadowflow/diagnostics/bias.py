@@ -196,7 +196,9 @@ def implicit_bias(
             "for the first step of a cold start or start='settled' for a long run, as these two "
             "answer different questions, often with opposite signs."
         )
-    run = followed(problem, optimizer, params, learning_rate, 0, start)
+    instead = "there sf.modified_field(…, order=2) less the field of order=1 is the whole bias"
+    run = followed(problem, optimizer, params, learning_rate, 0, start, instead=instead)
+    problem = run.problem
     if problem.batched:
         raise ValueError(
             "problem: expected a full batch, whose bias is one function of the parameters, got "

@@ -52,7 +52,8 @@ def compare(real: Trajectory, follow: Trajectory) -> Comparison:
     for name, path in (("real", real), ("follow", follow)):
         if not (hasattr(path, "steps") and hasattr(path, "params")):
             raise TypeError(
-                f"{name}: expected a run, as iterate and shadow return it, got {path!r}."
+                f"{name}: expected a run, as iterate and shadow return it, got {path!r}; for "
+                "example sf.iterate(problem, optimizer, params, learning_rate, steps)."
             )
     steps, here, there = np.intersect1d(real.steps, follow.steps, return_indices=True)
     if not len(steps):
@@ -64,7 +65,8 @@ def compare(real: Trajectory, follow: Trajectory) -> Comparison:
     shapes = [jax.tree.map(lambda leaf: leaf.shape[1:], t.params) for t in (real, follow)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"follow: expected parameters of shapes {shapes[0]}, as real's, got {shapes[1]}."
+            f"follow: expected parameters of shapes {shapes[0]}, as real's, got {shapes[1]}; start "
+            "both from the same params."
         )
     first, second = _rows(real, here), _rows(follow, there)
     gap = first - second

@@ -133,10 +133,17 @@ def convergence(
     >>> round(rows[0].slope, 1), rows[0].finding
     (2.0, 'holds')
     """
-    checks.number("horizon", horizon, above=0)
+    checks.number("horizon", horizon, above=0, example=1.0)
     checks.choice("start", start, (0, SETTLED))
+    if progress is not None:
+        checks.function("progress", progress)
+    kinds = checks.several("kinds", kinds, "['flow']")
+    methods = methods if methods is None else checks.several("methods", methods, "['taylor']")
+    orders = orders if orders is None else checks.several("orders", orders, "[1, 2]")
     rates = None if learning_rates is None else _checked(learning_rates, horizon)
-    run = followed(problem, optimizer, params, horizon if rates is None else rates[-1], 0, start)
+    rate = horizon if rates is None else rates[-1]
+    instead = "call it outside, as an order is measured on numbers"
+    run = followed(problem, optimizer, params, rate, 0, start, instead=instead)
     if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(run.params)):
         raise ValueError(
             "params: expected float64, in which orders can be told from rounding, got "
@@ -157,7 +164,7 @@ def convergence(
 
 def _checked(learning_rates: Sequence[float], horizon: float) -> list[float]:
     """The learning rates as floats, or a refusal."""
-    for rate in learning_rates:
+    for rate in checks.several("learning_rates", learning_rates, "[0.02, 0.01]"):
         checks.number("learning_rates", rate, above=0)
     rates = [float(rate) for rate in learning_rates]
     if len(rates) < 2 or any(b >= a for a, b in itertools.pairwise(rates)):

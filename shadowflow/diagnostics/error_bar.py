@@ -91,7 +91,11 @@ def error_bar(
     if order == "auto":
         raise ValueError("order: expected a number, got 'auto'; give the one that shadow chose.")
     save_every = checks.count("save_every", save_every, 1)
-    run = followed(problem, optimizer, params, learning_rate, steps, start)
+    checks.choice("method", method, METHODS)
+    instead = (
+        "the distance of sf.iterate from jax.lax.scan over sf.memoryless_step(…) can be traced"
+    )
+    run = followed(problem, optimizer, params, learning_rate, steps, start, instead=instead)
     alone = METHODS[method].needs_settled and run.start.step == 0 and not optimizer.remembers
     settled = dataclasses.replace(run, start=Start(SETTLED, None)) if alone else run
     nodes = spacing if METHODS[method].has_nodes else None
@@ -110,7 +114,7 @@ def _fitting(follow: Shadow, run: FollowedRun) -> None:
     if got != asked and not (follow.failed_at is not None and got[0] == asked[0]):
         raise ValueError(
             f"follow: expected the shadow of the same arguments, from step {asked[0]} to "
-            f"{asked[1]}, got one from {got[0]} to {got[1]}."
+            f"{asked[1]}, got one from {got[0]} to {got[1]}; leave follow out, and it is run here."
         )
 
 

@@ -149,7 +149,11 @@ def shuffle_mean(
     checks.choice("kind", kind, KINDS)
     _refuse_full_batch(problem)
     orders, draws, exact = _orders(problem.count, epochs, samples, seed)
-    run = followed(problem, optimizer, params, learning_rate, orders.shape[1], start)
+    instead = "call it outside; one order of the batches can be traced, by sf.iterate"
+    run = followed(
+        problem, optimizer, params, learning_rate, orders.shape[1], start, instead=instead
+    )
+    problem = run.problem
     schedules, last = _after(problem, run.first, orders), run.first + run.steps
     carry, rates, begin = (run.params, begun(run)), jnp.asarray(run.rates), run.first
     if kind == ITERATES:

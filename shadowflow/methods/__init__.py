@@ -57,6 +57,12 @@ def unfit(method: AbstractMethod, problem: Problem, optimizer: AbstractOptimizer
             f"method: expected one that takes mini-batches, got {name!r}: {method.full_batch}, or "
             "problem.full_batch() for the full batch."
         )
+    if method.needs_hvp and not problem.traceable and problem.hvp is None:
+        known = [name for name, other in METHODS.items() if not other.needs_hvp]
+        return (
+            f"hvp: expected a Hessian-vector product for method={name!r} of a host function, got "
+            f"None; pass Problem(…, hvp=), or method= one of {known}, which need gradients only."
+        )
     return ""
 
 

@@ -248,6 +248,13 @@ class ShadowPlan:
         return not self.method.keeps_moments or self.keep is not None
 
     @property
+    def follows(self) -> str:
+        """What would follow a mode past the flow's edge, "" where nothing here does."""
+        if self.method.keeps_moments:
+            return "keep=None"
+        return "" if self.run.problem.batched else "method='inertial'"
+
+    @property
     def remarks(self) -> list[str]:
         """What a verdict says of the choices made; "" for nothing."""
         cut = "" if self.truncation is None else self.truncation.remark

@@ -207,7 +207,7 @@ class WalkedDirection(PathDirection):
         if self.spacing is not None and (not float(self.spacing).is_integer() or self.spacing < 1):
             raise ValueError(
                 f"spacing: expected whole steps for the optax transformation {self.optimizer.name},"
-                f" which is run step by step, got {self.spacing!r}."
+                f" which is run step by step, got {self.spacing!r}; for example 2."
             )
 
     def path(self, rate: Array, params: PyTree) -> tuple[PyTree, Array, PyTree, State]:

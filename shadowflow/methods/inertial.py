@@ -343,7 +343,9 @@ def kept_moments(optimizer: AbstractOptimizer, keep, order) -> tuple[bool, ...] 
     if keep is None:
         return None
     if isinstance(keep, str) or not isinstance(keep, Sequence):
-        raise TypeError(f"keep: expected a sequence such as ('nu',), got {keep!r}.")
+        raise TypeError(
+            f"keep: expected the names of moments in a list, got {keep!r}; for example ('nu',)."
+        )
     if not optimizer.closed_form:
         raise ValueError(
             f"keep: expected None for the optax transformation {optimizer.name}, got {keep!r}; "

@@ -216,6 +216,11 @@ def started(optimizer: AbstractOptimizer, params: PyTree, start, batched: bool) 
     if getattr(start, "ndim", 1) == 0:
         return Start(checks.count("start", start), None)
     own = isinstance(start, State)
+    if trees.is_traced(start):
+        raise ValueError(
+            "start: expected a state that is known, got one that JAX is tracing (jit, vmap, grad); "
+            "carry it through jax.lax.scan, with optimizer.update(state, grad, params, rate)."
+        )
     given = jax.tree.map(jnp.asarray, start if own else _taken_up(optimizer, start, params))
     like = jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), (optimizer.init(params).moments, given.moments)
@@ -230,8 +235,9 @@ def started(optimizer: AbstractOptimizer, params: PyTree, start, batched: bool) 
     if not (step >= 0 and (math.isinf(step) or step.is_integer())):
         raise ValueError(
             "start: expected a state whose step is a whole number of at least 0, or infinity for a "
-            f"settled one, got step {step}."
+            f"settled one, got step {step}; for example State(moments, jnp.asarray(10.0))."
         )
+    refuse_not_finite("start", given, optimizer)
     number = step_number("start", SETTLED if math.isinf(step) else int(step), batched)
     return Start(number, State(given.moments, given.step.astype(trees.real_dtype())))
 
@@ -242,6 +248,19 @@ def _taken_up(optimizer: AbstractOptimizer, start, params: PyTree) -> State:
         return state_from_optax(optimizer, start, params)
     except ValueError as error:
         raise ValueError(f"start:{str(error).partition(':')[2]}") from error
+
+
+def refuse_not_finite(name: str, state: State, optimizer: AbstractOptimizer) -> None:
+    """ValueError where moments are not finite; where they are an optax state, only for NaN."""
+    wrong = np.isnan if not optimizer.closed_form else lambda leaf: ~np.isfinite(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.moments):
+        values = np.asarray(leaf, float) if jnp.issubdtype(leaf.dtype, jnp.floating) else 0.0
+        if count := int(np.sum(wrong(values))):
+            raise ValueError(
+                f"{name}: expected finite moments, got NaN or infinity at {count} of {leaf.size} "
+                f"in moments{jax.tree_util.keystr(path)}; look at the loss and its gradient at "
+                "these params, and at the step before."
+            )
 
 
 def step_number(name: str, step, batched: bool, others: str = " or 'settled'") -> Any:
@@ -259,7 +278,14 @@ def step_number(name: str, step, batched: bool, others: str = " or 'settled'") -
             "comes next depends on which batches came last; pass a number, or "
             "problem.full_batch(), the full-batch problem."
         )
-    return checks.count(name, step) if isinstance(step, bool | int | float | np.generic) else step
+    if isinstance(step, bool | int | float | np.generic):
+        return checks.count(name, step)
+    if not isinstance(step, str) and (np.ndim(step) > 0 or not hasattr(step, "dtype")):
+        raise ValueError(
+            f"{name}: expected the number of a step{others}, got {step!r}; the step comes first: "
+            "field(step, params)."
+        )
+    return step
 
 
 def complete(state: State, optimizer: AbstractOptimizer, params: PyTree, kept: Any) -> State:

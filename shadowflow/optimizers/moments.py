@@ -78,7 +78,7 @@ class Moment(eqx.Module):
         checks.pointwise("transform", transform, "grad")
         self.decay = decay
         self.transform = as_pytree(transform)
-        self.bias_correction = bool(bias_correction)
+        self.bias_correction = checks.flag("bias_correction", bias_correction)
         self.has_memory = not (isinstance(decay, (int, float)) and decay == 0)
         self.name = name
 
@@ -244,7 +244,8 @@ class Optimizer(AbstractMoments):
         given, moments = moments, tuple(moments) if isinstance(moments, Iterable) else ()
         if not moments or not all(isinstance(moment, Moment) for moment in moments):
             raise TypeError(
-                f"moments: expected a list of one or more shadowflow.Moment, got {given!r}."
+                f"moments: expected a list of one or more shadowflow.Moment, got {given!r}; for "
+                "example [Moment(0.9)]."
             )
         checks.function("combine", combine)
         self.moments = moments

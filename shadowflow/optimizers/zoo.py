@@ -71,9 +71,49 @@ def row(make: FunctionType) -> Callable[..., Optimizer]:
                 f"{unnamed[0]!r} without one; the learning rate is an argument of iterate, shadow "
                 f"and the others: sf.shadow(problem, sf.{make.__name__}(), params, 1e-3, steps)."
             )
+        known = list(inspect.signature(make).parameters)
+        if unknown := [name for name in named if name not in known]:
+            raise TypeError(
+                f"{make.__name__}: expected hyper-parameters among {', '.join(known) or 'none'}, "
+                f"got {unknown[0]}; {hint(unknown[0], known)}."
+            )
         return make(**named)
 
     return call
+
+
+ELSEWHERE = {
+    "lr": "the learning rate is an argument of iterate, shadow and the others",
+    "betas": "pass b1= and b2=",
+    "weight_decay": "sf.adamw(weight_decay=…) has it, or sf.from_optax with a chain",
+    "nesterov": "sf.nesterov() has it",
+    "amsgrad": "sf.from_optax(optax.amsgrad) has it",
+    "centered": "sf.from_optax(functools.partial(optax.rmsprop, centered=True)) has it",
+    "maximize": "pass the loss with a minus sign",
+}
+CALLED = {
+    "lr": "learning_rate rate step_size eta",
+    "b1": "beta1 beta_1 beta momentum",
+    "b2": "beta2 beta_2 rho alpha smoothing_constant",
+    "decay": "momentum mu beta beta1 b1 rho alpha gamma smoothing_constant",
+    "eps": "epsilon",
+    "weight_decay": "wd l2 l2_regularization",
+}
+
+
+def hint(unknown: str, known: list[str]) -> str:
+    """What to write instead of a hyper-parameter that a row has not, by the names others give it.
+
+    >>> hint("beta1", ["b1", "b2"]), hint("lr", ["decay"]).partition(" is")[0]
+    ('write b1=', 'the learning rate')
+    """
+    meant = [name for name, others in CALLED.items() if unknown in (name, *others.split())]
+    if own := [name for name in meant if name in known]:
+        return f"write {own[0]}="
+    if told := [ELSEWHERE[name] for name in (unknown, *meant) if name in ELSEWHERE]:
+        return told[0]
+    near = checks.nearest(unknown, known)
+    return f"perhaps {near}= is meant" if near else f"leave {unknown}= out"
 
 
 def denominator(nu: Array, eps, eps_root) -> Array:
@@ -240,7 +280,7 @@ def nadam(*, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, bias_correction: bool = T
     checks.decay("b2", b2)
     epsilons(eps, eps_root)
     moments = [Moment(b1, name="mu"), present(), Moment(b2, square, bias_correction, name="nu")]
-    return Optimizer(moments, LookaheadRatio(b1, eps, eps_root, bool(bias_correction)), "nadam")
+    return Optimizer(moments, LookaheadRatio(b1, eps, eps_root, bias_correction), "nadam")
 
 
 @row

@@ -96,7 +96,10 @@ class Derivation:
             )
         shapes = {np.shape(a) for a in (g, hd, params) if a is not None}
         if len(shapes) > 1:
-            raise ValueError(f"g, hd, params: expected one shape, got {sorted(shapes)}.")
+            raise ValueError(
+                f"g, hd, params: expected one shape, got {sorted(shapes)}; give them all "
+                "that of params."
+            )
         return self._evaluate(g, hd, learning_rate, g if params is None else params)
 
     def sections(self) -> list[Section]:
