@@ -237,7 +237,7 @@ class Problem(eqx.Module):
         if not self.traceable:
             raise ValueError(
                 "hvp: expected a Hessian-vector product, got None, and a host function cannot be "
-                "differentiated; pass Problem(…, hvp=) a function (params, vector) → H·vector."
+                "differentiated; pass hvp= to Problem, a function (params, vector) → H·vector."
             )
 
     def _like(self, tree: PyTree, params: PyTree, name: str) -> PyTree:

@@ -61,7 +61,7 @@ def unfit(method: AbstractMethod, problem: Problem, optimizer: AbstractOptimizer
         known = [name for name, other in METHODS.items() if not other.needs_hvp]
         return (
             f"hvp: expected a Hessian-vector product for method={name!r} of a host function, got "
-            f"None; pass Problem(…, hvp=), or method= one of {known}, which need gradients only."
+            f"None; pass hvp= to Problem, or method= one of {known}, which need gradients only."
         )
     return ""
 
