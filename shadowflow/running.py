@@ -77,10 +77,7 @@ def first_line(error: Exception) -> str:
 
 def _scheduled(learning_rate: Callable, step: int) -> float:
     try:
-        found = learning_rate(step)
-        if np.ndim(found) > 0:
-            raise TypeError(f"an array of shape {np.shape(found)}")
-        return float(found)
+        return float(np.asarray(learning_rate(step)).reshape(()))
     except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(

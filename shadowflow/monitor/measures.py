@@ -359,12 +359,13 @@ def _check(optimizer, memory, params, grad, last_grad, state) -> None:
         if jax.tree.structure(tree) != expected or shapes(tree) != shapes(params):
             raise ValueError(
                 f"{name}: expected a pytree like params, {expected} with shapes {shapes(params)}, "
-                f"got {jax.tree.structure(tree)} with shapes {shapes(tree)}."
+                f"got {jax.tree.structure(tree)} with shapes {shapes(tree)}; pass what the "
+                "step at these params had."
             )
     if [moment is not None for moment in state.moments] != kept:
         raise ValueError(
             f"state: expected the moments of {optimizer.name}, {sum(kept)} with memory, got "
-            f"{sum(moment is not None for moment in state.moments)}."
+            f"{sum(moment is not None for moment in state.moments)}; pass the state of its run."
         )
     if [sums is not None for sums in memory.sums] != kept:
         raise ValueError(

@@ -229,7 +229,8 @@ def started(optimizer: AbstractOptimizer, params: PyTree, start, batched: bool) 
     if len(like[0]) != len(like[1]) or any(got not in (None, want) for want, got in pairs):
         raise ValueError(
             "start: expected a state with one pytree like params per moment with memory, of "
-            f"{optimizer.name}; got {like[1]}, expected {like[0]}."
+            f"{optimizer.name}: {like[0]}, got {like[1]}; pass the state of a run of the same "
+            "optimizer from params of these shapes."
         )
     step = float(given.step)
     if not (step >= 0 and (math.isinf(step) or step.is_integer())):

@@ -18,10 +18,15 @@ def first(moments, params, step):
     return moments[0]
 
 
-def refused(call, *parts, error=ValueError):
-    """``call`` raises ``error`` and no other kind, with a message that has all the parts."""
+def refusal_of(call, error=NO_NUMBER) -> str:
+    """What the refusal of ``call`` says, which is of that kind and no other."""
     with pytest.raises(error) as caught:
         call()
-    message = str(caught.value)
+    return str(caught.value)
+
+
+def refused(call, *parts, error=ValueError):
+    """``call`` raises ``error`` and no other kind, with a message that has all the parts."""
+    message = refusal_of(call, error)
     for part in ("expected", "got", *parts):
         assert part in message, f"{part!r} is not in: {message}"
