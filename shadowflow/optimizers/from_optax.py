@@ -220,6 +220,8 @@ def _ignores_rate(optimizer: AbstractOptimizer, draw: Callable) -> bool:
         return jax.tree.leaves(optimizer.update(state, params, params, *given)[1])
 
     steps = list(map(moved, RATES))
+    if trees.is_traced(steps):  # under jit, vmap or grad: not known
+        return False
     same = lambda *leaves: all(np.array_equal(leaves[0], leaf) for leaf in leaves)
     return any(np.any(leaf) for leaf in steps[0]) and all(map(same, *steps))
 
