@@ -108,5 +108,6 @@ def test_a_folder_is_one_process_at_a_time_and_free_when_that_dies(tmp_path):
         raise AssertionError
     process.kill()
     process.communicate()
-    with files.alone(tmp_path), pytest.raises(files.NotWritten), files.alone(tmp_path):
+    mine = rf"in use by process {os.getpid()} on"
+    with files.alone(tmp_path), pytest.raises(files.NotWritten, match=mine), files.alone(tmp_path):
         raise AssertionError

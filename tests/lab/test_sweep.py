@@ -210,6 +210,22 @@ def test_a_heartbeat_keeps_a_lock(tmp_path):
     assert other.acquire("run") is not None
 
 
+def test_the_system_says_who_lives_here_and_the_heartbeat_who_lives_elsewhere(tmp_path):
+    look = lambda: locks.Worker(tmp_path, patience=60).lives
+    with locks.Worker(tmp_path, patience=60).alive() as near:
+        beat = near.file(near.token)
+        while locks.machine() not in (beat.read_text() if beat.exists() else ""):
+            pass
+        assert look()(near.token) is True
+    far, again = near.file(locks.fresh()), look()
+    far.with_name(f"{far.name}.lock").touch()  # whether it is locked is not seen from here
+    for count, known in ((0, None), (0, None), (1, True)):
+        far.write_text(f"7 elsewhere {count}")
+        assert again(far.name) is known
+    far.write_text(f"7 {locks.machine()} 1")
+    assert again(far.name) is False
+
+
 def test_a_run_that_lost_its_lock_writes_no_more(tmp_path):
     calls = 0
 
@@ -294,6 +310,13 @@ def test_deaths_in_a_row_at_one_place_are_counted(tmp_path):
     assert [next_one(n) for n in (0, 0, 0, 7, 7, 7)] == [0, 1, 2, 0, 1, 2]
     assert next_one(7, free=True) == 3
     assert next_one(7) == 0
+
+
+def test_a_run_that_came_to_its_end_is_no_death(tmp_path):
+    for _ in range(2):
+        with locks.kept(tmp_path, "run", patience=60) as lock:
+            assert lock.deaths() == 0
+    assert lock.number == 1
 
 
 # The work
