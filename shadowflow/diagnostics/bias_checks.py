@@ -21,18 +21,24 @@ from ..trust import Validity, percent
 from .memory_effect import labels
 
 SIZE, KINKS, TOGETHER = "its size", "kinks", "all together"
+GROWTH = 2  # of a further term beside the one before: 1, 1, 2, 5, … for an average, where linear
 REMEDY = "pass start=state, the optimizer's state there, and the effect of memory is measured"
 
 
 def doubts(problem: Problem, expansion: Expansion, parts: Mapping[str, PyTree], bias: PyTree):
     """Name → relative error, each an estimate of its own; what rounding explains is left out.
 
-    "its size": the bias over the memoryless step, as an order over the one before; "kinks": HVP
-    against a gradient difference over a step; per part: Taylor's form against the secant's.
+    "its size": twice the bias over the memoryless step, as the next order over it; infinite where
+    the gradient is 0, which says nothing of those before it. "kinks": HVP against a gradient
+    difference over a step; per part: Taylor's form against the secant's.
     """
     now = expansion.now
     eps, size = float(jnp.finfo(trees.finest_dtype(now.gradient)).eps), trees.norm(now.direction)
-    found = {SIZE: ratio(trees.norm(bias), size), KINKS: _kinks(problem, expansion, eps)}
+    past = sum(now.memory.mean_times()) > 0
+    found = {
+        SIZE: jnp.where(past & (size == 0), jnp.inf, GROWTH * ratio(trees.norm(bias), size)),
+        KINKS: _kinks(problem, expansion, eps),
+    }
     displaced = DisplacedDirection(problem, now.optimizer, 0.0)
     there = lambda way: problem.gradient(trees.add(now.params, 1, way))
     change = lambda way: trees.subtract(there(way), now.gradient)
@@ -92,13 +98,18 @@ def errors(parts: Mapping[str, PyTree], exact: Mapping[str, PyTree], measures) -
 
 def estimated(step: int, found: Mapping[str, Array], remarks: list[str]) -> Validity:
     """The validity of a bias whose optimizer's state is not known."""
-    shares = {name: float(np.nan_to_num(value, nan=np.inf)) for name, value in found.items()}
+    shares = {
+        name: float(np.nan_to_num(value, nan=np.inf, posinf=np.inf))
+        for name, value in found.items()
+    }
     worst = max(shares, key=lambda name: shares[name])
     share = shares[worst]
     level = trust.level_of(share)
     told = {"holds": "should hold", "partly": "should hold in part"}.get(level, level)
     words = {
-        SIZE: f"the bias is {percent(share)} of the memoryless step",
+        SIZE: f"the bias is {percent(share / GROWTH)} of the memoryless step"
+        if np.isfinite(share)
+        else "the gradient is 0 here, which says nothing of those before it",
         KINKS: "Hessian-vector products and gradient differences over the length of a step "
         f"disagree by {percent(shares.get(KINKS, 0.0))}, as at the kinks of a ReLU",
     }
@@ -118,7 +129,10 @@ def measured(step: int, found: Mapping[str, float], remarks: list[str]) -> Valid
 
     found: name → relative error, of each part, of all of them, and of the net rates told.
     """
-    shares = {name: float(np.nan_to_num(value, nan=np.inf)) for name, value in found.items()}
+    shares = {
+        name: float(np.nan_to_num(value, nan=np.inf, posinf=np.inf))
+        for name, value in found.items()
+    }
     share = max(shares.values(), default=0.0)
     level = trust.level_of(share)
     told = {"partly": "holds in part"}.get(level, level)

@@ -54,6 +54,25 @@ def test_a_gradient_that_is_zero_has_finite_parts():
     assert all(part[1] == 0 for part in found.values())
 
 
+def test_a_gradient_of_zero_says_nothing_of_those_before_it():
+    """Momentum coasts on where the loss is flat; at its first step it has nothing to coast by."""
+    flat = sf.Problem(lambda x: jnp.sum(jnp.maximum(x, 0.0)))
+    run = flat, sf.momentum(decay=0.9), -jnp.ones(2), H
+    blind, first = (sf.implicit_bias(*run, start=start).validity for start in (40, 0))
+    assert blind.level == "does not hold" and "the gradient is 0 here" in blind.verdict
+    assert first.level == "holds"
+
+
+def test_the_next_term_is_twice_as_large_beside_the_one_before():
+    """Of momentum .5 on a parabola, where the bias is 3 h of the step: 9 % of it is not safe."""
+    quadratic = sf.Problem(lambda x: jnp.sum(x**2) / 2)
+    levels = [
+        sf.implicit_bias(quadratic, sf.momentum(decay=0.5), jnp.ones(1), x, start="settled")
+        for x in (0.01, 0.03)
+    ]
+    assert [found.validity.level for found in levels] == ["holds", "partly"]
+
+
 def test_the_prediction_nears_the_exact_effect_at_first_order():
     """Halving the step halves the relative error of either part: .0485 … .0018, .0104 … .0002."""
     adam = sf.adam(b1=0.6, b2=0.8, eps=0.0, eps_root=1e-2)
