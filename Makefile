@@ -67,7 +67,7 @@ optax: .venv/.dev        ## every constructor of optax: can it be followed, with
 	$(BIN)/python docs/make_optax.py
 	$(BIN)/python docs/make_table.py
 
-far: .venv/.dev          ## how far the order can be driven: pictures, tables and error bars of docs/how_far.md
+far: .venv/.dev          ## how far the order can be driven: pictures and tables of docs/how_far.md
 	$(BIN)/shadowflow orders --orders 1 2 3 --out build/far-digits \
 	  --learning-rates 1e-6 1e-5 3e-5 1e-4 3e-4 1e-3 3e-3
 	$(BIN)/shadowflow orders opt:adam --opt.eps 0 --opt.eps-root 1e-8 --problem mnist --single \
@@ -75,7 +75,7 @@ far: .venv/.dev          ## how far the order can be driven: pictures, tables an
 	for name in digits mnist; do \
 	  cp build/far-$$name/figure.png docs/results/far-$$name.png; \
 	  cp build/far-$$name/numbers.json docs/results/far-$$name.json; done
-	$(BIN)/python docs/make_far.py --orders --bars
+	$(BIN)/python docs/make_far.py
 	$(BIN)/python docs/make_table.py
 
 bench: .venv/.dev        ## what every method costs: ratios side by side, into docs/costs.md

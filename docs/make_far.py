@@ -1,14 +1,11 @@
-"""Measure orders 3 to 8 of collocation and the error bars, into docs/far.json.
+"""Measure orders 3 to 8 of collocation, into docs/far.json.
 
 docs/make_table.py writes them into docs/how_far.md. ``make far`` runs both, after the two sweeps
 whose pictures and numbers that page shows too.
 """
 
-import argparse
-import json
 from pathlib import Path
 
-import bars
 import jax
 import jax.numpy as jnp
 
@@ -71,19 +68,5 @@ def orders() -> list[dict]:
     return rows
 
 
-def main() -> None:
-    """Measure what is asked for, and keep the rest as it was."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("orders", "bars"):
-        parser.add_argument(f"--{name}", action="store_true", help="measure them anew")
-    asked = parser.parse_args()
-    found = json.loads(NUMBERS.read_text(encoding="utf-8")) if NUMBERS.exists() else {}
-    if asked.orders:
-        found["orders"] = orders()
-    if asked.bars:
-        found["bars"] = bars.measured(bars.cases(), lambda text: print(text, flush=True))
-    write_json(NUMBERS, found)
-
-
 if __name__ == "__main__":
-    main()
+    write_json(NUMBERS, {"orders": orders()})

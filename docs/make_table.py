@@ -45,7 +45,6 @@ def pages() -> dict[str, dict[str, str]]:
             "orders": tables.high_orders(far["orders"]),
             "digits": tables.fenced(sweep_table(read("results/far-digits"))),
             "mnist": tables.fenced(far_table(read("results/far-mnist"))),
-            "bars": tables.error_bars(far["bars"]),
         },
     }
 

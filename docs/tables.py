@@ -4,8 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import bars
-
 from shadowflow.cli.jobs.reproduce import expected, found
 from shadowflow.methods import METHODS
 from shadowflow.paper.evidence import Evidence
@@ -32,7 +30,6 @@ ANY_ORDER = {
     for kind in KINDS
 }
 HIGH_ORDERS = range(3, 9)
-BAR_GROUPS = ("problem", "dtype", "start", "method")
 NUMBER = re.compile(r"$|[-+≤≥]? ?\d|exact|never")  # what a cell of a column of numbers begins with
 COUNTED = ", runs "  # rows that count runs: "ρ varied, runs that …"
 
@@ -306,28 +303,6 @@ def high_orders(rows: list[dict]) -> str:
     good = sum(row["holds"] for row in rows)
     head = ["collocation", *(f"order {order}" for order in HIGH_ORDERS)]
     return f"{table(head, cells)}\n\n{good} of {len(rows)} hold."
-
-
-def error_bars(rows: list[dict]) -> str:
-    """How good the error bars are: trusted or not, and the trusted ones by what they belong to."""
-    trusted = [row for row in rows if row["trusted"]]
-    groups = {
-        "all that are trusted": trusted,
-        "of these, error above rounding": [r for r in trusted if r["error"] > r["rounding"]],
-        "all that are not trusted": [row for row in rows if not row["trusted"]],
-    }
-    for key in BAR_GROUPS:
-        for row in rows:
-            name = f"trusted, {row[key]}"
-            groups.setdefault(name, [r for r in trusted if r[key] == row[key]])
-    lines = []
-    for name, chosen in groups.items():
-        of = bars.summary(chosen)
-        if of["count"]:
-            shares = (f"{of['within']:.0%}", f"{of['small']:.1%}", f"{of['large']:.0%}")
-            lines.append((name, of["count"], *shares, f"{of['median']:.2g}"))
-    head = ("error bars", "number", "within a factor of 3", "too small", "too large", "median")
-    return table(head, lines)
 
 
 def fenced(lines: list[str]) -> str:

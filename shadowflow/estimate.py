@@ -1,9 +1,10 @@
-"""How far a shadow is from the iterates, estimated without them: from its neighbouring order.
+"""How far a shadow is from the iterates, found out when it is asked for.
 
-A more accurate shadow is run beside it, and their distance at a step is the error there, as far as
-the neighbour's own error is the smaller one; to it comes what the dtype rounds. Mini-batches, and
-transformations that are no averages, have no method of a higher order: there the optimizer itself
-is the neighbour, which costs less than any shadow.
+The optimizer itself costs one gradient a step, less than any shadow. So where its state is known
+it is run, and the distances are the true ones. Where only the number of the step is known, it is
+run from the state that a smooth past would have left. That leaves one thing open, the past: the
+same run from a state of first order, as if all past gradients had been the present one, says how
+much it matters. Past the flow edge a mode oscillates, and no past is smooth.
 """
 
 import dataclasses
@@ -12,39 +13,34 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from . import trees
 from .curvature import curvature
-from .following import distances, optimizer_beside
-from .methods import METHODS, planned
+from .following import Apart, distances, memory_known, optimizer_beside
+from .iterate import advanced
 from .methods.base import ShadowPlan
-from .methods.collocation import past_state
+from .methods.displaced import DisplacedDirection
+from .methods.present import present
 from .optimizers import thresholds
-from .optimizers.base import SETTLED, Start, State
+from .optimizers.base import Start, State, traced
+from .problem import compiled
 from .running import FollowedRun, Trajectory
-from .trust import (
-    LEVELS,
-    Validity,
-    estimated as of_estimate,
-    measured,
-    over_way,
-    past_edge,
-    rounding_of,
-)
+from .trust import Validity, estimated as of_estimate, measured, over_way, rounding_of
 
-SHARE = 0.1  # of the way gone: an error beyond it is past what a neighbour can tell
-TURN = 0.1  # of its path: with a larger correction the neighbour may have left itself
+SHARE = 0.1  # of the way gone: an error beyond it is past what can be told without the past
+GROWTH = 2  # of a further term beside the one before: 1, 1, 2, 5, … for an average, where linear
+OWN, SMOOTH = "the optimizer's own run", "the optimizer's run after a smooth past"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimated distances at the saved steps of a shadow, its start left out.
+    """Distances at the saved steps of a shadow, its start left out.
 
     steps: numbers of the steps taken; two_norm, max_norm: the estimates; rounding: what of the
-    two-norm is the dtype's; way: how far the shadow has gone; held: per step whether the neighbour
-    is known to hold itself; neighbour: what it is from; why: what is wrong where it does not hold;
-    exact: whether the neighbour is the optimizer itself; past: as ``past_edge``, the edge that the
-    run is past.
+    two-norm is the dtype's; way: how far the run has gone; held: per step whether its past
+    matters so little that the estimate can be believed; source: what it is from; why: what is
+    wrong where it does not hold; exact: whether the state was known.
     """
 
     steps: np.ndarray
@@ -53,79 +49,64 @@ class Estimate:
     rounding: np.ndarray
     way: np.ndarray
     held: np.ndarray
-    neighbour: str
+    source: str
     why: str
     exact: bool
-    past: tuple[str, str] = ("", "")
 
     @property
     def trusted(self) -> np.ndarray:
-        """Per step whether the estimate can be believed: up to a tenth of the way gone."""
+        """Per step whether the estimate can be believed: of a guess up to a tenth of the way."""
         with np.errstate(invalid="ignore"):
             near = self.two_norm <= np.maximum(SHARE * self.way, self.rounding)
-        return np.logical_and.accumulate(self.held & near & (self.past[0] != LEVELS[-1]))
+        return np.logical_and.accumulate(self.held & (near | self.exact))
 
 
-def neighbours(run: FollowedRun, plan: ShadowPlan) -> list[tuple[str, int, str]]:
-    """(method, order, kind) of what an error is estimated against: one above, or two below.
+def estimate(run: FollowedRun, plan: ShadowPlan, path: Trajectory) -> Estimate:
+    """How far ``path``, the shadow of a plan for a run, is from the optimizer's iterates."""
+    steps, saved = path.steps[1:] - 1, path.steps[1:] - path.steps[0]
+    rounding, largest = rounding_of(path, path.steps[1:], plan.kind == "flow")
+    if memory_known(run):
+        apart, _ = distances(run, optimizer_beside(run, plan.order), path)
+        rows = (_saved(row, saved) for row in (apart.two_norm, apart.max_norm, apart.way))
+        two, most, way = rows
+        why = "there the optimizer met a number that is not finite"
+        return Estimate(steps, two, most, rounding, way, np.isfinite(two), OWN, why, True)
+    apart = _after_smooth_past(run, path)
+    if apart is None:
+        unknown, no = np.full(len(steps), np.nan), np.zeros(len(steps), bool)
+        why = f"the optimizer's state at step {run.first} is not known; pass start=state"
+        return Estimate(steps, unknown, unknown, rounding, unknown, no, "no state", why, False)
+    rows = (apart.two_norm, apart.max_norm, apart.way, apart.first_order)
+    two, most, way, past = (_saved(row, saved) for row in rows)
+    with np.errstate(over="ignore", invalid="ignore"):  # of what diverges
+        grown = GROWTH * np.fmax.accumulate(over_way(past, way))
+        left = past * np.fmin(1.0, grown)  # the next term of the series in the past
+        held = np.isfinite(two) & (left <= SHARE * way)
+    why = f"there the steps before step {run.first} matter, which are not known; pass start=state"
+    if edge := _past_flow_edge(run):
+        held, why = np.zeros(len(steps), bool), edge
+    given = two + left + rounding, most + left + largest, rounding, way, held
+    return Estimate(steps, *given, SMOOTH, why, False)
 
-    [] where there is none.
-    """
-    method, order, kind = plan.method, plan.order, plan.kind
-    if run.problem.batched:
-        return []
-    if method.orders is None or not run.optimizer.remembers:
-        return [("collocation", order + 1, kind)]
-    if method.keeps_moments:
-        if method.offers(order + 1):
-            return [(method.name, order + 1, kind)]
-        return [(method.name, order - 1, kind), (method.name, order - 2, kind)]
-    if not run.optimizer.closed_form:
-        try:
-            run.optimizer.as_moments(run.params)
-        except ValueError:
-            return []
-    return [("inertial", order + 1, "flow")]
 
-
-def estimate(
-    run: FollowedRun, plan: ShadowPlan, path: Trajectory, known: float | None = None
-) -> Estimate:
-    """How far ``path``, the shadow of a plan for a run, is from the optimizer's iterates.
-
-    known: the largest curvature, as ``shadow`` takes it; None: looked up where it can be.
-    """
-    beside, run = neighbours(run, plan), with_memory(run)
-
-    def prepared(method: str, order: int, kind: str) -> ShadowPlan:
-        alone = METHODS[method].needs_settled and run.start.step == 0
-        begun = dataclasses.replace(run, start=Start(SETTLED, None)) if alone else run
-        nodes = plan.spacing if METHODS[method].has_nodes else None
-        return planned(begun, method=method, order=order, kind=kind, spacing=nodes)
-
-    try:
-        plans = [prepared(*name) for name in beside]
-    except ValueError:  # a schedule, for one, is refused by collocation
-        plans = []
-    if not plans:
-        return _from_optimizer(run, plan, path)
-    below = plans[1].chunks() if len(plans) > 1 else None
-    apart, records = distances(plans[0].run, plans[0].chunks(), path, below)
-    name = " and ".join(f"{name}, order {order}, {kind}" for name, order, kind in beside)
-    share = np.ones(len(apart.two_norm))
-    if below is not None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.fmin(1.0, over_way(apart.two_norm, apart.first_order))
-    saved, flow = path.steps[1:] - path.steps[0], "flow" in (plan.kind, beside[0][2])
-    rounding, largest = rounding_of(path.last, saved, flow)
-    rows = [_saved(row, saved) for row in (share, apart.two_norm, apart.max_norm, apart.way)]
-    share, two, most, way = rows
-    held = _saved(_held(records, plans[0].run), saved) == 1
-    held &= np.isfinite(two)
-    why = "there the neighbour does not hold itself, and both may leave together"
-    two, most, numbers = share * two + rounding, share * most + largest, path.steps[1:] - 1
-    past = _edge(run, path, known, plan)
-    return Estimate(numbers, two, most, rounding, way, held, name, why, False, past)
+def estimated(
+    run: FollowedRun,
+    plan: ShadowPlan,
+    path: Trajectory,
+    past: tuple[str, str],
+    remarks: list[str],
+    found: Estimate | None = None,
+) -> Validity:
+    """The validity that the distances of a shadow give it; past: as ``past_edge``, of its run."""
+    found = found or estimate(run, plan, path)
+    given, failed = (found.steps, found.two_norm, found.way), path.failed_at
+    if found.exact:
+        dtype = jax.tree.leaves(run.params)[0].dtype
+        remarks = [past[1][:1].upper() + past[1][1:], *remarks]
+        rest = None, found.rounding
+        return measured(*given, *rest, dtype=dtype, failed_at=failed, remarks=remarks)
+    told = {"source": found.source, "why": found.why, "failed_at": failed, "past": past}
+    return of_estimate(*given, found.held, remarks=remarks, **told)
 
 
 def _saved(row: np.ndarray, saved: np.ndarray) -> np.ndarray:
@@ -136,89 +117,62 @@ def _saved(row: np.ndarray, saved: np.ndarray) -> np.ndarray:
     return found
 
 
-def _held(records: list, run: FollowedRun) -> np.ndarray:
-    """Per step whether the neighbour's corrections are small beside its path so far."""
-    if not records:
-        return np.zeros(0)
-    correction, plain = (np.concatenate([part[i] for part in records]) for i in (0, 1))
-    rates = run.rates[: len(correction)]
-    turned, gone = (np.cumsum(rates * np.asarray(size, float)) for size in (correction, plain))
-    return np.asarray(turned <= TURN * gone, float)
+def _after_smooth_past(run: FollowedRun, path: Trajectory) -> Apart | None:
+    """The distances of the run from second-order state; ``first_order``: from that of first.
 
-
-def with_memory(run: FollowedRun) -> FollowedRun:
-    """The run, begun at a step whose state is not known, from the state of a smooth past.
-
-    Its moments are those of a settled memory, in so far as they have filled by that step.
+    None with mini-batches, and of a transformation that is no averages.
     """
-    problem, optimizer, first = run.problem, run.optimizer, run.first
-    if run.start.state is not None or first == 0 or problem.batched or not optimizer.closed_form:
-        return run
-    rate = float(run.rates[0]) if run.steps else 0.0
-    state = past_state(problem, optimizer, run.params, rate, 2, None)
-    filled = lambda moment, mean: (
-        None if mean is None else trees.scale(1 - moment.beta**first, mean)
+    optimizer = run.optimizer
+    if run.problem.batched:
+        return None
+    if not optimizer.closed_form:
+        try:
+            optimizer = optimizer.as_moments(run.params)
+        except ValueError:
+            return None
+    memory = dataclasses.replace(run, optimizer=optimizer).memory(run.first - 1)
+    states = _past_states(run.problem, traced(optimizer), memory, run.params)
+    second, first = (
+        advanced(dataclasses.replace(run, optimizer=optimizer, start=Start(run.start.step, state)))[
+            1
+        ]
+        for state in states
     )
-    moments = tuple(map(filled, optimizer.moments, state.moments))
-    state = State(moments, jnp.asarray(first, trees.real_dtype()))
-    return dataclasses.replace(run, start=Start(run.start.step, state))
+    return distances(run, second, path, first)[0]
 
 
-def _from_optimizer(run: FollowedRun, plan: ShadowPlan, path: Trajectory) -> Estimate:
-    """The distances themselves; nothing where the optimizer's state is not known."""
-    steps, flow = path.steps[1:], plan.kind == "flow"
-    rounding, _ = rounding_of(path.last, steps - path.steps[0], flow)
-    if run.first > 0 and run.start.state is None:
-        unknown, no = np.full(len(steps), np.nan), np.zeros(len(steps), bool)
-        why = f"the optimizer's state at step {run.first} is not known; pass start=state"
-        rows = steps - 1, unknown, unknown, rounding, unknown, no
-        return Estimate(*rows, "no state", why, False)
-    apart, _ = distances(run, optimizer_beside(run, plan.order), path)
-    saved = steps - path.steps[0]
-    two, most, way = (_saved(row, saved) for row in (apart.two_norm, apart.max_norm, apart.way))
-    why = "there the optimizer met a number that is not finite"
-    return Estimate(
-        steps - 1, two, most, rounding, way, np.isfinite(two), "the optimizer's own run", why, True
-    )
-
-
-def _edge(
-    run: FollowedRun, path: Trajectory, known: float | None, plan: ShadowPlan
-) -> tuple[str, str]:
-    """The edge that a run is past (``past_edge``), its curvature looked up if it is not known.
-
-    Of optimizers that are linear in the gradient at both ends of the path, of all others at its
-    start, as their preconditioner later on remembers what the path alone does not say.
-    """
-    optimizer, fastest = run.optimizer, max(run.rates, default=0.0)
-    if known is not None:
-        return past_edge(optimizer, fastest, known, plan.eliminates, plan.follows)
+def _past_flow_edge(run: FollowedRun) -> str:
+    """Why no past is smooth that leads to where the run begins, "" if one is or none can tell."""
     try:
-        linear = thresholds.linear_response(optimizer).linear
-        ends = [run.params, jax.tree.map(jnp.asarray, path.last)][: 2 if linear else 1]
-        found = max(curvature(run.problem, optimizer, place) for place in ends)
-    except (TypeError, ValueError, RuntimeError):
-        return "", ""
-    return past_edge(optimizer, fastest, found, False)
-
-
-def estimated(
-    run: FollowedRun, plan: ShadowPlan, path: Trajectory, known: float | None, remarks: list[str]
-) -> Validity:
-    """The validity of ``path`` from its estimated distances; known: as in ``estimate``."""
-    found = estimate(run, plan, path, known)
-    if found.exact:
-        dtype = jax.tree.leaves(run.params)[0].dtype
-        given = found.steps, found.two_norm, found.way, None, found.rounding
-        return measured(*given, dtype=dtype, failed_at=path.failed_at, remarks=remarks)
-    return of_estimate(
-        found.steps,
-        found.two_norm,
-        found.way,
-        found.held,
-        source=found.neighbour,
-        why=found.why,
-        failed_at=path.failed_at,
-        remarks=remarks,
-        past=found.past,
+        edge = thresholds.flow_threshold(run.optimizer)
+        reach = float(run.rates[0]) * curvature(run.problem, run.optimizer, run.params)
+    except (IndexError, TypeError, ValueError, RuntimeError):
+        return ""
+    if reach <= edge:
+        return ""
+    return (
+        f"learning rate × curvature of the {edge.matrix} is {reach:.2g}, past the flow edge "
+        f"{edge:.2g}, so the steps before step {run.first} were not smooth; pass start=state"
     )
+
+
+@compiled
+def _past_states(problem, optimizer, memory, params: PyTree) -> tuple[State, State]:
+    """The states after the step of ``memory`` on a straight way to ``params``, and on none.
+
+    Moment i has averaged ψ_i(∇E(θ + h (k + 1) F)) over its ages k, or ψ_i(∇E(θ)).
+    """
+    gradient, change = problem.changes(params, False)
+    now = present(optimizer, memory, params, gradient)
+    moved = DisplacedDirection(problem, optimizer, 0.0).own_lines(now, change, memory.rate)
+    count, step = memory.count, jnp.asarray(memory.count + 1, trees.real_dtype())
+
+    def state(read: tuple) -> State:
+        kept = zip(optimizer.moments, read, strict=True)
+        moments = tuple(
+            trees.scale(moment.correction(count), one) if moment.has_memory else None
+            for moment, one in kept
+        )
+        return State(jax.tree.map(jnp.asarray, moments), step)
+
+    return state(moved), state(now.moments)

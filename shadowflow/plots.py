@@ -177,7 +177,7 @@ def validity(found, axes: Axes | None = None) -> Axes:
 def error_bar(found, axes: Axes | None = None) -> Axes:
     """The estimated distance from the optimizer, with where it can be trusted.
 
-    found: ``steps``, ``two_norm``, ``rounding``, ``trusted``, ``neighbour``.
+    found: ``steps``, ``two_norm``, ``rounding``, ``trusted``, ``source``.
     """
     steps, two = np.asarray(found.steps), np.asarray(found.two_norm, float)
     trusted = np.asarray(found.trusted, bool)
@@ -188,7 +188,7 @@ def error_bar(found, axes: Axes | None = None) -> Axes:
         axes.plot(steps, found.rounding, color=MARK, lw=0.9, ls="--", label="rounding")
         _logarithmic(axes, two, found.rounding)
         axes.set(xlabel="step", ylabel="estimated error (two-norm)")
-        axes.set_title(f"from {found.neighbour}")
+        axes.set_title(f"from {found.source}")
         axes.legend()
     return axes
 

@@ -155,9 +155,9 @@ def shadow(
         have them. None: all; (): none.
     check: True runs the optimizer and its first order along, so that the verdict is measured, at
         the cost of one gradient a step and those of first order; a Trajectory of ``iterate`` with
-        the same arguments is taken for the optimizer's own run. False: the verdict is an estimate
-        from the neighbouring order (as ``error_bar``'s), made when it is first read; so it is
-        where the optimizer cannot be run, as its state at ``start`` is not known.
+        the same arguments is taken for the optimizer's own run. False: the optimizer is run when
+        the verdict is first read. Where its state at ``start`` is not known the verdict is an
+        estimate, from its run after a smooth past (as ``error_bar``'s).
     save_every, progress: as in ``iterate``.
 
     Returns a ``Shadow``: times and steps as ``iterate``'s, so ``compare`` lays one beside the
@@ -227,20 +227,17 @@ def shadowed(
         trust.memory_remark(made, int(path.steps[-1])),
         *plan.remarks,
     ]
-    judged: Any
-    if found.apart is None:
-        judged = functools.partial(estimated, run, plan, path, curvature, remarks)
-    else:
-        given = run.optimizer, fastest, curvature, plan.eliminates, plan.follows
-        past = trust.past_edge(*given)[1]
-        judged = _measured(plan, found, [past[:1].upper() + past[1:], *remarks])
+    past = trust.past_edge(run.optimizer, fastest, curvature, plan.eliminates, plan.follows)
+    judged: Any = functools.partial(estimated, run, plan, path, past, remarks)
+    if found.apart is not None:
+        judged = _measured(plan, found, [past[1][:1].upper() + past[1][1:], *remarks])
     return Shadow(**vars(path), order=plan.order, truncation=plan.truncation, judged=judged)
 
 
 def _measured(plan: ShadowPlan, found: Pursuit, remarks: list[str]) -> Validity:
     apart: Any = found.apart
     taken = np.arange(len(apart.way))
-    rounding, _ = trust.rounding_of(found.path.last, taken + 1, plan.kind == "flow")
+    rounding, _ = trust.rounding_of(found.path, plan.run.first + taken + 1, plan.kind == "flow")
     return trust.measured(
         plan.run.first + taken,
         apart.two_norm,

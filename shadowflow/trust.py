@@ -8,15 +8,13 @@ more that is no closer than first order holds in part at best: its correction sa
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
 import numpy as np
-from jaxtyping import PyTree
 
 from . import plots, trees
 from .optimizers import thresholds
 from .optimizers.base import AbstractOptimizer
 from .plots import Result
-from .running import FollowedRun
+from .running import FollowedRun, Trajectory
 
 HOLDS, PARTLY = 0.1, 0.4
 LEVELS = ("holds", "partly", "does not hold")
@@ -84,11 +82,18 @@ def worst(*levels: str) -> str:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of what diverges
-def rounding_of(params: PyTree, steps: np.ndarray, flow: bool) -> tuple[np.ndarray, np.ndarray]:
-    """What rounding adds to a distance after so many steps: in the two-norm and the max-norm."""
-    rows = trees.flat_rows(jax.tree.map(lambda leaf: np.asarray(leaf)[None], params))
-    parts = trees.coarsest_eps(params) * (BIASED * steps if flow else ROUNDING * np.sqrt(steps))
-    return parts * np.linalg.norm(rows), parts * np.max(np.abs(rows), initial=0.0)
+def rounding_of(path: Trajectory, steps: np.ndarray, flow: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What rounding adds to a distance by these steps: in the two-norm and the max-norm.
+
+    In proportion to the mean size of the parameters so far: what was rounded where they were large
+    is not undone where they are small.
+    """
+    rows, taken = trees.flat_rows(path.params), steps - path.steps[0]
+    at = np.searchsorted(path.steps, steps, side="right") - 1
+    parts = trees.coarsest_eps(path.last) * (BIASED * taken if flow else ROUNDING * np.sqrt(taken))
+    sizes = np.linalg.norm(rows, axis=1), np.max(np.abs(rows), axis=1, initial=0.0)
+    means = [np.cumsum(size)[at] / (at + 1) for size in sizes]
+    return parts * means[0], parts * means[1]
 
 
 def over_way(distance: np.ndarray, way: np.ndarray) -> np.ndarray:

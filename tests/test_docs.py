@@ -10,7 +10,6 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
-import bars
 import make_table
 import pytest
 import tables
@@ -139,7 +138,7 @@ def test_a_page_without_the_marks_of_a_table_is_refused():
 
 
 def test_the_examples_in_the_generator():
-    for module in (make_table, tables, bars):
+    for module in (make_table, tables):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0

@@ -77,9 +77,7 @@ def test_a_validity_has_its_levels_and_keeps_zero_and_infinity_in_the_picture():
 
 def test_an_error_bar_tells_what_is_trusted():
     two, trusted = 1e-3 * (1 + STEPS), STEPS < 4
-    found = Found(
-        steps=STEPS, two_norm=two, rounding=two / 1e6, trusted=trusted, neighbour="taylor"
-    )
+    found = Found(steps=STEPS, two_norm=two, rounding=two / 1e6, trusted=trusted, source="taylor")
     drawn = lines(plots.error_bar(found))
     np.testing.assert_array_equal(np.isfinite(drawn["trusted"]), trusted)
     np.testing.assert_allclose(drawn["not trusted"], two)

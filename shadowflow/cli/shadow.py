@@ -42,7 +42,7 @@ class ShadowCommand:
     settled: Flag = False
     """Start with the memory of a long run (needed by collocation)."""
     error_bars: Flag = False
-    """Estimate each distance from a neighbouring shadow; "?" where that is not to be trusted."""
+    """The error bar beside each distance; "?" where that is not to be trusted."""
     seed: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Seed of the default problem's start (default: 0)."""
     out: Path = Path("results")

@@ -1,36 +1,36 @@
-"""A shadow's own error bar: how far it is from the iterates, estimated without them.
+"""A shadow's error bar: how far it is from the iterates, step by step.
 
-A more accurate shadow is run beside it, and their distance at a step is the error there, as far as
-the neighbour's own error is the smaller one; to it comes what the dtype rounds. Where the two
-leave the iterates together their distance says nothing, and the verdict says that.
+The optimizer's own run tells, which costs less than any shadow. Where its state is not known that
+is a guess, made of a smooth past, and the bar says as far as which step it can be believed.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import PyTree
 
 from .. import checks, plots
 from ..estimate import Estimate, estimate
-from ..methods import METHODS, planned
-from ..optimizers.base import SETTLED, AbstractOptimizer, Start
+from ..methods import planned
+from ..optimizers.base import AbstractOptimizer
 from ..plots import Result
 from ..problem import Problem
 from ..running import FollowedRun, followed
 from ..shadow import Shadow, shadowed
-from ..trust import LEVELS
 
 
 @dataclass(frozen=True, repr=False)
 class ErrorBar(Result):
-    """The estimated distance of a shadow from the iterates, step by step.
+    """The distance of a shadow from the iterates, step by step, estimated where it must be.
 
-    steps: step numbers, int array [saved]; max_norm, two_norm: the estimates, as ``compare`` has
-    the distances; rounding: what of the two-norm is the dtype's; trusted: per step whether the
-    estimate can be believed, bool [saved]; neighbour: the shadow it was held against, in words;
-    verdict: in words; follow: the shadow itself.
+    steps: step numbers, int array [saved]; max_norm, two_norm: the distances, as ``compare`` has
+    them; rounding: what of the two-norm is the dtype's; trusted: per step whether they can be
+    believed, bool [saved]; source: the run that they are from, in words; verdict: in words;
+    follow: the shadow itself.
     """
 
     steps: np.ndarray
@@ -38,7 +38,7 @@ class ErrorBar(Result):
     two_norm: np.ndarray
     rounding: np.ndarray
     trusted: np.ndarray
-    neighbour: str
+    source: str
     verdict: str
     follow: Shadow
 
@@ -62,22 +62,16 @@ def error_bar(
 ) -> ErrorBar:
     """How far the shadow of these arguments, those of ``shadow``, is from the optimizer's iterates.
 
-    The estimate at a step is the distance from a more accurate shadow, its neighbour, in the norms
-    of ``compare``, and what rounding adds: .3 eps |θ| √steps, or eps |θ| steps / 4 where one of the
-    two is a flow. It costs what the neighbour costs, and no run of the optimizer. The neighbour is
-
-    - of "collocation", and of all methods where there is no memory: collocation, the next order;
-    - of the other memoryless methods: "inertial", whose error is far smaller;
-    - with mini-batches, and of optax transformations that are no averages, the optimizer itself:
-      nothing there is of a higher order, and its own run costs less than any shadow;
-    - of "inertial": its next order; of the highest, e_{p−1}²/e_{p−2} is the estimate, with e the
-      distance from an order to the next.
+    In the norms of ``compare``, from the optimizer's own run, of one gradient a step: exact where
+    its state at ``start`` is known, as at 0, when settled and of a State. At the number of a step
+    alone it is run from the state that a smooth past would have left, each average having read
+    its gradients on the straight way to ``params``. With d the distance of that run from the one
+    whose past gradients all were the present one, d² over the way gone is added for the past, and
+    for rounding .3 eps |θ| √steps, or eps |θ| steps / 4 of a flow. This can be trusted as long as
+    it is within a tenth of the way gone. It cannot know of a past that was not smooth, as beside
+    a kink. With mini-batches, and of optax transformations that are no averages, a state is needed.
 
     follow: the shadow, where it was run already with the same arguments.
-    The estimate is trusted until the neighbour's own correction exceeds a tenth of its path, a
-    number is not finite, or the two are farther apart than a tenth of the way gone. It leaves out
-    that a start may be less settled than ``start="settled"`` says.
-
     Raises what ``shadow`` raises, and ValueError for order="auto".
 
     >>> import jax.numpy as jnp
@@ -85,26 +79,24 @@ def error_bar(
     >>> problem, x = Problem(lambda x: x**2 / 2), jnp.asarray(1.0)
     >>> bar = error_bar(problem, momentum(decay=0.5), x, 1e-2, 50, method="taylor")
     >>> real = compare(iterate(problem, momentum(decay=0.5), x, 1e-2, 50), bar.follow)
-    >>> bool(0.5 < bar.two_norm[-1] / real.two_norm[-1] < 2), bar.neighbour
-    (True, 'inertial, order 3, flow')
+    >>> bool(bar.two_norm[-1] == real.two_norm[-1]), bar.source
+    (True, "the optimizer's own run")
     """
     if order == "auto":
         raise ValueError("order: expected a number, got 'auto'; give the one that shadow chose.")
     save_every = checks.count("save_every", save_every, 1)
-    checks.choice("method", method, METHODS)
     instead = (
         "the distance of sf.iterate from jax.lax.scan over sf.memoryless_step(…) can be traced"
     )
     run = followed(problem, optimizer, params, learning_rate, steps, start, instead=instead)
-    alone = METHODS[method].needs_settled and run.start.step == 0 and not optimizer.remembers
-    settled = dataclasses.replace(run, start=Start(SETTLED, None)) if alone else run
-    nodes = spacing if METHODS[method].has_nodes else None
-    plan = planned(settled, method=method, order=order, kind=kind, spacing=nodes)
-    if follow is None:
-        follow = shadowed(settled, plan, save_every=save_every)
-    else:
+    plan = planned(run, method=method, order=order, kind=kind, spacing=spacing)
+    if follow is not None:
         _fitting(follow, run)
-    return _bar(follow, estimate(settled, plan, follow))
+        return _bar(follow, estimate(run, plan, follow))
+    follow = shadowed(run, plan, save_every=save_every)
+    found = estimate(run, plan, follow)
+    judged: Any = functools.partial(cast(Callable, follow.judged), found=found)
+    return _bar(dataclasses.replace(follow, judged=judged), found)
 
 
 def _fitting(follow: Shadow, run: FollowedRun) -> None:
@@ -126,23 +118,23 @@ def _bar(follow: Shadow, found: Estimate) -> ErrorBar:
     trusted = np.concatenate([[True], found.trusted])
     verdict = _verdict(follow.steps, two, trusted, found, whole)
     given = follow.steps, most, two, rounding, trusted
-    return ErrorBar(*given, found.neighbour, verdict, follow)
+    return ErrorBar(*given, found.source, verdict, follow)
 
 
 def _verdict(steps, two, trusted, found: Estimate, whole: bool) -> str:
     known = np.flatnonzero(np.isfinite(two))[-1]
-    last = f"{two[known]:.2g} at step {steps[known]} (two-norm, from {found.neighbour})"
+    last = f"{two[known]:.2g} at step {steps[known]} (two-norm, from {found.source})"
     if np.all(trusted) and whole:
-        if found.exact:
-            return f"The error is {last}."
         if len(found.rounding) and two[-1] < 3 * found.rounding[-1]:
             return f"The error is no larger than rounding: {last}."
+        if found.exact:
+            return f"The error is {last}."
         return f"The error is about {last}."
     left = len(steps) - 1 if np.all(trusted) else int(np.argmin(trusted))
-    if np.all(trusted) or not np.isfinite(two[left]):
+    if found.why and not np.any(np.isfinite(two[1:])):
+        why = found.why
+    elif np.all(trusted) or not np.isfinite(two[left]):
         why = "there one of both met a number that is not finite"
-    elif found.past[0] == LEVELS[-1]:
-        why = found.past[1]
     elif not found.held[left - 1]:
         why = found.why
     else:
