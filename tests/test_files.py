@@ -85,6 +85,17 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path, number):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_what_must_last_is_on_the_disk_before_it_is_at_its_place(tmp_path, monkeypatch):
+    path, flushed = tmp_path / "file", []
+    monkeypatch.setattr(files, "to_disk", lambda what: flushed.append((what, path.exists())))
+    files.write_text(path, "x").unlink()
+    assert flushed == []
+    files.write_text(path, "x", durable=True)
+    (draft, before), folder = flushed
+    assert draft.suffix == files.DRAFT and not before
+    assert folder == (tmp_path, True)
+
+
 def test_no_two_arrays_become_one(tmp_path):
     names = ["a/b", "a|b", "a%7Cb", "a%2Fb", "a\0b", "a\0c", "a%00b", "a%b", "a%25b"]
     arrays = {name: np.asarray([number]) for number, name in enumerate(names)}
@@ -92,6 +103,12 @@ def test_no_two_arrays_become_one(tmp_path):
     assert {name: array.tolist() for name, array in found.items()} == {
         name: [number] for number, name in enumerate(names)
     }
+
+
+def test_a_digest_is_that_of_the_values_under_their_names():
+    one = files.digest({"a": 1, "b": {"c": [2], "d": None}})
+    assert files.digest({"b": {"d": None, "c": [2]}, "a": 1}) == one
+    assert files.digest({"a": 1, "b": {"c": [2], "d": 0}}) != one
 
 
 def test_a_folder_is_one_process_at_a_time_and_free_when_that_dies(tmp_path):

@@ -55,6 +55,7 @@ def test_a_run_that_recovers_is_not_forgiven():
     ("first", "level", "words"),
     [
         (0.02 * 230, "holds", ", 230 × closer than first order"),
+        (0.0205, "partly", ", as far as first order, so its correction says nothing"),
         (0.01, "partly", ", 2 × farther than first order, so its correction says nothing"),
         (np.nan, "holds", ", where first order is not finite"),
     ],
