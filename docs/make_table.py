@@ -41,6 +41,7 @@ def pages() -> dict[str, dict[str, str]]:
         "paper.md": {"figures": tables.figures(drawn), "counted": tables.counted(drawn)},
         "claims.md": {"claims": tables.claims(read("results/claims"))},
         "bring_your_own_optimizer.md": {"optax": tables.constructors(read("optax"))},
+        "kinks.md": tables.kinks(read("kinks")),
         "how_far.md": {
             "orders": tables.high_orders(far["orders"]),
             "digits": tables.fenced(sweep_table(read("results/far-digits"))),

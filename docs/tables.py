@@ -305,6 +305,31 @@ def high_orders(rows: list[dict]) -> str:
     return f"{table(head, cells)}\n\n{good} of {len(rows)} hold."
 
 
+# Kinks (make kinks)
+
+
+def kinks(content: dict) -> dict[str, str]:
+    """Orders with and without kinks, and the effect of memory: predicted against measured."""
+    orders = [
+        (row["network"], row["method"], *(f"{slope:.2f}" for slope in row["slopes"]))
+        for row in content["orders"]
+    ]
+    halvings = len(orders[0]) - 2
+    memory = [
+        (
+            row["network"],
+            row["seed"],
+            *(f"{row[key]:.3f}" for key in ("predicted", "measured", "cosine")),
+            row["estimated"],
+            row["verdict"],
+        )
+        for row in content["memory"]
+    ]
+    head = ("network", "method", *(f"halving {i + 1}" for i in range(halvings)))
+    other = ("network", "seed", "predicted", "measured", "cosine", "estimate", "with the state")
+    return {"kinks-orders": table(head, orders), "kinks-memory": table(other, memory)}
+
+
 def fenced(lines: list[str]) -> str:
     """Lines as a block of text."""
     return "\n".join(["```text", *"\n".join(lines).strip().splitlines(), "```"])
