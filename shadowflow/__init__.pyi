@@ -14,6 +14,11 @@ from .diagnostics.convergence import (
 from .diagnostics.error_bar import ErrorBar as ErrorBar, error_bar as error_bar
 from .diagnostics.shuffle_mean import ShuffleMean as ShuffleMean, shuffle_mean as shuffle_mean
 from .ema_weights import Truncation as Truncation
+from .fields import (
+    Field as Field,
+    memoryless_step as memoryless_step,
+    modified_field as modified_field,
+)
 from .iterate import iterate as iterate
 from .optimizers.base import State as State, state_from_optax as state_from_optax
 from .optimizers.from_optax import from_optax as from_optax
@@ -42,13 +47,6 @@ from .optimizers.zoo import (
 )
 from .problem import Problem as Problem
 from .running import Trajectory as Trajectory
-from .shadow import (
-    Field as Field,
-    Shadow as Shadow,
-    memoryless_step as memoryless_step,
-    modified_field as modified_field,
-    settled_state as settled_state,
-    shadow as shadow,
-)
+from .shadow import Shadow as Shadow, settled_state as settled_state, shadow as shadow
 from .symbolic import derive as derive
 from .trust import Validity as Validity

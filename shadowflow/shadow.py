@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from . import checks, ema_weights as mem, trees, trust
-from .ema_weights import Truncation, truncation_of
+from . import checks, trust
+from .ema_weights import Truncation
 from .estimate import estimated
 from .following import (
     Pursuit,
@@ -20,8 +20,8 @@ from .following import (
     pursue,
     same_run,
 )
-from .methods import choose, planned, refuse_unfit
-from .methods.base import MemorylessMethod, ShadowPlan, phase_of
+from .methods import choose, planned
+from .methods.base import ShadowPlan
 from .methods.collocation import past_state
 from .optimizers import thresholds
 from .optimizers.base import (
@@ -29,11 +29,9 @@ from .optimizers.base import (
     AbstractOptimizer,
     State,
     refuse_not_finite,
-    step_number,
 )
-from .optimizers.from_optax import as_optimizer
 from .problem import Problem
-from .running import FollowedRun, Trajectory, as_traceable, followed, oldest_read, probed
+from .running import FollowedRun, Trajectory, followed
 from .trust import Validity
 
 STEP_BY_STEP = (
@@ -248,143 +246,4 @@ def _measured(plan: ShadowPlan, found: Pursuit, remarks: list[str]) -> Validity:
         failed_at=found.path.failed_at,
         real_failed=apart.real_failed,
         remarks=remarks,
-    )
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Field:
-    """``field(step, params)``: what a memoryless method says of one step, at any place.
-
-    step: n = 0, 1, …, an int or traced; or "settled" (refused with mini-batches).
-    """
-
-    problem: Problem
-    optimizer: Any
-    learning_rate: float | Array | Callable
-    method: MemorylessMethod
-    order: int | str
-    kind: str
-    spacing: float | None
-    tolerance: float | None
-
-    def __call__(self, step: Any, params: PyTree) -> PyTree:
-        step = step_number("step", step, self.problem.batched)
-        if self.method.needs_settled and not isinstance(step, str):
-            raise ValueError(
-                f"step: expected 'settled' for method={self.method.name!r}, got {step}; before the "
-                "memory has settled use method='displaced' or 'taylor'."
-            )
-        params, rest = checks.parameters(params)
-        problem = self.problem if rest is None else self.problem.around(rest)
-        kept = self.truncation(step, params).steps if problem.batched else None
-        if problem.batched and isinstance(step, int):
-            problem = problem.tabulated(step + 1)
-        rate = self.learning_rate
-        optimizer = self.method.seen(self.optimizer, params, None)
-        if isinstance(step, int) and callable(rate):
-            probed(rate, step)
-            rate = as_traceable(rate, oldest_read(optimizer, params, step), step)
-        end = step if isinstance(step, int) else None
-        memory = mem.at(optimizer, rate, step, params, kept, end)
-        direction = self.method.direction(
-            problem, optimizer, phase_of(self.kind), order=self.order, spacing=self.spacing
-        )
-        first, step = self.order == 1, self.kind == "iteration"
-        if first:
-            read = direction.first_move if step else direction.first_order
-            found = read(memory, params)
-        else:
-            found = (direction.moves if step else direction)(memory, params)[1]
-        return found if step else trees.scale(-1, found)
-
-    def __repr__(self) -> str:
-        rate = "a schedule" if callable(self.learning_rate) else self.learning_rate
-        return (
-            f"Field({self.kind} of {self.optimizer.name}, method {self.method.name}, order "
-            f"{self.order}, learning rate {rate})"
-        )
-
-    def truncation(self, step, params: PyTree) -> Truncation:
-        """What of the past is told apart at ``step``, with the bound of what is dropped."""
-        steps = step + 1 if isinstance(step, int) else None
-        optimizer = self.method.seen(self.optimizer, params, None)
-        return truncation_of(optimizer, params, self.tolerance, steps)
-
-
-def _field(
-    problem: Problem, optimizer, learning_rate, order, method: str, kind: str, spacing, tolerance
-) -> Field:
-    """The ``Field`` of a method, or a refusal that says what to use."""
-    found, kind = choose(method, kind, order)
-    checks.instance("problem", problem, Problem)
-    optimizer = as_optimizer(optimizer, learning_rate)
-    if not isinstance(found, MemorylessMethod):
-        raise ValueError(
-            f"method: expected a memoryless method for a field on the parameters, got "
-            f"{method!r}, which carries something from step to step; use "
-            f"shadow(…, method={method!r})."
-        )
-    refuse_unfit(found, problem, optimizer, learning_rate, spacing, tolerance)
-    return Field(problem, optimizer, learning_rate, found, order, kind, spacing, tolerance)
-
-
-def memoryless_step(
-    problem: Problem,
-    optimizer: AbstractOptimizer,
-    learning_rate,
-    *,
-    order: int | str = 2,
-    method: str = "displaced",
-    spacing: float | None = None,
-    memory_tolerance: float | None = None,
-) -> Field:
-    """The memoryless iteration: ``move(step, params)`` → params_{n+1} − params_n.
-
-    θ ← θ − h F_n(θ) − h² F_n^{(1)}(θ) for order 2 (the paper's (11), (63)), the first term
-    alone for order 1; with mini-batches F_n has the gradients of the batches that the steps up to
-    n saw, all at θ. step: n = 0, 1, …, an int or traced; or "settled".
-    order, spacing: any whole number, or "auto", with method="collocation", whose nodes are
-        ``spacing`` steps apart (None: the longest mean age).
-    memory_tolerance: with mini-batches, the share of a moment's weight that may be dropped from
-        the past (None: what rounding hides, 0: nothing); ``move.truncation(step, params)`` has the
-        error bound.
-    Differentiable and vmappable in params, decays and eps (reverse mode needs an int step). Not
-    jitted: jit what you build of it. Raises ValueError for an unknown method or order, and for
-    what a method cannot have (mini-batches, a schedule), with the reason.
-
-    >>> import jax.numpy as jnp
-    >>> from shadowflow import momentum, sgd
-    >>> move = memoryless_step(Problem(lambda x: x**2 / 2), momentum(decay=0.5), 0.1)
-    >>> round(float(move("settled", jnp.asarray(1.0))), 6)  # -h (2 g + h 2 β/(1−β) H 2 g)
-    -0.24
-    """
-    return _field(
-        problem, optimizer, learning_rate, order, method, "iteration", spacing, memory_tolerance
-    )
-
-
-def modified_field(
-    problem: Problem,
-    optimizer: AbstractOptimizer,
-    learning_rate,
-    *,
-    order: int | str = 2,
-    method: str = "displaced",
-    spacing: float | None = None,
-    memory_tolerance: float | None = None,
-) -> Field:
-    """The modified equation: ``field(step, params)`` → d params / d time on [step, step + 1).
-
-    θ' = −F_n(θ) − h [F_n^{(1)}(θ) + ½ DF_n(θ) F_n(θ)] for order 2 (the paper's (2)–(3), and with
-    mini-batches (9)), the first term alone for order 1. Time is steps × learning rate. Otherwise
-    as ``memoryless_step``.
-
-    >>> import jax.numpy as jnp
-    >>> from shadowflow import momentum, sgd
-    >>> field = modified_field(Problem(lambda x: x**2 / 2), sgd(), 0.1)
-    >>> round(float(field("settled", jnp.asarray(1.0))), 6)  # −(g + (h/2) H g)
-    -1.05
-    """
-    return _field(
-        problem, optimizer, learning_rate, order, method, "flow", spacing, memory_tolerance
     )

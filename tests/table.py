@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.methods import METHODS
 from shadowflow.optimizers import zoo
 from shadowflow.optimizers.moments import Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, modified_field
 
 MEMORYLESS = [
     name for name, method in METHODS.items() if method.is_field and not method.needs_settled

@@ -8,11 +8,12 @@ from support.refusals import refused
 
 from shadowflow.batching import pad, shuffled, with_replacement
 from shadowflow.diagnostics.bias import implicit_bias
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.methods import METHODS
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, modified_field, settled_state, shadow
+from shadowflow.shadow import settled_state, shadow
 
 DATA = jnp.asarray([1.0, 2.0, 4.0])
 PLACE = jnp.asarray([0.5, -1.0])

@@ -12,12 +12,13 @@ from shadowflow.diagnostics.bias import implicit_bias
 from shadowflow.diagnostics.comparison import compare
 from shadowflow.diagnostics.convergence import convergence
 from shadowflow.diagnostics.error_bar import error_bar
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
 from shadowflow.optimizers.from_optax import from_optax
 from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, modified_field, shadow
+from shadowflow.shadow import shadow
 from shadowflow.symbolic import derive
 
 

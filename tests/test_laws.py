@@ -17,8 +17,9 @@ from table import (
     smooth,
 )
 
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.optimizers import zoo
-from shadowflow.shadow import memoryless_step, modified_field, shadow
+from shadowflow.shadow import shadow
 
 RATE, SCALE = 0.02, 7.0
 FLIP = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])  # a signed permutation

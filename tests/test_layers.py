@@ -16,7 +16,7 @@ LAYERS = (
     {"lab"},
     {"monitor"},
     {"diagnostics", "symbolic"},
-    {"shadow"},
+    {"shadow", "fields"},
     {"estimate"},
     {"following", "trust"},
     {"iterate"},

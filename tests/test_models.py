@@ -13,10 +13,11 @@ from support.refusals import refused
 from shadowflow.curvature import curvature
 from shadowflow.diagnostics.bias import implicit_bias
 from shadowflow.diagnostics.error_bar import error_bar
+from shadowflow.fields import memoryless_step
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, settled_state, shadow
+from shadowflow.shadow import settled_state, shadow
 
 X, Y = jnp.asarray([[0.3, -1.0], [1.2, 0.4], [-0.7, 0.8]]), jnp.asarray([0.5, -0.2, 0.9])
 RATE, STEPS = 0.05, 6

@@ -7,12 +7,13 @@ import optax
 import pytest
 from support.refusals import ADAM, NO_NUMBER, PARAMS, PROBLEM, M, first, refused
 
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
 from shadowflow.optimizers.base import State
 from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, modified_field, settled_state, shadow
+from shadowflow.shadow import settled_state, shadow
 
 NAN, INF = float("nan"), float("inf")
 

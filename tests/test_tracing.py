@@ -10,11 +10,12 @@ from support.refusals import refused
 from shadowflow.curvature import curvature
 from shadowflow.diagnostics.bias import implicit_bias
 from shadowflow.diagnostics.error_bar import error_bar
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
 from shadowflow.optimizers.from_optax import from_optax
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, modified_field, settled_state, shadow
+from shadowflow.shadow import settled_state, shadow
 
 STEPS, START = 12, jnp.asarray([0.8, -0.3])
 SLOPES = jnp.asarray([1.0, 3.0])

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .. import trees
+from ..fields import memoryless_step
 from ..iterate import iterate
 from ..lab.models import bilinear_problem, digits_problem
 from ..optimizers import zoo
 from ..problem import Problem
-from ..shadow import memoryless_step
 from . import analysis, curves, theorems, trials
 from .assumptions import assumptions
 from .evidence import above, near, said

@@ -21,11 +21,12 @@ from table import (
     smooth_loss,
 )
 
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
 from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, modified_field, shadow
+from shadowflow.shadow import shadow
 
 SURFACE = oracles.landscape(smooth_loss)
 STEPS = (0, 1, 2, 5, 30)

@@ -21,11 +21,12 @@ from table import (
 )
 
 from shadowflow import trees
+from shadowflow.fields import modified_field
 from shadowflow.iterate import iterate
 from shadowflow.methods import collocation, displaced, nodes
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
-from shadowflow.shadow import modified_field, shadow
+from shadowflow.shadow import shadow
 
 RATES = 2.0 ** -np.arange(10, 14)  # about 1e-3 to 1e-4
 BUMPY = Problem(smooth_loss)  # SMOOTH for any dtype

@@ -12,11 +12,12 @@ from support.collocated import directions, distance, followed, settled
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss, with_leaves
 
 from shadowflow import trees
+from shadowflow.fields import modified_field
 from shadowflow.methods import collocation, nodes
 from shadowflow.optimizers import zoo
 from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import modified_field, shadow
+from shadowflow.shadow import shadow
 
 # Parameters of any kind
 

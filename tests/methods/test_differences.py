@@ -9,10 +9,11 @@ from support.records import ratios
 from support.refusals import refused
 from table import BILINEAR, BILINEAR_START, PLACE, ROWS, SMOOTH, smooth_loss
 
+from shadowflow.fields import memoryless_step
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, shadow
+from shadowflow.shadow import shadow
 
 RATE = 0.01
 SURFACE = oracles.landscape(smooth_loss)

@@ -14,11 +14,12 @@ from table import BILINEAR_START, EPS, PLACE, PLACES, REPRESENTATIVE, ROWS, comp
 
 from shadowflow import ema_weights as mem
 from shadowflow.batching import shuffled, with_replacement
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.methods import METHODS, minibatch
 from shadowflow.optimizers import zoo
 from shadowflow.problem import Problem
-from shadowflow.shadow import memoryless_step, modified_field, shadow
+from shadowflow.shadow import shadow
 
 RATE = 0.02
 STEPS = (0, 1, 4, 11)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from table import BILINEAR, BILINEAR_START, CASES, MEMORYLESS, ROWS
 
+from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.methods import METHODS
 from shadowflow.methods.inertial import Inertial
-from shadowflow.shadow import memoryless_step, modified_field, settled_state, shadow
+from shadowflow.shadow import settled_state, shadow
 
 HORIZON = 0.5
 COUNTS = (512, 1024, 2048, 4096)  # all runs outlast the memory: 127 steps for decay 0.7

@@ -14,8 +14,8 @@ from support.rows import fast
 from table import PLACE, PLACES, REPRESENTATIVE, ROWS, SMOOTH, smooth_loss
 
 import shadowflow as sf
+from shadowflow.fields import modified_field
 from shadowflow.lab.choices import OPTIMIZERS
-from shadowflow.shadow import modified_field
 from shadowflow.symbolic import consequences, equations
 from shadowflow.symbolic.equations import FACTOR, RATIO_NOW, RATIO_PAST, direction_at, factor_at
 from shadowflow.symbolic.model import GRADIENT as G, PAST, PUSHED, RATE as H, SIZE, STEP, THETA
