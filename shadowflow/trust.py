@@ -224,8 +224,8 @@ def estimated(
     source: what it is from. past: the edge that the run is past (``past_edge``) and the level
     that this leaves it.
     """
-    share, held = over_way(distance, way), np.logical_and.accumulate(held)
-    level = level_of(np.max(share[held], initial=0.0))
+    share = over_way(distance, way)
+    level = level_of(np.max(share, initial=0.0))
     if not len(steps):
         reason = "no step was taken"
     elif np.all(held):
@@ -240,9 +240,9 @@ def estimated(
         reason = f"a non-finite number began at step {failed_at}; until then {reason}"
     if past[1]:
         level, reason = worst(level, past[0]), f"{past[1]}; {reason}"
-    opening = {"holds": "should follow", "partly": "should follow in part", "does not hold": "no"}
-    told = f"{opening[level]}: {reason}" if level != "does not hold" else f"does not hold: {reason}"
-    return Validity("estimated", steps, share, None, level, told, tuple(filter(None, remarks)))
+    told = {"holds": "should follow", "partly": "should follow in part"}.get(level, level)
+    kept = tuple(filter(None, remarks))
+    return Validity("estimated", steps, share, None, level, f"{told}: {reason}", kept)
 
 
 def by_size(

@@ -93,6 +93,41 @@ def test_what_has_not_moved_is_not_off():
     assert found.level == "holds" and np.all(found.share == 0)
 
 
+@pytest.mark.parametrize(
+    ("shares", "edge", "level"),
+    [
+        ([0.01, 0.09], "", "holds"),
+        ([0.3, 0.01], "", "partly"),
+        ([0.01, 0.09], "partly", "partly"),
+        ([0.5, 0.01], "partly", "does not hold"),
+        ([0.01, 0.01], "does not hold", "does not hold"),
+    ],
+)
+def test_an_estimate_holds_no_better_than_the_edge_that_is_passed_leaves_it(shares, edge, level):
+    way, past = np.ones(2), (edge, edge and "past the edge")
+    rest = {"held": np.ones(2, bool), "source": "a run", "why": ""}
+    found = trust.estimated(np.arange(2), np.asarray(shares), way, past=past, **rest)
+    assert found.level == level
+    assert ("past the edge; " in found.reason) == bool(edge)
+
+
+def test_what_cannot_be_believed_at_one_step_is_not_believed():
+    held = np.array([True, False, True])
+    given = np.arange(3), np.full(3, 0.01), np.ones(3), held
+    found = trust.estimated(*given, source="a run", why="the past matters")
+    assert found.level == "does not hold"
+    assert "after 1 step, and nothing can be said from step 1 on: the past mat" in found.reason
+
+
+def test_only_memoryless_flows_mind_the_flow_edge():
+    heavy = zoo.momentum(decay=0.9)
+    assert trust.past_edge(heavy, 0.1, 1.0, memoryless=False) == ("", "")
+    level, said = trust.past_edge(heavy, 0.1, 1.0, memoryless=True)
+    assert level == "partly" and "past the flow edge 0.0026" in said
+    level, said = trust.past_edge(heavy, 0.1, 40.0, memoryless=False)
+    assert level == "does not hold" and "past the stability edge 3.8" in said
+
+
 @pytest.mark.parametrize(("method", "start"), [("displaced", 0), ("inertial", "settled")])
 def test_the_verdict_is_the_distance_from_the_optimizer_s_own_run(method, start):
     """By ``compare``, of runs made one by one; a Trajectory serves as well, also a sparse one."""
