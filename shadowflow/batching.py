@@ -97,6 +97,12 @@ def checked(batches: PyTree, traceable: bool) -> PyTree:
             f"leading axes {sorted(lengths)}; for batches of unequal size see "
             "shadowflow.batching.pad."
         )
+    words = [leaf for leaf in jax.tree.leaves(batches) if checks.is_words(leaf)]
+    if traceable and words:
+        raise TypeError(
+            f"batches: expected arrays of numbers, got words {words[0]!r}; encode them as numbers, "
+            "or give the problem traceable=False."
+        )
     return jax.tree.map(jnp.asarray if traceable else np.asarray, batches)
 
 
@@ -144,7 +150,7 @@ def checked_weights(weights, batches: PyTree | None, grad) -> Array | None:
             f"got {'no batches' if batches is None else 'grad='}; without these, apply the weights "
             "in your own gradient."
         )
-    checks.number("weights", weights, least=0)
+    checks.number("weights", weights, least=0, single=False)
     weights = jnp.asarray(weights)
     if weights.ndim != 2 or len(weights) != count(batches):
         raise ValueError(

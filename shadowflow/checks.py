@@ -17,10 +17,13 @@ def is_concrete(value) -> bool:
     return not isinstance(value, jax.core.Tracer)
 
 
-def number(name: str, value, *, least=None, below=None, above=None, example=None) -> None:
+def number(
+    name: str, value, *, least=None, below=None, above=None, example=None, single=True
+) -> None:
     """Refuse a value that is not finite or outside the stated range; a traced value passes.
 
-    example: a value for the message, where the one from the range says little.
+    example: a value for the message, where the one from the range says little. single: whether an
+    array of numbers is refused.
     """
     if not is_concrete(value):
         return
@@ -37,6 +40,8 @@ def number(name: str, value, *, least=None, below=None, above=None, example=None
         if np.asarray(value).dtype.kind in "USOc":
             raise TypeError
         numbers = np.asarray(value, dtype=float)
+        if single and numbers.ndim > 0:
+            raise TypeError
     except (TypeError, ValueError):
         raise TypeError(refusal) from None
     kept = {"at least": np.greater_equal, "above": np.greater, "below": np.less}
@@ -47,11 +52,11 @@ def number(name: str, value, *, least=None, below=None, above=None, example=None
 
 def decay(name: str, value) -> None:
     """Refuse a decay outside [0, 1)."""
-    number(name, value, least=0, below=1)
+    number(name, value, least=0, below=1, single=False)
 
 
 def count(name: str, value, least: int = 0) -> int:
-    """``value`` as an int; refuse what is not a whole number of at least ``least``.
+    """``value`` as an int; refuse what is not a whole number of at least ``least``, below 2³¹.
 
     A scalar array of whole numbers is one too, as the count in an optax state.
     """
@@ -64,6 +69,11 @@ def count(name: str, value, least: int = 0) -> int:
         whole = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         whole = None
+    if whole is not None and whole > MOST:
+        raise ValueError(
+            f"{name}: expected a whole number of at most {MOST}, got {value!r}; for example "
+            f"{max(least, 1)}."
+        )
     if whole is None or whole < least:
         rounded = isinstance(value, float) and value.is_integer() and value >= least
         raise ValueError(
@@ -92,6 +102,18 @@ def nearest(value, allowed: Iterable) -> str:
     """
     words = [item for item in allowed if isinstance(item, str)]
     return "".join(difflib.get_close_matches(str(value).lower(), words, 1))
+
+
+def is_words(value) -> bool:
+    """Whether it is a numpy array of words or objects, which JAX has not."""
+    return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "USO"
+
+
+def word(name: str, value) -> str:
+    """``value``, refused where it is no text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a name, got {value!r}; write {name}='…'.")
+    return value
 
 
 def flag(name: str, value) -> bool:
@@ -123,7 +145,7 @@ def learning_rate(value) -> None:
     """Refuse a learning rate that is neither a positive finite number nor a schedule."""
     if callable(value):
         return
-    number("learning_rate", value, above=0)
+    number("learning_rate", value, above=0, single=False)
     if np.ndim(value) > 0:
         raise ValueError(
             f"learning_rate: expected one number or a schedule, got {value!r}; a function of the "
@@ -148,6 +170,7 @@ def function(name: str, value) -> None:
         )
 
 
+MOST = 2**31 - 1  # what a step is counted with
 NUMBERS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
 
 
@@ -180,7 +203,7 @@ def params(tree: PyTree) -> PyTree:
 
 def _parameter(place: str, leaf) -> None:
     """Refuse a leaf that is no finite float array."""
-    if not isinstance(leaf, NUMBERS):
+    if not isinstance(leaf, NUMBERS) or is_words(leaf):
         raise TypeError(
             f"{place}: expected a float array, got {leaf!r}; pass a pytree of arrays: "
             "eqx.filter(model, eqx.is_inexact_array) of an equinox module, nnx.state(model, "
@@ -238,7 +261,7 @@ def pointwise(name: str, call: Callable, arguments: str) -> None:
     leaf = jax.ShapeDtypeStruct((2, 3), jnp.float32)
     try:
         out = jax.eval_shape(lambda probe: call(probe), leaf)
-    except TypeError as error:
+    except Exception as error:
         raise TypeError(
             f"{name}: expected a function {name}({arguments}) of JAX operations, got "
             f"{type(error).__name__} from it: {error}; give it these arguments and write it with "

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,10 +16,11 @@ from shadowflow.diagnostics.error_bar import error_bar
 from shadowflow.fields import memoryless_step, modified_field
 from shadowflow.iterate import iterate
 from shadowflow.optimizers import zoo
+from shadowflow.optimizers.base import State
 from shadowflow.optimizers.from_optax import from_optax
 from shadowflow.optimizers.moments import Moment, Optimizer
 from shadowflow.problem import Problem
-from shadowflow.shadow import shadow
+from shadowflow.shadow import settled_state, shadow
 from shadowflow.symbolic import derive
 
 
@@ -119,3 +121,84 @@ def test_nothing_to_measure_is_no_table():
 
 def test_a_derivation_is_one_line_where_it_is_not_printed():
     assert repr(derive(zoo.sgd())) == "Derivation(Optimizer(sgd: present gradient))"
+
+
+LATE = lambda n: -1e-3 if n == 5 else 1e-3
+
+
+@pytest.mark.parametrize("make", [modified_field, memoryless_step])
+def test_a_field_looks_at_the_rate_of_its_step(make):
+    """Also of a schedule that JAX can trace."""
+    for schedule in (LATE, lambda n: jnp.where(n == 5, -1e-3, 1e-3)):
+        refused(lambda s=schedule: make(PROBLEM, ADAM, s)(5, PARAMS), "learning_rate:", "step 5")
+    make(PROBLEM, ADAM, LATE)(4, PARAMS)
+
+
+def test_the_bias_and_the_settled_state_look_at_the_rate_of_theirs():
+    call = functools.partial(implicit_bias, PROBLEM, ADAM, PARAMS, LATE)
+    refused(lambda: call(start=5), "learning_rate:", "-0.001 at step 5")
+    wrong = lambda n: -1e-3
+    refused(lambda: settled_state(PROBLEM, ADAM, PARAMS, wrong), "learning_rate:", "at step 0")
+
+
+@pytest.mark.parametrize(
+    "schedule", [lambda n: {}[n], lambda n: 1 / n, lambda n: None, lambda n: np.ones(2)]
+)
+def test_a_schedule_that_raises_is_named_with_the_step(schedule):
+    for call in (iterate, shadow):
+        run = functools.partial(call, PROBLEM, ADAM, PARAMS, schedule, 2)
+        refused(run, "learning_rate:", "at step 0", "lambda step:", error=NO_NUMBER)
+
+
+@pytest.mark.parametrize("params", [3, {}, None, "abc", jnp.asarray([1, 2]), jnp.asarray([np.nan])])
+@pytest.mark.parametrize("make", [modified_field, memoryless_step])
+def test_a_field_looks_at_its_parameters(make, params):
+    refused(lambda: make(PROBLEM, ADAM, 1e-3)(3, params), "params", error=NO_NUMBER)
+
+
+def test_moments_that_are_not_finite_are_refused_with_their_place():
+    bad = Problem(lambda x: jnp.sum(jnp.log(x)))
+    place = {"a": jnp.ones(2), "b": jnp.asarray([1.0, 0.0, 2.0])}
+    tree = Problem(lambda p: bad.loss(p["a"]) + bad.loss(p["b"]))
+    call = lambda: settled_state(tree, zoo.momentum(), place, 1e-3)
+    refused(call, "params:", "1 of 3", "moments[0]['b']", "look at the loss")
+    nu = jnp.asarray([1.0, jnp.nan])
+    state = State((PARAMS, nu), jnp.asarray(4.0))
+    for call in (iterate, shadow):
+        run = functools.partial(call, PROBLEM, ADAM, PARAMS, 1e-3, 2, start=state)
+        refused(run, "start:", "1 of 2", "moments[1]")
+    run = functools.partial(implicit_bias, PROBLEM, ADAM, PARAMS, 1e-3, start=state)
+    refused(run, "start:", "1 of 2", "moments[1]")
+
+
+def test_a_gradient_is_real():
+    problem = Problem(grad=lambda x: x.astype(complex))
+    refused(lambda: iterate(problem, ADAM, PARAMS, 1e-3, 1), "grad:", "complex128", ".real")
+
+
+def test_float64_is_refused_while_jax_computes_in_float32():
+    x = jnp.ones(2)
+    assert x.dtype == np.float64
+    with jax.enable_x64(False):
+        refused(
+            lambda: iterate(PROBLEM, ADAM, x, 1e-3, 1),
+            "float64",
+            'jax.config.update("jax_enable_x64", True)',
+            error=TypeError,
+        )
+        assert iterate(PROBLEM, ADAM, x.astype("float32"), 1e-3, 1).params.dtype == np.float32
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [("float16", 6e-8), ("bfloat16", 1e-8)])
+def test_an_eps_that_the_dtype_rounds_to_zero_is_refused(dtype, kept):
+    x = jnp.ones(2, dtype)
+    least = float(jnp.finfo(dtype).smallest_subnormal)
+    run = lambda eps: iterate(PROBLEM, zoo.adam(eps=eps), x, 1e-2, 1)
+    refused(lambda: run(least / 4), "eps:", dtype, "at least")
+    assert run(kept).params.dtype == dtype
+    run(0.0)
+
+
+def test_counts_are_what_a_step_can_be_counted_with():
+    for call in (iterate, shadow):
+        refused(lambda c=call: c(PROBLEM, ADAM, PARAMS, 1e-3, 10**30), "steps:", "at most")

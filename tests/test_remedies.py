@@ -214,6 +214,16 @@ REMEDIES = {
         "shadow(…, method='inertial')",
         lambda: follow(method="inertial"),
     ),
+    "a high order": (
+        lambda: follow(method="collocation", start="settled", order=50),
+        "order='auto'",
+        None,
+    ),
+    "nodes of a method without": (
+        lambda: sf.error_bar(PROBLEM, ADAM, PARAMS, 1e-3, 2, spacing=2.0),
+        "method='collocation'",
+        None,
+    ),
     "one word for a list": (
         lambda: sf.convergence(PROBLEM, ADAM, PARAMS, 0.1, [0.1, 0.05], orders="ab"),
         "[1, 2]",

@@ -23,7 +23,7 @@ from jaxtyping import Array, PyTree
 from .. import checks, plots, trees, trust
 from ..ema_weights import Memory
 from ..iterate import ExactStep
-from ..methods import planned
+from ..methods import choose, planned
 from ..methods.collocation import begun
 from ..optimizers.base import AbstractOptimizer, as_pytree, traced
 from ..plots import Result
@@ -147,6 +147,9 @@ def shuffle_mean(
     (0.72, True)
     """
     checks.choice("kind", kind, KINDS)
+    choose(method, None, order)
+    if memory_tolerance is not None:
+        checks.number("memory_tolerance", memory_tolerance, least=0, below=1)
     _refuse_full_batch(problem)
     orders, draws, exact = _orders(problem.count, epochs, samples, seed)
     instead = "call it outside; one order of the batches can be traced, by sf.iterate"
@@ -188,7 +191,7 @@ def _refuse_full_batch(problem: Problem) -> None:
 def _orders(count: int, epochs: int, samples: int | None, seed: int) -> tuple:
     """(orders [runs, epochs · count], draws, exact): all of them, or draws with their reverses."""
     epochs, seed = checks.count("epochs", epochs, 1), checks.count("seed", seed)
-    if samples is None and math.factorial(count) ** epochs <= MOST_ORDERS:
+    if samples is None and epochs * math.lgamma(count + 1) < math.log(MOST_ORDERS + 1):
         shuffles = itertools.permutations(range(count))
         every = np.asarray(list(itertools.product(shuffles, repeat=epochs)), np.int32)
         return every.reshape(len(every), -1), len(every), True

@@ -34,6 +34,12 @@ def choose(method: str, kind: str | None, order) -> tuple[AbstractMethod, str]:
         checks.choice(f"order (method {method!r})", order, found.orders)
     elif order != "auto":
         checks.count(f"order (method {method!r}; or 'auto')", order, 1)
+        if order > found.highest:
+            raise ValueError(
+                f"order: expected at most {found.highest} for method={method!r}, got {order}, "
+                "where the rounding of float64 has outgrown what an order gains; order='auto' "
+                "finds the best one."
+            )
     return found, kind
 
 

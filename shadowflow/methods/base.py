@@ -291,6 +291,7 @@ class AbstractMethod:
 
     orders: the orders offered, None: any; a global error of learning_rate^order is what the
         tests fit.
+    highest: the highest order offered where there is no list of them.
     kinds: "flow" (an ODE), "iteration" (a step), or both; the first one is taken by default.
     summary: one line for tables.
     needs_hvp: whether it takes Hessian-vector products, beside gradients.
@@ -305,6 +306,7 @@ class AbstractMethod:
 
     name: ClassVar[str]
     orders: ClassVar[tuple[int, ...] | None] = (1, 2)
+    highest: ClassVar[int] = 0
     kinds: ClassVar[tuple[str, ...]] = ("flow", "iteration")
     summary: ClassVar[str]
     needs_hvp: ClassVar[bool] = False

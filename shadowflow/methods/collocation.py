@@ -336,6 +336,7 @@ class Collocation(MemorylessMethod):
 
     name = "collocation"
     orders = None
+    highest = 12  # the settled move of heavy ball, rate .01, decay .5: 1e-12 at 8, 1e-5 at 16
     summary = "any order: a polynomial path that solves the optimizer's equation at nodes"
     needs_settled = True
     follows_optax = True

@@ -157,6 +157,11 @@ def state_from_optax(optimizer: AbstractOptimizer, opt_state, params: PyTree, st
     >>> float(state_from_optax(adam(), state, jnp.ones(2)).step)
     0.0
     """
+    if not isinstance(optimizer, AbstractOptimizer):
+        raise TypeError(
+            f"optimizer: expected a shadowflow optimizer, got {type(optimizer).__name__}; for "
+            "example sf.adam(), or sf.from_optax(make)."
+        )
     moments = optimizer.adopted(opt_state, params)
     if step is None and not (counts := _counts(opt_state)):
         raise ValueError(

@@ -80,7 +80,7 @@ class Moment(eqx.Module):
         self.transform = as_pytree(transform)
         self.bias_correction = checks.flag("bias_correction", bias_correction)
         self.has_memory = not (isinstance(decay, (int, float)) and decay == 0)
-        self.name = name
+        self.name = name if name is None else checks.word("name", name)
 
     def __repr__(self) -> str:
         return f"Moment({self.described})"
@@ -250,7 +250,7 @@ class Optimizer(AbstractMoments):
         checks.function("combine", combine)
         self.moments = moments
         self.combine = as_pytree(combine)
-        self.name = name
+        self.name = checks.word("name", name)
         self.reads_value, self.keeps_rate, self.varies_rate = False, False, True
         call = lambda leaf: self.direction((leaf,) * len(moments), leaf, jnp.zeros(()))
         checks.pointwise("combine", call, "moments, params, step")
