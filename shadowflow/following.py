@@ -180,17 +180,10 @@ class Beside:
         return Apart(two, most, first, way, self.real.failed, self.first is not None)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of what diverges
 def norms(rows: PyTree, others: PyTree) -> tuple[np.ndarray, np.ndarray]:
     """Row by row the distance in two-norm and in max-norm."""
-    square, most = 0.0, 0.0
-    for a, b in zip(jax.tree.leaves(rows), jax.tree.leaves(others), strict=True):
-        gap = (np.asarray(a) - np.asarray(b)).reshape(len(a), -1)
-        gap = gap.astype(np.promote_types(gap.dtype, np.float32), copy=False)
-        if gap.size:
-            most = np.maximum(most, np.maximum(gap.max(axis=1), -gap.min(axis=1)))
-        square = square + np.einsum("ij,ij->i", gap, gap, dtype=float, casting="same_kind")
-    return np.sqrt(square), np.asarray(most, float)
+    pairs = zip(jax.tree.leaves(rows), jax.tree.leaves(others), strict=True)
+    return trees.row_norms(np.asarray(a) - np.asarray(b) for a, b in pairs)
 
 
 def memory_known(run: FollowedRun) -> bool:

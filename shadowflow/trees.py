@@ -119,6 +119,19 @@ def flat_rows(stacked: PyTree) -> np.ndarray:
     return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of what diverges
+def row_norms(leaves: Iterable) -> tuple[np.ndarray, np.ndarray]:
+    """(two-norm, max-norm) of each row of some leaves, one leaf being looked at at a time."""
+    square, most = 0.0, 0.0
+    for leaf in leaves:
+        flat = np.asarray(leaf).reshape(len(leaf), -1)
+        flat = flat.astype(np.promote_types(flat.dtype, np.float32), copy=False)
+        if flat.size:
+            most = np.maximum(most, np.maximum(flat.max(axis=1), -flat.min(axis=1)))
+        square = square + np.einsum("ij,ij->i", flat, flat, dtype=float, casting="same_kind")
+    return np.sqrt(square), np.asarray(most, float)
+
+
 def repeated(tree: PyTree, count: int) -> PyTree:
     """``count`` rows, all of them ``tree``."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)

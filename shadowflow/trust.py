@@ -8,6 +8,7 @@ more that is no closer than first order holds in part at best: its correction sa
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from . import plots, trees
@@ -88,10 +89,10 @@ def rounding_of(path: Trajectory, steps: np.ndarray, flow: bool) -> tuple[np.nda
     In proportion to the mean size of the parameters so far: what was rounded where they were large
     is not undone where they are small.
     """
-    rows, taken = trees.flat_rows(path.params), steps - path.steps[0]
+    taken = steps - path.steps[0]
     at = np.searchsorted(path.steps, steps, side="right") - 1
     parts = trees.coarsest_eps(path.last) * (BIASED * taken if flow else ROUNDING * np.sqrt(taken))
-    sizes = np.linalg.norm(rows, axis=1), np.max(np.abs(rows), axis=1, initial=0.0)
+    sizes = trees.row_norms(jax.tree.leaves(path.params))
     means = [np.cumsum(size)[at] / (at + 1) for size in sizes]
     return parts * means[0], parts * means[1]
 
