@@ -1,6 +1,7 @@
 """Whether a predicted bias can be believed: the exact effect of memory, and what doubts it."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from table import BILINEAR, PLACE, ROWS, SMOOTH
 
 import shadowflow as sf
+from shadowflow.diagnostics.bias_checks import TOGETHER, errors
 from shadowflow.diagnostics.memory_effect import effect_of_memory, labels
 
 H = 1e-2
@@ -108,6 +110,15 @@ def test_with_a_state_the_verdict_is_measured_and_words_are_those_of_the_memory(
     text = found.describe()
     assert text.index("The prediction holds") < text.index("Memory ")
     assert "predicted" in text
+
+
+def test_parts_that_all_but_cancel_are_held_together_against_what_is_left_of_them():
+    parts, exact = ({"a": jnp.ones(1), "b": jnp.full(1, b)} for b in (-0.9, -0.95))
+    rates = {"exact": {"a": 1.0, "b": -0.95}, "rates": {"a": 1.0, "b": -0.9}}
+    measures = [types.SimpleNamespace(**rates, rounding=rounding) for rounding in (1e-9, 0.06)]
+    apart = {"a": 0.0, "b": pytest.approx(0.05 / 0.95), TOGETHER: pytest.approx(1.0)}
+    assert errors(parts, exact, measures[1:]) == apart
+    assert errors(parts, exact, measures) == {**apart, "their rate": pytest.approx(1.0)}
 
 
 def test_where_it_does_not_hold_no_prediction_is_told():
