@@ -248,8 +248,8 @@ def kept_by(params: PyTree, optimizer: PyTree) -> None:
                 name = jax.tree_util.keystr(path[-1:]).strip(".")
                 raise ValueError(
                     f"{name}: expected a number that {dtype} can tell from 0, got {leaf!r} with "
-                    f"parameters of {dtype}; at least {least:.1g}, or convert the parameters with "
-                    '.astype("float32").'
+                    f"parameters of {dtype}; pass at least {least:.1g}, or parameters of a finer "
+                    "dtype, as .astype(float) makes them."
                 )
 
 

@@ -201,8 +201,8 @@ REMEDIES = {
     ),
     "float16": (
         lambda: sf.iterate(PROBLEM, ADAM, PARAMS.astype("float16"), 1e-3, 1),
-        '.astype("float32")',
-        lambda: sf.iterate(PROBLEM, ADAM, PARAMS.astype("float32"), 1e-3, 1),
+        ".astype(float)",
+        lambda: sf.iterate(PROBLEM, ADAM, PARAMS.astype("float16").astype(float), 1e-3, 1),
     ),
     "swapped": (
         lambda: sf.modified_field(PROBLEM, ADAM, 1e-3)(PARAMS, 3),
