@@ -112,7 +112,12 @@ def _traced(run: FollowedRun, save_every: int) -> Trajectory:
     last = max(run.first, run.end - 1)
     rate = as_traceable(run.learning_rate, run.first, last)
     rates = jax.vmap(lambda step: rate_at(rate, step))(jnp.arange(run.first, run.end))
-    advance = ExactStep(run.problem, traced(run.optimizer))
+    try:
+        with jax.ensure_compile_time_eval():
+            problem = run.tabulated
+    except jax.errors.JAXTypeError:  # the schedule is traced itself, as in its key
+        problem = run.problem
+    advance = ExactStep(problem, traced(run.optimizer))
 
     def step(carry, rate):
         moved, _, _ = advance(carry, rate)

@@ -7,6 +7,7 @@ import optax
 import pytest
 from support.refusals import refused
 
+from shadowflow.batching import shuffled
 from shadowflow.curvature import curvature
 from shadowflow.diagnostics.bias import implicit_bias
 from shadowflow.diagnostics.error_bar import error_bar
@@ -56,6 +57,20 @@ def test_a_traced_run_is_the_run_step_by_step():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13), traced[name], plain[name]
         )
+
+
+def test_a_schedule_of_batches_is_looked_up_or_traced():
+    def last(x, schedule):
+        loss = lambda x, c: jnp.sum((x - c) ** 2) / 2
+        problem = Problem(loss, batches=jnp.arange(3.0), schedule=schedule)
+        return iterate(problem, zoo.sgd(), x, 0.1, 5).last
+
+    host = lambda n: [0, 2, 1][n % 3]
+    found = jax.jit(lambda x: last(x, host))(START)
+    np.testing.assert_allclose(found, last(START, host), rtol=1e-12)
+    keys = jax.random.split(jax.random.key(0), 2)
+    found = jax.vmap(lambda key: last(START, shuffled(key, 3)))(keys)
+    np.testing.assert_allclose(found, [last(START, shuffled(key, 3)) for key in keys], rtol=1e-12)
 
 
 def test_a_schedule_may_be_traced():
