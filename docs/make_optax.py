@@ -122,7 +122,9 @@ def first_steps(task, optimizer, params, order):
     errors = []
     for rate in RATES:
         real = sf.iterate(task, optimizer, params, rate, STEPS)
-        follow = sf.shadow(task, optimizer, params, rate, STEPS, order=order, kind="flow")
+        follow = sf.shadow(
+            task, optimizer, params, rate, STEPS, order=order, kind="flow", check=False
+        )
         errors.append(float(sf.compare(real, follow).max_norm[-1]))
     return errors
 
