@@ -1,9 +1,11 @@
 """Rows of another run are found whatever the lengths of its chunks and of those it is beside."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from shadowflow.following import Rows
+from shadowflow.following import Rows, distances
 from shadowflow.running import Chunk, Trajectory
 
 FIRST, GOOD = 5, 9
@@ -39,3 +41,13 @@ def test_of_a_trajectory_there_are_the_steps_that_it_saved():
         found, params = rows.take(count)
         assert (found.tolist(), params["x"].tolist()) == (index, values)
     assert rows.failed is None
+
+
+def test_the_way_gone_is_no_shorter_where_a_run_turns_back():
+    places = {"x": np.array([[0.0], [1.0], [3.0], [2.0], [-1.0]])}
+    run = SimpleNamespace(first=0, params={"x": np.zeros(1)})
+    beside = Chunk((), {"x": places["x"][1:] + 0.5}, (), 4, 4)
+    real = Trajectory(np.arange(5), np.arange(5.0), places, None, None)
+    apart, _ = distances(run, iter([beside]), real)
+    assert apart.two_norm.tolist() == [0.5] * 4
+    assert apart.way.tolist() == [1.0, 3.0, 3.0, 3.0]

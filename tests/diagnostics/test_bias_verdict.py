@@ -11,7 +11,7 @@ import pytest
 from table import BILINEAR, PLACE, ROWS, SMOOTH
 
 import shadowflow as sf
-from shadowflow.diagnostics.bias_checks import TOGETHER, errors
+from shadowflow.diagnostics.bias_checks import TOGETHER, errors, estimated
 from shadowflow.diagnostics.memory_effect import effect_of_memory, labels
 
 H = 1e-2
@@ -156,6 +156,20 @@ def test_kinks_are_seen_by_gradient_differences(activation, kinks):
     found = sf.implicit_bias(problem, adam, params, 3e-4, start="settled")
     assert ("kinks of a ReLU" in found.verdict) is kinks
     assert (found.validity.level == "holds") is not kinks
+
+
+def test_kinks_are_named_as_the_cause_where_they_can_be_it():
+    """What they do is in every other reading too."""
+    told = lambda kinks: estimated(7, {"its size": 0.01, "kinks": kinks, "momentum": 0.3}, [])
+    assert told(0.2).level == told(0.05).level == "partly"
+    assert "disagree by 20 %, as at the kinks of a ReLU" in told(0.2).verdict
+    assert "what is due to momentum differs by 30 %" in told(0.05).verdict
+
+
+def test_gradient_differences_that_are_rounding_are_no_kinks():
+    bowl, place = sf.Problem(lambda x: jnp.sum(jnp.cosh(x))), PLACE.astype(jnp.float32)
+    found = sf.implicit_bias(bowl, ROWS["adam-inside"](), place, 1e-7, start="settled")
+    assert found.validity.level == "holds", found.verdict
 
 
 @pytest.mark.usefixtures("promotion_as_optax_needs_it")
