@@ -1,8 +1,12 @@
 """Checks of arguments: an error says what was expected, what was given, and what to do."""
 
 import difflib
+import functools
+import inspect
 import operator
+import types
 from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,6 +14,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
+
+F = TypeVar("F", bound=Callable)
 
 
 def is_concrete(value) -> bool:
@@ -274,3 +280,39 @@ def pointwise(name: str, call: Callable, arguments: str) -> None:
             f"{name}: expected a pointwise function, which keeps shape {leaf.shape} and dtype "
             f"{leaf.dtype}, got {got}; write it with per-coordinate operations."
         )
+
+
+MEANT = {
+    "learning_rate": "lr rate step_size eta alpha",
+    "steps": "n_steps num_steps n iterations epochs",
+    "params": "theta x0 initial_params weights",
+    "problem": "loss loss_fn objective",
+    "optimizer": "opt tx",
+    "start": "state opt_state initial_state",
+}
+
+
+def hinted(function: F) -> F:
+    """``function``, which answers a name that is none of its arguments by the one that is meant."""
+    own: Any = function
+    known, meant = list(inspect.signature(own).parameters), _meant
+
+    def call(*given, **named):
+        for name in named:
+            if name not in known:
+                raise TypeError(
+                    f"{own.__name__}: expected arguments among {', '.join(known)}, got {name}; "
+                    f"{meant(name, known)}."
+                )
+        return own(*given, **named)
+
+    # with the globals of its module, by which doctest knows whose it is
+    made: Any = types.FunctionType(call.__code__, own.__globals__, closure=call.__closure__)
+    return functools.wraps(own)(made)
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """What to write for a name that is none of the known ones."""
+    called = [own for own, others in MEANT.items() if name in others.split() and own in known]
+    near = "".join(called) or nearest(name, known)
+    return f"write {near}=" if near else f"leave {name}= out"

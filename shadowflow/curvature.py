@@ -41,6 +41,7 @@ class Curvature(float):
         )
 
 
+@checks.hinted
 def curvature(
     problem: Problem, optimizer: Optimizer, params: PyTree, *, state: State | None = None
 ) -> Curvature:

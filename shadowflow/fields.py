@@ -157,6 +157,7 @@ def _field(
     return Field(problem, optimizer, learning_rate, found, order, kind, spacing, tolerance)
 
 
+@checks.hinted
 def memoryless_step(
     problem: Problem,
     optimizer: AbstractOptimizer,
@@ -192,6 +193,7 @@ def memoryless_step(
     )
 
 
+@checks.hinted
 def modified_field(
     problem: Problem,
     optimizer: AbstractOptimizer,

@@ -54,6 +54,7 @@ class ExactStep(eqx.Module):
         return (moved, after), (), finite & trees.stays_finite(state.moments, after.moments)
 
 
+@checks.hinted
 def iterate(
     problem: Problem,
     optimizer,

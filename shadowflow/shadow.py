@@ -78,6 +78,7 @@ class Shadow(Trajectory):
         return self.validity.verdict
 
 
+@checks.hinted
 def settled_state(
     problem: Problem,
     optimizer: AbstractOptimizer,
@@ -112,6 +113,7 @@ def settled_state(
     return state
 
 
+@checks.hinted
 def shadow(
     problem: Problem,
     optimizer: AbstractOptimizer,

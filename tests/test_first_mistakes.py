@@ -9,6 +9,7 @@ import optax
 import pytest
 from support.refusals import ADAM, NO_NUMBER, PARAMS, PROBLEM, M, first, refused
 
+import shadowflow
 from shadowflow.diagnostics.bias import implicit_bias
 from shadowflow.diagnostics.comparison import compare
 from shadowflow.diagnostics.convergence import convergence
@@ -202,3 +203,17 @@ def test_an_eps_that_the_dtype_rounds_to_zero_is_refused(dtype, kept):
 def test_counts_are_what_a_step_can_be_counted_with():
     for call in (iterate, shadow):
         refused(lambda c=call: c(PROBLEM, ADAM, PARAMS, 1e-3, 10**30), "steps:", "at most")
+
+
+@pytest.mark.parametrize(
+    ("function", "named", "hint"),
+    [
+        (shadowflow.iterate, {"lr": 0.1}, "write learning_rate="),
+        (shadowflow.shadow, {"n_steps": 3}, "write steps="),
+        (shadowflow.implicit_bias, {"state": None}, "write start="),
+        (shadowflow.convergence, {"method": ["taylor"]}, "write methods="),
+        (shadowflow.modified_field, {"colour": "red"}, "leave colour= out"),
+    ],
+)
+def test_a_name_that_is_no_argument_is_answered_by_the_one_that_is_meant(function, named, hint):
+    refused(lambda: function(**named), f"{function.__name__}:", hint, error=TypeError)

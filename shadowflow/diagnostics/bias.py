@@ -162,6 +162,7 @@ def _told(name: str, measure: Measure, level: str) -> list[str]:
     return lines
 
 
+@checks.hinted
 def implicit_bias(
     problem: Problem,
     optimizer: AbstractOptimizer,

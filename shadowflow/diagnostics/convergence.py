@@ -98,6 +98,7 @@ def _told(row: OrderRow) -> str:
     return f"{name}: {row.finding}, {slope}{remedy if row.finding.startswith('not yet') else ''}"
 
 
+@checks.hinted
 def convergence(
     problem: Problem,
     optimizer: AbstractOptimizer,

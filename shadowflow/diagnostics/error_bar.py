@@ -45,6 +45,7 @@ class ErrorBar(Result):
     plot = plots.error_bar
 
 
+@checks.hinted
 def error_bar(
     problem: Problem,
     optimizer: AbstractOptimizer,

@@ -100,6 +100,7 @@ def over_shuffles(
     return ShuffleMean(mean, error, len(orders), exact, None, None, said)
 
 
+@checks.hinted
 def shuffle_mean(
     problem: Problem,
     optimizer: AbstractOptimizer,
