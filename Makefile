@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-slow test-all soak lint torch launchers data figures laptop table optax far kinks bench clean
+.PHONY: run test test-slow test-all soak lint torch launchers data figures laptop table optax far honesty kinks bench clean
 
 run: .venv/.cli          ## the embedded example: what Adam does, and what it follows
 	$(BIN)/shadowflow shadow
@@ -76,6 +76,10 @@ far: .venv/.dev          ## how far the order can be driven: pictures and tables
 	  cp build/far-$$name/figure.png docs/results/far-$$name.png; \
 	  cp build/far-$$name/numbers.json docs/results/far-$$name.json; done
 	$(BIN)/python docs/make_far.py
+	$(BIN)/python docs/make_table.py
+
+honesty: .venv/.dev      ## what is said without the optimizer's run, against that run: how often it is false
+	$(BIN)/python docs/make_honesty.py
 	$(BIN)/python docs/make_table.py
 
 kinks: .venv/.dev        ## what a ReLU does to orders and to the predicted effect of memory

@@ -30,6 +30,7 @@ def figure_contents() -> list[dict]:
 def pages() -> dict[str, dict[str, str]]:
     """Page → name of the marks → what stands between them."""
     bench, far, drawn = read("bench"), read("far"), figure_contents()
+    honest = read("honesty")
     return {
         "methods.md": {"methods": tables.methods()},
         "orders.md": tables.orders(read("verify")),
@@ -41,6 +42,10 @@ def pages() -> dict[str, dict[str, str]]:
         "paper.md": {"figures": tables.figures(drawn), "counted": tables.counted(drawn)},
         "claims.md": {"claims": tables.claims(read("results/claims"))},
         "bring_your_own_optimizer.md": {"optax": tables.constructors(read("optax"))},
+        "when_to_trust.md": {
+            "honesty": tables.honesty(honest["rows"]),
+            "honesty-drawn": tables.honesty(honest["drawn"]),
+        },
         "kinks.md": tables.kinks(read("kinks")),
         "how_far.md": {
             "orders": tables.high_orders(far["orders"]),

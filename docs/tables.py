@@ -305,7 +305,39 @@ def high_orders(rows: list[dict]) -> str:
     return f"{table(head, cells)}\n\n{good} of {len(rows)} hold."
 
 
-# Kinks (make kinks)
+# The honesty of estimates (make honesty) and kinks (make kinks)
+
+
+def honesty(rows: list[dict]) -> str:
+    """A line per kind of problem: how often an estimate reassured or alarmed falsely, and where.
+
+    Among its false ones the worst is that whose shadow, or bias, was farthest off.
+    """
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        start = row["setting"]["start"]
+        kind = "state unknown" if start == "step" else row["kind"]
+        groups.setdefault("bias" if row["method"] == "bias" else kind, []).append(row)
+    shadows = [row for row in rows if row["method"] != "bias"]
+    lines = []
+    for name, chosen in {**groups, "all shadows": shadows}.items():
+        runs = len({tuple(map(str, row["setting"].values())) for row in chosen})
+        counts = [sum(row[key] for row in chosen) for key in ("reassures", "alarms")]
+        wrong = [f"{count} ({count / len(chosen):.1%})" for count in counts]
+        lines.append((name, runs, len(chosen), *wrong, worst_of(chosen)))
+    return table(("kind", "runs", "estimates", "reassure", "false alarms", "worst"), lines)
+
+
+def worst_of(rows: list[dict]) -> str:
+    """The false reassurance that is farthest off, else the false alarm about the closest."""
+    size = lambda row: float("inf") if row["share"] is None else row["share"]
+    falsely = [row for row in rows if row["reassures"]]
+    if not falsely and not (falsely := [row for row in rows if row["alarms"]]):
+        return ""
+    row = max(falsely, key=size) if falsely[0]["reassures"] else min(falsely, key=size)
+    setting = row["setting"]
+    named = f"{setting['problem']}, {setting['optimizer']}, {setting['rate']:g}, {row['method']}"
+    return f"{named}: {row['said']}, off by {100 * size(row):.2g} %"
 
 
 def kinks(content: dict) -> dict[str, str]:
