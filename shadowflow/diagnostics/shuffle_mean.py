@@ -307,15 +307,15 @@ _many = eqx.filter_jit(lambda function, schedules: jax.vmap(function)(schedules)
 
 def _judged(records: tuple, start: int) -> tuple:
     """(failed_at, validity): at every step that of the order whose correction is largest."""
-    pair, finite = records
+    sizes, finite = records
     bad = np.flatnonzero(~np.all(finite, axis=0))
     failed = start + int(bad[0]) if len(bad) else None
-    if not pair:
+    if not sizes:
         return failed, None
-    correction, plain = (np.asarray(size, float) for size in pair)
+    correction, plain = (np.asarray(size, float) for size in sizes[:2])
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.nan_to_num(correction / plain, nan=np.inf)
     worst = np.argmax(np.where((correction == 0) & (plain == 0), 0, ratio), axis=0)
     each = np.arange(len(worst))
-    sizes = correction[worst, each], plain[worst, each]
-    return failed, trust.by_size(start + each, *sizes, failed_at=failed)
+    largest = correction[worst, each], plain[worst, each]
+    return failed, trust.by_size(start + each, *largest, failed_at=failed)

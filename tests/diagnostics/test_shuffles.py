@@ -80,13 +80,7 @@ def test_the_mean_of_the_iterates_is_that_of_every_run(row):
     np.testing.assert_allclose(found.mean, np.mean(ends, axis=0), rtol=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("kind", "method"),
-    [
-        ("iteration", "taylor"),
-        pytest.param("flow", "displaced", marks=SLOW),
-    ],
-)
+@pytest.mark.parametrize(("kind", "method"), [("iteration", "taylor"), ("flow", "displaced")])
 def test_the_mean_of_the_shadows_is_that_of_every_shadow(kind, method):
     """From within a run, whose past the memory sees, with a schedule of the learning rate."""
     optimizer, past = ROWS["adam-inside"](), [2, 0, 0, 1]
