@@ -308,7 +308,8 @@ def hinted(function: F) -> F:
 
     # with the globals of its module, by which doctest knows whose it is
     made: Any = types.FunctionType(call.__code__, own.__globals__, closure=call.__closure__)
-    return functools.wraps(own)(made)
+    named: Any = functools.wraps(own)(made)
+    return named
 
 
 def _meant(name: str, known: list[str]) -> str:
