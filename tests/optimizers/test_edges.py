@@ -1,6 +1,7 @@
 """Where flows and optimizers end: closed forms, brute-force roots, and runs on both sides."""
 
 import copy
+import functools
 import json
 
 import jax
@@ -287,10 +288,13 @@ def test_the_verdict_knows_the_edges_where_it_knows_the_curvature():
     past = run(curvature=1e3)
     assert past.validity.level == "holds"  # it was measured; the edge is what else to mind
     assert "past the flow edge 0.026" in past.validity.remark and "inertial" in past.verdict
-    alone = run(curvature=1e3, check=False)
+    later = run(curvature=1e3, check=False).validity  # measured when it is asked for
+    assert (later.level, later.remarks) == ("holds", past.validity.remarks)
+    blind = functools.partial(run, start=7, check=False)  # its state is not known
+    alone = blind(curvature=1e3)
     assert alone.validity.level == "partly" and "past the flow edge 0.026" in alone.verdict
-    assert run(curvature=1e3, method="inertial", check=False).validity.level == "holds"
-    unstable = run(curvature=1e6, method="inertial", check=False)
+    assert "edge" not in run(curvature=1e3, method="inertial", check=False).verdict
+    unstable = blind(curvature=1e6)
     assert "past the stability edge 38" in unstable.verdict
     assert unstable.validity.level == "does not hold"
     np.testing.assert_array_equal(past.params, plain.params)
