@@ -1,6 +1,7 @@
 """The training loop: the same steps as ``iterate``, resumable to the bit, and honest at its end."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -420,6 +421,7 @@ def test_what_is_not_finite_ends_it_and_the_last_good_state_is_kept(tmp_path, ch
     assert json.loads((tmp_path / "done.json").read_text()) == {
         "reason": "non-finite",
         "epoch": outcome.epoch,
+        "history": hashlib.sha256((tmp_path / "history.jsonl").read_bytes()).hexdigest(),
     }
 
 
