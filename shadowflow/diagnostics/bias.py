@@ -230,7 +230,9 @@ def implicit_bias(
     if exact is None:
         judged = bias_checks.estimated(run.first, found.doubts, remarks)
     else:
-        errors = bias_checks.errors(parts, exact, filter(None, measures))
+        eps = float(jnp.finfo(trees.finest_dtype(params)).eps)
+        noise = 4 * eps * float(trees.norm(parts[PLAIN]))
+        errors = bias_checks.errors(parts, exact, filter(None, measures), noise)
         judged = bias_checks.measured(run.first, errors, remarks)
     whole = trees.add(parts[PLAIN], 1, found.bias)
     return ImplicitBias(parts, whole, *measures, found.bias_coefficient, exact, judged)

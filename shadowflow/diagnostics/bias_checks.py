@@ -81,12 +81,18 @@ def ratio(size: Array, scale: Array) -> Array:
     return jnp.where(size == 0, 0.0, size / scale)
 
 
-def errors(parts: Mapping[str, PyTree], exact: Mapping[str, PyTree], measures) -> dict[str, float]:
-    """Name → relative error of each part, of them together, and of the net rate of each measure."""
+def errors(
+    parts: Mapping[str, PyTree], exact: Mapping[str, PyTree], measures, noise: float = 0.0
+) -> dict[str, float]:
+    """Name → relative error of each part, of them together, and of the net rate of each measure.
+
+    noise: what of a part rounding explains.
+    """
     predicted = {name: parts[name] for name in exact}
-    found = {name: float(relative(predicted[name], part)) for name, part in exact.items()}
+    found = {name: float(relative(predicted[name], part, noise)) for name, part in exact.items()}
     if len(found) > 1:
-        found[TOGETHER] = float(relative(added(predicted.values()), added(exact.values())))
+        both = added(predicted.values()), added(exact.values())
+        found[TOGETHER] = float(relative(*both, noise))
     for measure in measures:
         true, told = sum(measure.exact.values()), sum(measure.rates[name] for name in exact)
         gap = abs(told - true)

@@ -42,10 +42,10 @@ def effect_of_memory(
 
     state: before the step that reads ``gradient`` at ``params``; rate: the learning rate.
     """
-    after, move = optimizer.update(state, gradient, params, rate, value)
     still = optimizer.memoryless_direction(params, gradient, state.step, rate, value)
+    safe = jnp.where(rate > 0, rate, 1.0)
+    after, move = optimizer.update(state, gradient, params, safe, value)
     if not optimizer.closed_form:
-        safe = jnp.where(rate > 0, rate, 1.0)
         return {MEMORY: trees.add(trees.scale(1 / safe, move), 1, still)}
     fresh = optimizer.transformed(gradient)
     ends = optimizer.memoryless_moments(gradient, state.step)

@@ -121,6 +121,28 @@ def test_parts_that_all_but_cancel_are_held_together_against_what_is_left_of_the
     assert errors(parts, exact, measures) == {**apart, "their rate": pytest.approx(1.0)}
 
 
+def test_an_effect_that_is_rounding_is_not_held_against_the_prediction():
+    """Of a fresh state there is no memory: what is left of it is rounding, here in float32."""
+    place, problem = PLACE.astype("float32"), sf.Problem(lambda x: jnp.sum(jnp.cosh(x)))
+    for row in ("adam-inside", "lion"):
+        optimizer, here, state = state_of(row, 0, H, problem, place)
+        found = sf.implicit_bias(problem, optimizer, here, H, start=state)
+        assert found.validity.level == "holds" and found.validity.share[0] == 0
+    parts, exact = {"a": jnp.ones(1)}, {"a": jnp.full(1, 1.1)}
+    assert errors(parts, exact, (), noise=0.11) == {"a": 0.0}
+    assert errors(parts, exact, (), noise=0.09) == {"a": pytest.approx(0.1 / 1.1)}
+
+
+@pytest.mark.usefixtures("promotion_as_optax_needs_it")
+def test_at_a_learning_rate_of_zero_the_memory_is_that_per_unit_of_time():
+    """The state is the same, and so is what it does to a step of whatever length."""
+    adam, place, state = state_of(sf.from_optax(optax.adam), 3)
+    gradient = SMOOTH.gradient(place)
+    moving, still = (effect_of_memory(adam, state, place, gradient, rate) for rate in (H, 0.0))
+    np.testing.assert_allclose(still["memory"], moving["memory"], rtol=1e-9)
+    assert np.linalg.norm(still["memory"]) > 1e-3
+
+
 def test_where_it_does_not_hold_no_prediction_is_told():
     """At everyday settings: no statement without a state, what was measured with one."""
     adam = sf.adam(eps=0.0, eps_root=1e-8)
