@@ -9,6 +9,7 @@ much it matters. Past the flow edge a mode oscillates, and no past is smooth.
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,9 +105,10 @@ def estimated(
         dtype = jax.tree.leaves(run.params)[0].dtype
         remarks = [past[1][:1].upper() + past[1][1:], *remarks]
         rest = None, found.rounding
-        return measured(*given, *rest, dtype=dtype, failed_at=failed, remarks=remarks)
-    told = {"source": found.source, "why": found.why, "failed_at": failed, "past": past}
-    return of_estimate(*given, found.held, remarks=remarks, **told)
+        ran: Any = {"begun": run.first, "failed_at": failed, "remarks": remarks}
+        return measured(*given, *rest, dtype=dtype, **ran)
+    told: Any = {"source": found.source, "why": found.why, "past": past, "remarks": remarks}
+    return of_estimate(*given, found.held, begun=run.first, failed_at=failed, **told)
 
 
 def _saved(row: np.ndarray, saved: np.ndarray) -> np.ndarray:

@@ -212,6 +212,9 @@ def first_order_beside(run: FollowedRun, plan: ShadowPlan) -> Iterator[Chunk] | 
 
 def same_run(name: str, real: Trajectory, run: FollowedRun) -> Trajectory:
     """``real``, or a refusal where it is not a run from the same start."""
+    instead = (
+        "pass iterate(problem, optimizer, params, learning_rate, steps, start=start), or True."
+    )
     same = jax.tree.structure(real.params) == jax.tree.structure(run.params)
     if real.steps[0] == run.first and same:
         first = zip(*map(jax.tree.leaves, (trees.row(real.params, 0), run.params)), strict=True)
@@ -219,7 +222,18 @@ def same_run(name: str, real: Trajectory, run: FollowedRun) -> Trajectory:
     if real.steps[0] != run.first or not same:
         raise ValueError(
             f"{name}: expected the optimizer's run from the same params at step {run.first}, got "
-            f"one from other params or from step {real.steps[0]}; pass "
-            "iterate(problem, optimizer, params, learning_rate, steps, start=start), or True."
+            f"one from other params or from step {real.steps[0]}; {instead}"
+        )
+    if real.steps[-1] < run.end and real.failed_at is None:
+        raise ValueError(
+            f"{name}: expected the optimizer's run up to step {run.end}, got one that ends at step "
+            f"{real.steps[-1]}; {instead}"
+        )
+    taken = real.steps[real.steps <= run.end] - run.first
+    due = np.concatenate([[0.0], np.cumsum(run.rates)])[taken]
+    if not np.allclose(real.times[: len(taken)], due, rtol=1e-5, atol=0):
+        raise ValueError(
+            f"{name}: expected the optimizer's run at the same learning rate, which comes to the "
+            f"time {due[-1]:.6g}, got one that comes to {real.times[len(taken) - 1]:.6g}; {instead}"
         )
     return real

@@ -190,7 +190,7 @@ def shadow(
         memory_tolerance=memory_tolerance,
         keep=keep,
     )
-    if not isinstance(check, bool | Trajectory):
+    if not isinstance(check, bool | Trajectory) or isinstance(check, Shadow):
         raise TypeError(
             f"check: expected True, False or a Trajectory of iterate, got {check!r}; False leaves "
             "the optimizer's own run out."
@@ -245,6 +245,7 @@ def _measured(plan: ShadowPlan, found: Pursuit, remarks: list[str]) -> Validity:
         apart.first_order if apart.compared else None,
         rounding,
         dtype=jax.tree.leaves(plan.run.params)[0].dtype,
+        begun=plan.run.first,
         failed_at=found.path.failed_at,
         real_failed=apart.real_failed,
         remarks=remarks,

@@ -112,6 +112,7 @@ def measured(
     rounding: np.ndarray,
     *,
     dtype,
+    begun: int | None = None,
     failed_at: int | None = None,
     real_failed: int | None = None,
     remarks: Sequence[str] = (),
@@ -119,24 +120,33 @@ def measured(
     """The validity of a shadow from its distances from the optimizer's iterates.
 
     steps, distance, way, rounding: per step; first: the distance of first order, None where it is
-    not known or is what is judged. failed_at, real_failed: where the shadow, and the optimizer
-    itself, met a number that is not finite.
+    not known or is what is judged. begun: the number of the run's first step, None for the first
+    of ``steps``. failed_at, real_failed: where the shadow, and the optimizer itself, met a number
+    that is not finite.
     """
     known = np.isfinite(way)
     steps, distance, way, rounding = (row[known] for row in (steps, distance, way, rounding))
     share = over_way(distance, way)
     counted = over_way(np.maximum(distance - rounding, 0), way)
     level = level_of(np.max(counted, initial=0.0))
-    reason = _course(steps, share, counted)
+    many = _many(steps, begun)
+    reason = _course(steps, share, counted, many)
     if len(steps) and not np.any(counted):
-        reason = f"to the rounding of {dtype} after {_many(steps)}"
+        reason = f"to the rounding of {dtype} after {many}"
     if first is not None and len(steps):
         first = over_way(first[known], way)
         better, words = _beside(distance, first * way, rounding, first)
         level = level if better else worst(level, "partly")
         reason += words
-    if not len(steps):
+    if len(steps) and not np.any(way) and not np.any(distance):
+        reason = f"neither it nor the optimizer has moved after {many}"
+    elif len(steps) and counted[-1] <= HOLDS < share[-1]:
+        level = worst(level, "partly")
+        reason += f"; off by {_of_way(share[-1])}, which may be rounding: no more can be told"
+    if not len(known):
         reason = "no step was taken"
+    elif not len(steps):
+        level, reason = "does not hold", "no step of the optimizer is known"
     opening = {"holds": "follows", "partly": "follows in part", "does not hold": "does not follow"}
     if failed_at is not None:
         level = "does not hold"
@@ -150,23 +160,31 @@ def measured(
     return Validity("measured", steps, share, first, level, told, tuple(filter(None, remarks)))
 
 
-def _course(steps: np.ndarray, share: np.ndarray, counted: np.ndarray) -> str:
+def _course(steps: np.ndarray, share: np.ndarray, counted: np.ndarray, many: str) -> str:
     """Where it left, if it did, and how far off it is at the end."""
     if not len(steps):
         return ""
-    many = _many(steps)
     end = f"{percent(share[-1])} after {many}"
     gone = np.flatnonzero(~(counted <= HOLDS))
     if len(gone):
-        return f"left at step {steps[gone[0]]} ({percent(share[gone[0]])} of the way gone), {end}"
+        return f"left at step {steps[gone[0]]} ({_of_way(share[gone[0]])}), {end}"
     top = int(np.argmax(share))
     if share[top] > 2 * share[-1]:
-        return f"within {percent(share[top])} of the way gone (at step {steps[top]}), {end}"
-    return f"within {percent(share[top])} of the way gone after {many}"
+        return f"within {_of_way(share[top])} (at step {steps[top]}), {end}"
+    return f"within {_of_way(share[top])} after {many}"
 
 
-def _many(steps: np.ndarray) -> str:
-    return "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+def _of_way(share: float) -> str:
+    return f"{percent(share)} of the way gone".replace("× of", "×")
+
+
+def _many(steps: np.ndarray, begun: int | None) -> str:
+    """How many steps were taken up to the last of these, and of how many of them it is told."""
+    if not len(steps):
+        return "0 steps"
+    count = steps[-1] + 1 - (steps[0] if begun is None else begun)
+    seen = "" if len(steps) == count else f" (measured at {len(steps)} of them)"
+    return "1 step" if count == 1 else f"{count} steps{seen}"
 
 
 def _beside(distance, first, rounding, shares) -> tuple[bool, str]:
@@ -215,6 +233,7 @@ def estimated(
     *,
     source: str,
     why: str,
+    begun: int | None = None,
     failed_at: int | None = None,
     remarks: Sequence[str] = (),
     past: tuple[str, str] = ("", ""),
@@ -223,19 +242,20 @@ def estimated(
 
     held: per step whether the estimate can be believed; why: what is wrong where it cannot;
     source: what it is from. past: the edge that the run is past (``past_edge``) and the level
-    that this leaves it.
+    that this leaves it. begun: as in ``measured``.
     """
-    share = over_way(distance, way)
+    share, course = over_way(distance, way), lambda n: _course(*given(n), _many(steps[:n], begun))
+    given = lambda n: (steps[:n], share[:n], share[:n])
     level = level_of(np.max(share, initial=0.0))
     if not len(steps):
         reason = "no step was taken"
     elif np.all(held):
-        reason = f"{_course(steps, share, share)}, estimated from {source}"
+        reason = f"{course(len(steps))}, estimated from {source}"
     else:
         level, left = "does not hold", int(np.argmin(held))
         reason = f"nothing can be said from step {steps[left]} on: {why} (estimated from {source})"
         if left:
-            reason = f"{_course(steps[:left], share[:left], share[:left])}, and {reason}"
+            reason = f"{course(left)}, and {reason}"
     if failed_at is not None:
         level = "does not hold"
         reason = f"a non-finite number began at step {failed_at}; until then {reason}"

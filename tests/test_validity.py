@@ -76,8 +76,22 @@ def test_distances_of_rounding_size_are_told_as_that():
         one.level == "holds"
         and "rounding of float32 after 3 steps (first order: within 3 %)" in one.verdict
     )
-    assert measured([0.5], rounding=0.45).level == "holds"  # of a step as small as its rounding
+    assert measured([0.5, 0.05], rounding=0.45).level == "holds"  # its first step was as small
     assert measured([0.5], rounding=0.3).level == "partly"
+
+
+def test_what_rounding_may_hide_is_told_and_does_not_hold():
+    """A way no longer than its rounding: the distance may be anything up to that."""
+    found = measured([0.3] * 3, first=[0.3] * 3, rounding=1.0)
+    assert found.level == "partly"
+    assert found.reason.endswith(
+        "off by 30 % of the way gone, which may be rounding: no more can be told"
+    )
+    assert "off by 1.5 × the way gone" in measured([1.5], rounding=1.45).reason
+    far = sf.Problem(lambda p: 50 * jnp.sum((p["a"] - 1) ** 2) + 0 * jnp.sum(p["unused"]))
+    params = {"a": jnp.zeros(3, "float32"), "unused": jnp.full(1000, 1e5, "float32")}
+    left = sf.shadow(far, zoo.adam(), params, 1e-2, 100, method="taylor")
+    assert left.validity.share[-1] > 0.1 and left.validity.level != "holds"
 
 
 def test_a_failed_run_does_not_hold_whatever_its_distance():
@@ -91,6 +105,13 @@ def test_a_failed_run_does_not_hold_whatever_its_distance():
 def test_what_has_not_moved_is_not_off():
     found = measured([0.0, 0.0], way=[0.0, 0.0])
     assert found.level == "holds" and np.all(found.share == 0)
+    assert found.verdict == "follows: neither it nor the optimizer has moved after 2 steps."
+
+
+def test_steps_of_which_no_run_is_known_are_not_said_to_follow():
+    found = measured([np.nan] * 3, way=[np.nan] * 3, real_failed=0)
+    assert found.level == "does not hold"
+    assert "no step of the optimizer is known. The optimizer itself met a num" in found.verdict
 
 
 @pytest.mark.parametrize(
@@ -148,6 +169,9 @@ def test_the_verdict_is_the_distance_from_the_optimizer_s_own_run(method, start)
     some = sf.shadow(*args, method=method, start=start, check=sparse, save_every=7).validity
     np.testing.assert_array_equal(some.steps, [12, 25, 38, 39])
     np.testing.assert_array_equal(some.share, found.validity.share[some.steps])
+    assert "after 40 steps (measured at 4 of them)" in some.verdict
+    later = sf.shadow(*args, method=method, start=start, check=False, save_every=25)
+    assert "after 40 steps (measured at 2 of them)" in later.verdict
 
 
 def test_another_run_than_the_optimizer_s_is_refused():
@@ -155,7 +179,13 @@ def test_another_run_than_the_optimizer_s_is_refused():
     other = sf.iterate(BILINEAR, zoo.sgd(), BILINEAR_START + 1, 0.01, 5)
     refused(lambda: sf.shadow(*args, check=other), "check:", "iterate(problem, optimizer")
     refused(lambda: sf.shadow(*args, check="yes"), "check:", "a Trajectory", error=TypeError)
-    assert sf.shadow(*args, check=sf.iterate(*args)).validity.level == "holds"
+    refused(lambda: sf.shadow(*args, check=sf.shadow(*args)), "check:", "a Traj", error=TypeError)
+    short = sf.iterate(*args[:-1], 3)
+    refused(lambda: sf.shadow(*args, check=short), "up to step 5, got one that ends at step 3")
+    faster = sf.iterate(*args[:-2], lambda step: 0.01 + 1e-4 * (step == 2), 9, save_every=4)
+    refused(lambda: sf.shadow(*args, check=faster), "check:", "at the same learning rate")
+    for real in (sf.iterate(*args), sf.iterate(*args[:-1], 9), sf.iterate(*args, save_every=2)):
+        assert sf.shadow(*args, check=real).validity.level == "holds"
 
 
 def test_what_is_not_checked_is_measured_when_it_is_asked_for():

@@ -125,6 +125,11 @@ def _bar(follow: Shadow, found: Estimate) -> ErrorBar:
 def _verdict(steps, two, trusted, found: Estimate, whole: bool) -> str:
     known = np.flatnonzero(np.isfinite(two))[-1]
     last = f"{two[known]:.2g} at step {steps[known]} (two-norm, from {found.source})"
+    if found.exact and not whole:
+        why = "there one of both met a number that is not finite"
+        if not known:
+            return f"Nothing can be said of the error from step {steps[0]} on: {why}."
+        return f"The error is {last}; beyond it is not known, as {why}."
     if np.all(trusted) and whole:
         if len(found.rounding) and two[-1] < 3 * found.rounding[-1]:
             return f"The error is no larger than rounding: {last}."

@@ -125,6 +125,19 @@ def test_a_shadow_that_was_run_is_taken():
     np.testing.assert_array_equal(bar.two_norm, sf.error_bar(*run, method="taylor").two_norm)
 
 
+def test_where_a_run_is_no_longer_finite_the_bar_ends_and_tells_the_last_distance_as_it_is():
+    quartic = sf.Problem(lambda x: jnp.sum(x**4))
+    run = quartic, sf.sgd(), jnp.asarray([10.0]), 1.0, 20
+    bar = sf.error_bar(*run, kind="iteration", order=1)
+    known = bar.follow.steps[-1]
+    assert bar.verdict.endswith(
+        "beyond it is not known, as there one of both met a number that is not finite."
+    )
+    assert f"The error is 0 at step {known}" in bar.verdict  # of sgd first order is the optimizer
+    at_once = sf.error_bar(*run[:2], jnp.asarray([1e200]), 1.0, 20)
+    assert at_once.verdict.startswith("Nothing can be said of the error from step 0 on: ")
+
+
 def test_auto_is_refused():
     with pytest.raises(ValueError, match="order: expected a number, got 'auto'"):
         sf.error_bar(QUADRATIC, MOMENTUM, X, 1e-2, 5, order="auto", method="collocation")
