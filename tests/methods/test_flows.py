@@ -142,9 +142,7 @@ def test_a_host_function_gets_arrays_not_tracers():
 
 def test_a_host_function_without_hvp_is_refused_where_one_is_needed():
     problem = sf.Problem(grad=lambda x: x, traceable=False)
-    with pytest.raises(
-        ValueError, match="hvp: expected a Hessian-vector product for method=.taylor."
-    ):
+    with pytest.raises(ValueError, match="hvp: expected a Hessian-vector product for"):
         sf.shadow(problem, zoo.adam(), jnp.ones(2), 1e-3, 2, method="taylor", check=False)
 
 
