@@ -156,7 +156,8 @@ def _told(name: str, measure: Measure, level: str) -> list[str]:
         f"Memory {measure.effect_of(whole)} the {name} (now {measure.value:.4g}) in this step:",
         row(PLAIN, measure.rates[PLAIN], "the flow without bias"),
     ]
-    for part, rate in {**exact, "together": whole}.items():
+    told = {**exact, "together": whole} if len(exact) > 1 else exact
+    for part, rate in told.items():
         also = f", predicted {predicted[part]:+.3e}" if holds else ""
         lines.append(row(part, rate, f"measured: {measure.effect_of(rate)}{also}"))
     return lines
