@@ -427,6 +427,7 @@ def test_the_setting_that_everybody_uses():
         level[method, order] = follow.validity.level
     assert level.pop(("inertial", 2)) == level.pop(("inertial", 3)) == "holds"
     assert far["inertial", 3] < far["inertial", 2] / 3
+    assert level.pop(("displaced", 2)) == "partly"
     assert set(level.values()) == {"does not hold"}
     assert far["taylor", 2] > 4 * far["taylor", 1]
     assert far["displaced", 2] < far["taylor", 1]
