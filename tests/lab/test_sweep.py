@@ -261,6 +261,7 @@ def test_nothing_is_written_where_the_lock_is_lost(tmp_path):
         patch.setattr("shadowflow.lab.training.start.train", fail)
         assert work._try(made, cell, worker, None)
     assert not made.ended(cell)
+    locks.bury(tmp_path, other.token)  # it is waited for otherwise
     train(cell.settings, tmp_path)
     (made.folder_of(cell) / "done.json").unlink()
     ends = iter([None, None, locks.Lost("run")])  # before the cut, the record, the end
