@@ -27,10 +27,9 @@ from .optimizers import thresholds
 from .optimizers.base import Start, State, traced
 from .problem import compiled
 from .running import FollowedRun, Trajectory
-from .trust import Validity, estimated as of_estimate, measured, over_way, rounding_of
+from .trust import GROWTH, Validity, estimated as of_estimate, measured, over_way, rounding_of
 
 SHARE = 0.1  # of the way gone: an error beyond it is past what can be told without the past
-GROWTH = 2  # of a further term beside the one before: 1, 1, 2, 5, … for an average, where linear
 OWN, SMOOTH = "the optimizer's own run", "the optimizer's run after a smooth past"
 
 

@@ -19,8 +19,6 @@ from .problem import Problem
 from .running import as_traceable, oldest_read, probed
 from .trust import Validity
 
-GROWTH = 2  # of a further term of the series beside the one before
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Field:
@@ -95,7 +93,7 @@ class Field:
             mine = self(*given)
             correction = off(mine, first)
             ratio = correction / size if size else np.inf
-            error, source = GROWTH * ratio * correction, "the size of its correction"
+            error, source = trust.GROWTH * ratio * correction, "the size of its correction"
             for name, neighbour in self._neighbours():
                 try:
                     gap = off(neighbour(*given), mine)

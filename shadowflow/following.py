@@ -42,13 +42,16 @@ class Apart:
 
 @dataclass(frozen=True)
 class Pursuit:
-    """What a plan left: the path; per step the sizes of correction and first-order step and,
-    where a method has a lower order to fall back on, whether it did; the distances if measured."""
+    """What a plan left: the path; per step the sizes of the correction and of the first-order step.
+
+    coarser: per step whether it was taken in a coarser way, by a lower order or as one fixed step,
+    None of a method that has no such way; apart: the distances, None where they are not measured.
+    """
 
     path: Trajectory
     correction: np.ndarray
     plain: np.ndarray
-    lowered: np.ndarray | None
+    coarser: np.ndarray | None
     apart: Apart | None
 
 
@@ -114,9 +117,9 @@ def pursue(
         end = run.optimizer.given(run.start.state if driven.carry is None else driven.carry[1])
     path = driven.unbroken(trajectory(driven, run.first, run.rates, end))
     nothing = np.zeros(0)
-    correction, plain, *lowered = driven.records or (nothing, nothing)
+    correction, plain, *coarser = driven.records or (nothing, nothing)
     apart = None if beside is None else beside.apart()
-    return Pursuit(path, correction, plain, lowered[0] if lowered else None, apart)
+    return Pursuit(path, correction, plain, coarser[0] if coarser else None, apart)
 
 
 def distances(

@@ -221,9 +221,9 @@ def shadowed(
         beside = first_order_beside(run, plan)
     found = pursue(plan, save_every, progress, real=real, first=beside)
     path, made, fastest = found.path, plan.run, max(run.rates, default=0.0)
-    coarser = trust.lower_remarks if plan.method.keeps_moments else trust.fixed_remarks
+    told = trust.lower_remarks if plan.method.keeps_moments else trust.fixed_remarks
     remarks = [
-        *coarser(plan.order, found.lowered, made.first),
+        *told(plan.order, found.coarser, made.first),
         trust.memory_remark(made, int(path.steps[-1])),
         *plan.remarks,
     ]

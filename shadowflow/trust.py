@@ -20,6 +20,7 @@ from .running import FollowedRun, Trajectory
 HOLDS, PARTLY = 0.1, 0.4
 LEVELS = ("holds", "partly", "does not hold")
 UNSETTLED = 0.05
+GROWTH = 2  # of a further term beside the one before: 1, 1, 2, 5, … for an average, where linear
 ALIKE = 1.05  # a factor between two distances that makes no difference
 ROUNDING = 0.3  # of eps · |θ| √steps: the same increments round alike, what is left is random
 BIASED = 0.25  # of eps · |θ| · steps: a flow's increments round otherwise, but alike at every step

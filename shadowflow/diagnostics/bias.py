@@ -293,7 +293,7 @@ def _of_state_map(problem, optimizer, memory: Memory, params: PyTree, eps_root) 
         potential = _integral(phi, still, found.gradient), hvp(driven)
     bias = trees.subtract(first, centred)
     half = trees.scale(2, trees.subtract(first, found.again(jnp.asarray(0.0), jnp.asarray(0.5))))
-    next_size = bias_checks.GROWTH * trees.norm(bias)
+    next_size = trust.GROWTH * trees.norm(bias)
     doubts = {
         bias_checks.SIZE: bias_checks.ratio(next_size, trees.norm(first)),
         MEMORY: bias_checks.relative(parts[MEMORY], half, 4 * eps * trees.norm(first)),

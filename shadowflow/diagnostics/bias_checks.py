@@ -21,7 +21,6 @@ from ..trust import Validity, percent
 from .memory_effect import labels
 
 SIZE, KINKS, TOGETHER = "its size", "kinks", "all together"
-GROWTH = 2  # of a further term beside the one before: 1, 1, 2, 5, … for an average, where linear
 REMEDY = "pass start=state, the optimizer's state there, and the effect of memory is measured"
 
 
@@ -36,7 +35,7 @@ def doubts(problem: Problem, expansion: Expansion, parts: Mapping[str, PyTree], 
     eps, size = float(jnp.finfo(trees.finest_dtype(now.gradient)).eps), trees.norm(now.direction)
     past = sum(now.memory.mean_times()) > 0
     found = {
-        SIZE: jnp.where(past & (size == 0), jnp.inf, GROWTH * ratio(trees.norm(bias), size)),
+        SIZE: jnp.where(past & (size == 0), jnp.inf, trust.GROWTH * ratio(trees.norm(bias), size)),
         KINKS: _kinks(problem, expansion, eps),
     }
     displaced = DisplacedDirection(problem, now.optimizer, 0.0)
@@ -113,7 +112,7 @@ def estimated(step: int, found: Mapping[str, Array], remarks: list[str]) -> Vali
     level = trust.level_of(share)
     told = {"holds": "should hold", "partly": "should hold in part"}.get(level, level)
     words = {
-        SIZE: f"the bias is {percent(share / GROWTH)} of the memoryless step"
+        SIZE: f"the bias is {percent(share / trust.GROWTH)} of the memoryless step"
         if np.isfinite(share)
         else "the gradient is 0 here, which says nothing of those before it",
         KINKS: "Hessian-vector products and gradient differences over the length of a step "
